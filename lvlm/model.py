@@ -1,0 +1,253 @@
+"""The one model: a decoder cut at a seam, with or without a latent. `LatentLM.forward` tells the story.
+
+Shape legend: see `lvlm.interfaces`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lvlm.errors import UserError
+from lvlm.interfaces import Backbone, Conditioning, Encoder, Injection, Latent, Output, Quantizer, Slots
+from lvlm.nn.cache import LayerCache
+
+CodeSource = Literal["posterior", "prior"] | Tensor
+
+
+class Cache:
+    """What decoding has seen so far: keys and values per block, and the codes drawn so far.
+
+    Keeping the codes makes drawing one code per sequence and one code per token the same line, and lets a
+    teacher-forced forward with `cache.codes` reproduce a decoded sequence.
+    """
+
+    def __init__(self, layers: list[LayerCache]) -> None:
+        self.layers = layers
+        self.length = 0
+        self.codes: Tensor | None = None
+        self.embedding_BSC: Tensor | None = None
+
+    @property
+    def drawn(self) -> int:
+        """Slots drawn so far."""
+        return 0 if self.codes is None else self.codes.shape[1]
+
+    def extend(self, latent: Latent) -> Tensor:
+        """Take in codes of further slots; return the embeddings of all."""
+        if self.codes is None or self.embedding_BSC is None:
+            self.codes, self.embedding_BSC = latent.codes, latent.embedding_BSC
+        else:
+            self.codes = torch.cat((self.codes, latent.codes), dim=1)
+            self.embedding_BSC = torch.cat((self.embedding_BSC, latent.embedding_BSC), dim=1)
+        return self.embedding_BSC
+
+
+class LatentPath(nn.Module):
+    """From the hidden at the seam to the embedding of a code.
+
+    tokens, hidden ─ encoder ─ norm ─ readout ─► posterior numbers ─┐
+    hidden at each slot's first position ─ prior head ─► prior numbers ─ quantizer ─► Latent
+
+    All-zero numbers are the prior: a fixed prior is a zero tensor, a learned one starts from a zero head.
+    """
+
+    def __init__(
+        self, encoder: Encoder, quantizer: Quantizer, *, width: int, prior: Literal["fixed", "learned"]
+    ) -> None:
+        super().__init__()
+        self.encoder, self.quantizer, self.slots = encoder, quantizer, encoder.slots
+        self.norm = nn.RMSNorm(encoder.width)
+        self.readout = nn.Linear(encoder.width, quantizer.posterior_dim)
+        nn.init.normal_(self.readout.weight, std=0.02)
+        nn.init.zeros_(self.readout.bias)
+        self.prior_head: nn.Linear | None = None
+        if prior == "learned":
+            self.prior_head = nn.Linear(width, quantizer.prior_dim)
+            nn.init.zeros_(self.prior_head.weight)
+            nn.init.zeros_(self.prior_head.bias)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        hidden_BTD: Tensor,
+        keep_BT: Tensor,
+        z: CodeSource,
+        *,
+        offset: int = 0,
+        drawn: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Latent:
+        """The latent of the slots from `drawn` to the one of the last token; T tokens start at `offset`."""
+        wanted = self.slots.count(offset + tokens_BT.shape[1])
+        if isinstance(z, Tensor):
+            rows, slots = tokens_BT.shape[0], z.shape[1] if z.ndim > 1 else 0
+            if z.ndim < 2 or z.shape[0] != rows or slots < wanted:
+                raise UserError(
+                    f"codes of shape {list(z.shape)} given; {rows} rows of {offset + tokens_BT.shape[1]} tokens "
+                    f"need [{rows}, {wanted}, …], a code per slot"
+                )
+            return self.quantizer.given(z[:, drawn:wanted])
+        first_S = self.slots.first_positions(offset + tokens_BT.shape[1], hidden_BTD.device)[drawn:] - offset
+        hidden_BSD = hidden_BTD[:, first_S]
+        if self.prior_head is None:
+            prior_BSJ = hidden_BSD.new_zeros(*hidden_BSD.shape[:2], self.quantizer.prior_dim)
+        else:
+            prior_BSJ = self.prior_head(hidden_BSD)
+        if z == "prior":
+            return self.quantizer.sample(prior_BSJ, generator)
+        assert offset == 0, "a posterior needs the whole row"
+        features_BSE = self.encoder(tokens_BT, hidden_BTD, keep_BT)
+        latent: Latent = self.quantizer(self.readout(self.norm(features_BSE)), prior_BSJ, generator)
+        return latent
+
+
+class LatentLM(nn.Module):
+    """A decoder cut at one seam, with a latent path beside it or without.
+
+    Args:
+        backbone: embedding, blocks and head.
+        latent: encoder, quantizer and prior; None for a baseline.
+        injection: what codes do to the stack; None for a baseline.
+        seam: the block index at which the encoder reads and the code enters.
+        latent_dropout: share of the rows whose latent is hidden during training.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        latent: LatentPath | None = None,
+        injection: Injection | None = None,
+        *,
+        seam: int = 0,
+        latent_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        assert (latent is None) == (injection is None), "a latent needs an injection"
+        self.backbone, self.latent, self.injection = backbone, latent, injection
+        self.seam, self.latent_dropout = seam, latent_dropout
+
+    @property
+    def slots(self) -> Slots | None:
+        """Where latent variables are; None without a latent."""
+        return None if self.latent is None else self.latent.slots
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def make_cache(self, rows: int, capacity: int) -> Cache:
+        """An empty cache for `rows` rows of at most `capacity` tokens (prefixes come on top)."""
+        prefix = 0 if self.injection is None else self.injection.prefix_rows
+        return Cache([self.backbone.make_cache(rows, capacity + prefix) for _ in self.backbone.blocks])
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        keep_BT: Tensor | None = None,
+        *,
+        z: CodeSource = "posterior",
+        cache: Cache | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Output:
+        """Logits of every next token.
+
+        Args:
+            tokens_BT: int64 token ids, padding on the right.
+            keep_BT: bool, False at padding; all real unless given.
+            z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
+                int64 [B, S] or float [B, S, Z], for at least the slots of these tokens.
+            cache: continue after what it holds, and add to it. With 'posterior' it must be empty.
+            generator: the noise of codes; torch's global one unless given.
+
+        Raises:
+            UserError: no tokens, more than the backbone's context, or codes that don't fit.
+        """
+        offset = 0 if cache is None else cache.length
+        tokens = tokens_BT.shape[1]
+        self._check_length(tokens, offset)
+        positions_T = torch.arange(offset, offset + tokens, device=tokens_BT.device)
+        if keep_BT is None:
+            keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
+        layers: list[LayerCache | None] = (
+            [None] * len(self.backbone.blocks) if cache is None else [*cache.layers]
+        )
+
+        x_BTD = self.backbone.embed(tokens_BT)
+        where = self.backbone.locate(positions_T)
+        mask = causal_mask(tokens, offset + tokens, x_BTD.device) if offset else None
+        for block, layer in zip(self.backbone.blocks[: self.seam], layers, strict=False):
+            x_BTD = block(x_BTD, where, mask=mask, cache=layer)
+
+        latent, keep_BS, port = None, None, Conditioning()
+        if self.latent is not None and self.injection is not None:
+            drawn = 0 if cache is None else cache.drawn
+            embedding_BSC = None if cache is None else cache.embedding_BSC
+            if drawn < self.latent.slots.count(offset + tokens):
+                latent = self.latent(
+                    tokens_BT, x_BTD, keep_BT, z, offset=offset, drawn=drawn, generator=generator
+                )
+                embedding_BSC = latent.embedding_BSC if cache is None else cache.extend(latent)
+            keep_BS = self.latent.slots.any(keep_BT)
+            keep_B = self._dropout(tokens_BT)
+            if keep_B is not None:
+                keep_BS = keep_BS & keep_B[:, None]
+            port = self.injection(embedding_BSC, positions_T, keep_B)
+
+        prefix = 0
+        if port.add_BTD is not None:
+            x_BTD = x_BTD + port.add_BTD
+        if port.prefix_BPD is not None:
+            in_front = port.prefix_BPD.shape[1]
+            mask = causal_mask(tokens, offset + tokens + in_front, x_BTD.device) if offset else None
+            if offset == 0:  # later tokens find the prefix in the cache
+                prefix = in_front
+                x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
+                where = self.backbone.locate(torch.arange(-prefix, tokens, device=tokens_BT.device))
+                mask = prefix_mask(prefix, tokens, port.prefix_keep_B)
+        source_BUD = None if port.kv_BTD is None else x_BTD + port.kv_BTD
+        shift_BUD = port.kv_normed_BTD
+        for block, layer in zip(self.backbone.blocks[self.seam :], layers[self.seam :], strict=True):
+            x_BTD = block(x_BTD, where, source_BUD=source_BUD, shift_BUD=shift_BUD, mask=mask, cache=layer)
+            source_BUD = shift_BUD = None  # the port is the block at the seam alone
+
+        if cache is not None:
+            cache.length += tokens
+        return Output(self.backbone.head(x_BTD[:, prefix:]), latent, keep_BS)
+
+    def _check_length(self, tokens: int, offset: int) -> None:
+        if tokens == 0:
+            raise UserError("no tokens: a sequence has at least one")
+        if offset + tokens > self.backbone.context:
+            raise UserError(
+                f"a sequence of {offset + tokens} tokens is longer than the model allows "
+                f"(model.backbone.context: {self.backbone.context})"
+            )
+
+    def _dropout(self, tokens_BT: Tensor) -> Tensor | None:
+        """Rows whose latent stays, [B]; a mask rather than an `if`, so that every rank runs every unit."""
+        if not (self.training and self.latent_dropout):
+            return None
+        return torch.rand(tokens_BT.shape[0], device=tokens_BT.device) >= self.latent_dropout
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor | None:
+    """For queries at the end of the keys, [queries, keys]; None for one query, which may look everywhere."""
+    if queries == 1:
+        return None
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def prefix_mask(prefix: int, tokens: int, keep_B: Tensor | None) -> Tensor | None:
+    """Causal over prefix and tokens, [B, 1, P + T, P + T], with the prefix hidden from the tokens of rows
+    that dropped it (the prefix still sees itself: no row is fully masked). None when nothing is hidden.
+    """
+    if keep_B is None:
+        return None
+    total = torch.arange(prefix + tokens, device=keep_B.device)
+    causal = total[:, None] >= total[None, :]
+    hidden = (total[:, None] >= prefix) & (total[None, :] < prefix)
+    return causal & (keep_B[:, None, None, None] | ~hidden)

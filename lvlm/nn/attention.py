@@ -1,0 +1,52 @@
+"""Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) through scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvlm.nn.cache import LayerCache
+from lvlm.nn.rope import Rotary, rotate
+
+
+class Attention(nn.Module):
+    """Queries from one stream, keys and values from another (or the same).
+
+    x_BTD ─ q ─ rotate ─┐
+    source_BUD ─ kv ─ rotate keys ─ cache ─ attend ─ out ─► [B, T, D]
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, *, causal: bool) -> None:
+        super().__init__()
+        assert width % heads == 0, (width, heads)
+        assert heads % kv_heads == 0, (heads, kv_heads)
+        self.heads, self.kv_heads, self.head_width, self.causal = heads, kv_heads, width // heads, causal
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * kv_heads * self.head_width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        source_BUD: Tensor,
+        where: Rotary,
+        source_where: Rotary,
+        mask: Tensor | None,
+        cache: LayerCache | None,
+    ) -> Tensor:
+        """See `lvlm.interfaces.Block` for the meaning of `mask` and `cache`."""
+        (batch, queries, width), keys = x_BTD.shape, source_BUD.shape[1]
+        q = self.q(x_BTD).view(batch, queries, self.heads, self.head_width).transpose(1, 2)
+        kv = self.kv(source_BUD).view(batch, keys, 2 * self.kv_heads, self.head_width).transpose(1, 2)
+        k, v = kv[:, : self.kv_heads], kv[:, self.kv_heads :]
+        q, k = rotate(q, where), rotate(k, source_where)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        # is_causal aligns the upper left corners, and cannot be combined with a mask.
+        causal = self.causal and mask is None and queries > 1
+        assert not causal or k.shape[2] == queries, "queries behind a filled cache need an explicit mask"
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+        )
+        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, queries, width))
+        return out

@@ -1,0 +1,34 @@
+"""Cross-entropy alone: the whole objective of a model without a latent."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from lvlm.interfaces import Batch, Loss, LossParams, Output, Terms
+from lvlm.objective import cross_entropy_nats, name_of_cross_entropy, real_kl
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy over the target tokens; a latent's KL is logged and costs nothing."""
+
+    def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
+        """See `lvlm.interfaces.Loss`."""
+        ce = cross_entropy_nats(output.logits_BTV, batch.targets_BT).sum()
+        sums: dict[str, Tensor] = {name_of_cross_entropy(output): ce.detach()}
+        kl_BSd = real_kl(output)
+        if kl_BSd is not None:
+            nothing = kl_BSd.new_zeros(())
+            sums |= {"kl": kl_BSd.detach().sum(), "kl_hinged": nothing, "kl_priced": nothing}
+        return Terms(ce / num_tokens, sums)
+
+
+class CrossEntropyParams(LossParams):
+    """Cross-entropy over the target tokens, nothing else."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+
+    def build(self) -> CrossEntropy:
+        """The loss."""
+        return CrossEntropy()

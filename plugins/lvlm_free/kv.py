@@ -1,0 +1,44 @@
+"""FREE's injection: into what the keys and values of one block are made from (F25 section 3.2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from lvlm.interfaces import Conditioning, Injection, InjectionParams, Slots
+from lvlm.nn import spread
+
+
+class KV(Injection):
+    """Block `seam` takes its queries from x and its keys and values from x + r.
+
+    embedding [B, S, D] ─ spread over positions ─► kv [B, T, D]
+
+    Args:
+        norm: 'sum' normalises x + r, 'hidden' normalises x and adds r after; the paper leaves it open.
+    """
+
+    def __init__(self, width: int, slots: Slots, norm: Literal["sum", "hidden"]) -> None:
+        super().__init__()
+        self.embedding_dim, self.slots, self.norm = width, slots, norm
+
+    def forward(
+        self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
+    ) -> Conditioning:
+        """See `lvlm.interfaces.Injection`."""
+        kv_BTD = spread(embedding_BSC, self.slots, positions_T, keep_B)
+        return Conditioning(kv_BTD=kv_BTD) if self.norm == "sum" else Conditioning(kv_normed_BTD=kv_BTD)
+
+
+class KVParams(InjectionParams):
+    """Into the keys and values of the block at the seam (FREE)."""
+
+    kind: Literal["kv"] = "kv"
+    needs_block: ClassVar[bool] = True
+    norm: Literal["sum", "hidden"] = "sum"
+    """What the block's norm sees: the hidden plus the code, or the hidden alone with the code added after."""
+
+    def build(self, *, width: int, slots: Slots) -> KV:
+        """The injection for a stack of that width."""
+        return KV(width, slots, self.norm)

@@ -1,0 +1,41 @@
+"""GPT-VAE: the continuous variant, one Gaussian per sequence in a prefix (after Li et al. 2020, Optimus,
+arXiv 2004.04092, and Bowman et al. 2016, arXiv 1511.06349, with a decoder-only backbone).
+
+| the public GPT-VAE (x-transformers) | here |
+|---|---|
+| per-token mean cross-entropy plus per-sequence KL, so weight 1 is beta = T | one objective in nats per sequence, divided by target tokens |
+| KL charged for rows whose latent was dropped | dropped rows cost nothing |
+| dropped rows shift positions | the prefix stands at negative positions and is hidden by a mask |
+| floor per dimension | `floor` |
+"""
+
+from lvlm.hookspecs import hookimpl
+from lvlm.interfaces import Register
+from lvlm_gptvae.bidirectional import BidirectionalParams
+from lvlm_gptvae.floor import FloorParams
+from lvlm_gptvae.gaussian import GaussianParams
+from lvlm_gptvae.prefix import PrefixParams
+
+
+@hookimpl
+def register_encoders(register: Register) -> None:
+    """A non-causal stack of its own over the tokens."""
+    register(BidirectionalParams)
+
+
+@hookimpl
+def register_quantizers(register: Register) -> None:
+    """The diagonal Gaussian."""
+    register(GaussianParams)
+
+
+@hookimpl
+def register_injections(register: Register) -> None:
+    """Rows in front of the sequence."""
+    register(PrefixParams)
+
+
+@hookimpl
+def register_losses(register: Register) -> None:
+    """A floor per dimension."""
+    register(FloorParams)

@@ -1,0 +1,96 @@
+"""The diagonal Gaussian, reparameterised (Kingma and Welling 2014, arXiv 1312.6114)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lvlm.errors import UserError
+from lvlm.interfaces import Latent, Quantizer, QuantizerParams
+from lvlm.kl import full_precision, gaussian_kl, gaussian_log_prob, wide
+
+
+class Gaussian(Quantizer):
+    """numbers (mean, log-variance) [B, S, 2Z] ─ mean + sigma · noise ─ linear ─► embedding [B, S, C].
+
+    Codes are vectors [B, S, Z]. The log-variance is softly bounded, bound · tanh(raw / bound), so that zero
+    stays zero and no number makes a variance overflow.
+    """
+
+    def __init__(
+        self, *, dim: int, embedding_dim: int, embedding_std: float, log_variance_bound: float
+    ) -> None:
+        super().__init__()
+        self.posterior_dim = self.prior_dim = 2 * dim
+        self.kl_dim = self.dim = dim
+        self.embedding_dim, self.log_variance_bound = embedding_dim, log_variance_bound
+        self.embedding = nn.Linear(dim, embedding_dim, bias=False)
+        nn.init.normal_(self.embedding.weight, std=embedding_std)
+
+    def _moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = wide(numbers).chunk(2, dim=-1)
+        return mean, self.log_variance_bound * torch.tanh(raw / self.log_variance_bound)
+
+    def _draw(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Latent:
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        codes_BSZ = mean + (log_variance / 2).exp() * noise
+        return Latent(codes_BSZ, self.embedding(codes_BSZ))
+
+    def forward(
+        self, posterior_BSK: Tensor, prior_BSJ: Tensor, generator: torch.Generator | None = None
+    ) -> Latent:
+        """See `lvlm.interfaces.Quantizer`."""
+        with full_precision(posterior_BSK):
+            q_mean, q_log_variance = self._moments(posterior_BSK)
+            latent = self._draw(q_mean, q_log_variance, generator)
+            latent.kl_BSd = gaussian_kl(q_mean, q_log_variance, *self._moments(prior_BSJ))
+            latent.posterior_BSK, latent.prior_BSJ = wide(posterior_BSK), wide(prior_BSJ)
+        return latent
+
+    def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
+        """See `lvlm.interfaces.Quantizer`."""
+        with full_precision(prior_BSJ):
+            latent = self._draw(*self._moments(prior_BSJ), generator)
+            latent.prior_BSJ = wide(prior_BSJ)
+        return latent
+
+    def given(self, codes: Tensor) -> Latent:
+        """Vectors [B, S, Z], finite floats."""
+        if not codes.is_floating_point() or codes.ndim != 3 or codes.shape[-1] != self.dim:
+            raise UserError(
+                f"gaussian codes are floats of shape [rows, slots, {self.dim}], "
+                f"not {codes.dtype} of shape {list(codes.shape)}"
+            )
+        if not bool(codes.isfinite().all()):
+            raise UserError("a gaussian code holds NaN or infinity")
+        codes = codes.to(self.embedding.weight.dtype)
+        return Latent(codes, self.embedding(codes))
+
+    def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """See `lvlm.interfaces.Quantizer`."""
+        with full_precision(numbers):
+            return gaussian_log_prob(wide(codes), *self._moments(numbers)).sum(-1)
+
+
+class GaussianParams(QuantizerParams):
+    """Diagonal Gaussian with a linear embedding (GPT-VAE)."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    dim: int = Field(default=16, ge=1)
+    """Dimensions Z of a slot."""
+    embedding_std: float = Field(default=0.0, ge=0)
+    """Standard deviation of the embedding's weights at the start; 0 makes step 0 independent of the code."""
+    log_variance_bound: float = Field(default=10.0, gt=0)
+    """The log-variance stays inside plus and minus this, in log nats squared."""
+
+    def build(self, *, embedding_dim: int) -> Gaussian:
+        """The quantizer whose codes become vectors of that width."""
+        return Gaussian(
+            dim=self.dim,
+            embedding_dim=embedding_dim,
+            embedding_std=self.embedding_std,
+            log_variance_bound=self.log_variance_bound,
+        )
