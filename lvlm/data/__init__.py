@@ -1,0 +1,29 @@
+"""Where rows come from: `source.py` has the contracts, the other files one kind each."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lvlm.data.letters import LettersData
+from lvlm.data.python import PythonData
+from lvlm.data.source import Codec, DataParams, Source, Split, Windows
+from lvlm.data.text import TextData
+
+DATA_KINDS: dict[str, type[DataParams]] = {
+    cls.kind_name(): cls for cls in (PythonData, TextData, LettersData)
+}
+
+DataUnion = Annotated[PythonData | TextData | LettersData, Field(discriminator="kind")]
+
+__all__ = [
+    "DATA_KINDS",
+    "Codec",
+    "DataParams",
+    "DataUnion",
+    "LettersData",
+    "PythonData",
+    "Source",
+    "Split",
+    "TextData",
+    "Windows",
+]

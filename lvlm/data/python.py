@@ -1,0 +1,61 @@
+"""Kind 'python': the installed Python's own sources and documentation, so that a run needs no download."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lvlm.data.corpus import ByteParams, ByteSource, File, name_hash, split_by_file
+from lvlm.errors import UserError
+
+# Left out: what is not Python's own, tests, and the character tables of `encodings`, which are no prose.
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
+
+
+class PythonData(ByteParams):
+    """The standard library's sources and documentation of the running Python, as bytes.
+
+    Split by file, about 90/5/5, through a hash of its path in the library. The content, and so the
+    fingerprint, changes with the version of Python.
+    """
+
+    kind: Literal["python"] = "python"
+
+    max_megabytes: float = Field(default=8.0, gt=0, allow_inf_nan=False)
+    """Take whole files, in the order of the hash of their paths, as long as they fit into so many 10^6 bytes."""
+
+    def open(self) -> ByteSource:
+        """Read the library.
+
+        Raises:
+            UserError: when this Python comes without its sources, or when too few bytes are allowed.
+        """
+        root = Path(sysconfig.get_paths()["stdlib"])
+        found = sorted(_sources(root), key=name_hash)
+        if not found:
+            raise UserError(f"data: this Python has no library sources under '{root}'; use kind: text")
+        files, left = [], int(self.max_megabytes * 1e6)
+        for name in found:
+            path = root / name
+            if (size := path.stat().st_size) <= left:
+                left -= size
+                files.append(File(name, path.read_bytes()))
+        return ByteSource(self, split_by_file(files), prompt="def ")
+
+
+def _sources(root: Path) -> list[str]:
+    """Paths inside the library, with forward slashes. `_sysconfigdata*` differs from machine to machine."""
+    names = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [s for s in subfolders if s not in SKIPPED_FOLDERS and not s.startswith("config-")]
+        inside = Path(folder).relative_to(root)
+        names += [
+            (inside / file).as_posix()
+            for file in files
+            if file.endswith(".py") and not file.startswith("_sysconfigdata")
+        ]
+    return names

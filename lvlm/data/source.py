@@ -1,0 +1,142 @@
+"""What the rest of lvlm knows of data: params open a source, a source yields batches.
+
+    DataParams ── open() ──► Source ──► train_batch(seed, step, rows)   pure: no state, no global randomness
+       .vocab .codec .tokens       └──► windows(count, split)           fixed, spread, hashed
+
+Shape legend: B rows of a batch, T input tokens of a row.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm.interfaces import Batch, Params
+
+Split = Literal["validation", "test"]
+"""The held-out splits."""
+
+_DOMAINS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
+
+
+class Codec(Protocol):
+    """Text to token ids and back."""
+
+    vocab: int
+    """Token ids are 0..vocab-1."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text.
+
+        Raises:
+            UserError: when the codec has no symbol for a character; names it and its position.
+        """
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, each in 0..vocab-1; never fails on ids that make no valid text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Fixed rows to evaluate on, and a digest that names them in every report."""
+
+    batch: Batch
+    digest: str
+    """sha256, 64 hex digits, over the bytes of inputs and targets (int64) and keep (bool)."""
+
+    @classmethod
+    def of(cls, batch: Batch) -> Windows:
+        """The windows of a batch, with their digest."""
+        sha = hashlib.sha256()
+        for x_BT in (batch.inputs_BT, batch.targets_BT, batch.keep_BT):
+            sha.update(x_BT.cpu().contiguous().numpy().tobytes())
+        return cls(batch, sha.hexdigest())
+
+
+class Source(abc.ABC):
+    """An open data source. A subclass sets `params` and `fingerprint`."""
+
+    params: DataParams
+    fingerprint: str
+    """The first 16 hex digits of a sha256 over the content and the rule that splits it."""
+
+    @abc.abstractmethod
+    def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
+        """The training rows [rows, T] of one step: a pure function of its arguments and the content.
+
+        Fewer rows of the same seed and step are a prefix of more. So resuming, and sharing a step out over
+        micro-batches or ranks, cannot change the data.
+        """
+
+    @abc.abstractmethod
+    def windows(self, count: int, split: Split = "validation") -> Windows:
+        """`count` >= 1 fixed rows of a held-out split, spread over it, none overlapping another.
+
+        Fewer are a prefix of more; no training seed plays a part.
+
+        Raises:
+            UserError: when the split holds fewer.
+        """
+
+    def oracle_nll_nats(self, batch: Batch) -> NDArray[np.float64] | None:
+        """The true -log p of each row [B] in nats, +inf where impossible; None where nobody knows it."""
+        return None
+
+    @abc.abstractmethod
+    def sample_prompt(self) -> str:
+        """A short prompt, natural for this data, for demonstration samples."""
+
+
+class DataParams(Params):
+    """Base of data params. Everything but `open` is known without reading any data."""
+
+    role: ClassVar[str] = "data"
+
+    @property
+    def codec(self) -> Codec:
+        """Text to token ids and back."""
+        raise NotImplementedError(f"{type(self).__name__}.codec")
+
+    @property
+    def vocab(self) -> int:
+        """V: token ids are 0..V-1."""
+        return self.codec.vocab
+
+    @property
+    def tokens(self) -> int:
+        """T: input tokens of a row."""
+        raise NotImplementedError(f"{type(self).__name__}.tokens")
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes of text that a target token stands for; None where bytes make no sense."""
+        raise NotImplementedError(f"{type(self).__name__}.bytes_per_token")
+
+    def open(self) -> Source:
+        """Read or set up the data.
+
+        Raises:
+            UserError: when the data cannot be read or is too short.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.open")
+
+
+def uniforms(shape: tuple[int, ...], split: str, *, seed: int = 0, step: int = 0) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1) that depend on the arguments alone; fewer rows are a prefix of more.
+
+    Philox is keyed by (seed, step), and the split is the top word of its counter: streams of two different
+    (split, seed, step) can never overlap. So held-out rows are out of reach of every training seed.
+    """
+    assert 0 <= seed < 2**64, f"seed {seed} is not in 0..2**64-1"
+    assert 0 <= step < 2**64, f"step {step} is not in 0..2**64-1"
+    key = np.array([seed, step], dtype=np.uint64)
+    counter = np.array([0, 0, 0, _DOMAINS[split]], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter)).random(shape)
