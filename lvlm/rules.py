@@ -1,0 +1,92 @@
+"""The rules across parts of a recipe, in words. Each yields the path of the offending value and a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lvlm.provenance import Keys
+
+if TYPE_CHECKING:
+    from lvlm.recipe import Recipe
+
+Broken = tuple[Keys, str]
+
+
+def broken_rules(recipe: Recipe) -> Iterator[Broken]:
+    """All rules that a recipe breaks, after each of its values was found right by itself."""
+    yield from _trio(recipe)
+    yield from _seam(recipe)
+    yield from _slots(recipe)
+    yield from _without_latent(recipe)
+    yield from _context(recipe)
+    yield from _train(recipe)
+
+
+def _trio(recipe: Recipe) -> Iterator[Broken]:
+    names = ("encoder", "quantizer", "injection")
+    missing = [name for name in names if getattr(recipe.model, name) is None]
+    if 0 < len(missing) < len(names):
+        verb = "is" if len(missing) == 1 else "are"
+        message = "encoder, quantizer and injection come all three or none"
+        yield ("model", missing[0]), f"{message}; {' and '.join(missing)} {verb} missing"
+
+
+def _seam(recipe: Recipe) -> Iterator[Broken]:
+    model = recipe.model
+    layers, injection = model.backbone.layers, model.injection
+    if model.seam_index > layers:
+        yield ("model", "seam"), f"seam {model.seam_index} lies outside the stack, whose layers are {layers}"
+    elif injection and (injection.needs_block or injection.needs_fixed_slots) and model.seam_index == layers:
+        needs = f"injection {injection.kind_name()!r} needs a block at the seam"
+        yield (
+            ("model", "seam"),
+            f"{needs}, but seam {layers} is the end of the stack; set seam below {layers}",
+        )
+
+
+def _slots(recipe: Recipe) -> Iterator[Broken]:
+    encoder, injection = recipe.model.encoder, recipe.model.injection
+    if encoder is None:
+        return
+    path = ("model", "encoder", "per")
+    if injection and injection.needs_fixed_slots and encoder.slots.tokens is not None:
+        per = "token" if encoder.slots.tokens == 1 else f"chunk of {encoder.slots.tokens} tokens"
+        needs = f"injection {injection.kind_name()!r} needs a fixed number of slots"
+        yield (
+            path,
+            f"{needs}, but encoder {encoder.kind_name()!r} yields one per {per}; set encoder.per: sequence",
+        )
+
+
+def _without_latent(recipe: Recipe) -> Iterator[Broken]:
+    model = recipe.model
+    if model.encoder or model.quantizer or model.injection:
+        return
+    mend = "the model has none; give it encoder, quantizer and injection"
+    if recipe.loss.needs_latent:
+        yield ("loss", "kind"), f"loss {recipe.loss.kind_name()!r} needs a latent, but {mend}"
+    if model.prior == "learned":
+        yield ("model", "prior"), f"a learned prior needs a latent, but {mend}, or set prior: fixed"
+    if model.latent_dropout > 0:
+        yield ("model", "latent_dropout"), f"dropout of the latent needs a latent, but {mend}, or set it to 0"
+
+
+def _context(recipe: Recipe) -> Iterator[Broken]:
+    context, tokens = recipe.model.backbone.context, recipe.data.tokens
+    if tokens > context:
+        path = ("data", "window") if "window" in type(recipe.data).model_fields else ("data",)
+        yield path, f"rows of {tokens} tokens are longer than the backbone's context of {context}"
+
+
+def _train(recipe: Recipe) -> Iterator[Broken]:
+    train = recipe.train
+    if train.micro_rows is not None and train.rows % train.micro_rows:
+        yield ("train", "micro_rows"), f"micro_rows {train.micro_rows} must divide rows {train.rows}"
+    if train.warmup_steps > train.steps:
+        yield ("train", "warmup_steps"), f"warmup_steps {train.warmup_steps} exceed steps {train.steps}"
+    if train.final_learning_rate > train.learning_rate:
+        values = (
+            f"final_learning_rate {train.final_learning_rate} exceeds learning_rate {train.learning_rate}"
+        )
+        yield ("train", "final_learning_rate"), f"{values}, which the cosine comes down from"
