@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -326,6 +326,11 @@ class Params(BaseModel):
         """The name under which recipes know this kind."""
         return str(cls.model_fields["kind"].default)
 
+    @classmethod
+    def example(cls) -> Self:
+        """A small instance for tests; override it where a field is required or its default is large."""
+        return cls()
+
 
 class BackboneParams(Params):
     """Base of backbone params: they have at least `layers`, `width` and `context`."""
@@ -339,6 +344,11 @@ class BackboneParams(Params):
     context: int = Field(default=1024, ge=1)
     """The longest sequence, in tokens."""
 
+    @classmethod
+    def example(cls) -> Self:
+        """Two layers of width 16."""
+        return cls(layers=2, width=16, context=32)
+
     def build(self, *, vocab: int) -> Backbone:
         """The module."""
         raise NotImplementedError(f"{type(self).__name__}.build")
@@ -349,7 +359,7 @@ class EncoderParams(Params):
 
     role: ClassVar[str] = "encoder"
 
-    per: Literal["token", "sequence"] | int = "token"
+    per: Literal["token", "sequence"] | Annotated[int, Field(ge=1)] = "token"
     """One slot per 'token', per 'sequence', or per chunk of so many tokens."""
 
     @property

@@ -18,7 +18,7 @@ paper's joint map, n = 1 one direction per bit.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -146,7 +146,7 @@ class Binary(Quantizer):
         groups = -(-self.bits // self.bits_per_group)
         padded = F.pad(values, (0, groups * self.bits_per_group - self.bits))
         rows: Tensor = padded.view(-1, groups, self.bits_per_group).sum(-1)
-        return rows + torch.arange(groups, device=rows.device) * 2**self.bits_per_group
+        return rows + (1 << self.bits_per_group) * torch.arange(groups, device=rows.device)
 
     def _draw(self, logits_BSH: Tensor, generator: torch.Generator | None) -> Tensor:
         noise = torch.rand(
@@ -213,6 +213,11 @@ class BinaryParams(QuantizerParams):
     """Bits that share a table of 2^n rows; all bits (the paper's joint map) unless given."""
     embedding_std: float = Field(default=0.0, ge=0)
     """Standard deviation of the table at the start; 0 makes step 0 equal the baseline."""
+
+    @classmethod
+    def example(cls) -> Self:
+        """Three bits in two groups of unequal size."""
+        return cls(bits=3, bits_per_group=2)
 
     def build(self, *, embedding_dim: int) -> Binary:
         """The quantizer whose codes become vectors of that width."""

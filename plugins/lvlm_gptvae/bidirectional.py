@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -38,7 +38,7 @@ class BidirectionalParams(EncoderParams):
     """A non-causal stack of its own over the tokens, mean-pooled into slots (GPT-VAE)."""
 
     kind: Literal["bidirectional"] = "bidirectional"
-    per: Literal["token", "sequence"] | int = "sequence"
+    per: Literal["token", "sequence"] | Annotated[int, Field(ge=1)] = "sequence"
     """One slot per 'token', per 'sequence', or per chunk of so many tokens."""
     layers: int = Field(default=2, ge=1)
     """Blocks of the stack, each of the backbone's shape."""

@@ -1,0 +1,87 @@
+"""Conformance checks for parts, the same for the zoo's own kinds and for a stranger's.
+
+A plugin's whole test file:
+
+    from lvlm.testing import conformance
+    test_my_kinds = conformance(files=["my_plugin.py"])      # or conformance(plugin="my-plugin")
+
+The checks are plain functions that raise AssertionError, so they can be called one by one; `crosses` and the
+hypothesis strategies let a test run over everything that can be assembled from a registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from lvlm.plugin import Kind
+from lvlm.registry import Registry
+from lvlm.testing.cases import (
+    Cross,
+    batch_of,
+    build_cross,
+    crosses,
+    numbers,
+    padded_batches,
+    randomise,
+    token_rows,
+)
+from lvlm.testing.models import check_model
+from lvlm.testing.parts import check_kind
+
+__all__ = [
+    "Cross",
+    "batch_of",
+    "build_cross",
+    "check_kind",
+    "check_model",
+    "conformance",
+    "crosses",
+    "numbers",
+    "padded_batches",
+    "randomise",
+    "token_rows",
+]
+
+
+def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Callable[..., None]:
+    """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross.
+
+    Args:
+        plugin: an installed plugin's name; all installed ones unless given.
+        files: single-file plugins, then only their kinds are tested.
+    """
+    import pytest
+
+    registry = Registry.load(files=files)
+    wanted = {p.name for p in registry.plugins if p.single_file} if files else {plugin} if plugin else None
+    cases = list(_cases(registry, wanted))
+    assert cases, f"no kinds of {plugin or list(files) or 'any plugin'} to test: {registry.warnings()}"
+
+    @pytest.mark.parametrize("case", [case for _, case in cases], ids=[name for name, _ in cases])
+    def test_conformance(case: Callable[[], None]) -> None:
+        case()
+
+    return test_conformance
+
+
+def _cases(registry: Registry, wanted: set[str] | None) -> Iterator[tuple[str, Callable[[], None]]]:
+    for role, kinds in registry.kinds.items():
+        for kind in kinds.values():
+            if wanted is None or kind.plugin in wanted:
+                yield f"{role}-{kind.name}", partial(_check_kind, kind)
+    for cross in crosses(registry)[0]:
+        suppliers = {
+            registry.get(p.role, p.kind_name()).plugin
+            for p in (cross.encoder, cross.quantizer, cross.injection)
+        }
+        if wanted is None or suppliers & wanted:
+            yield str(cross), partial(_check_cross, cross, registry)
+
+
+def _check_kind(kind: Kind) -> None:
+    check_kind(kind.params.example())
+
+
+def _check_cross(cross: Cross, registry: Registry) -> None:
+    check_model(build_cross(cross, registry))

@@ -1,0 +1,154 @@
+"""What to check: crosses of a registry's kinds, random weights, small batches, hypothesis strategies."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lvlm.assemble import assemble
+from lvlm.errors import UserError
+from lvlm.interfaces import IGNORE, Batch, Params
+from lvlm.model import LatentLM
+from lvlm.recipe import read_recipe
+from lvlm.registry import Registry
+
+M = TypeVar("M", bound=nn.Module)
+VOCAB = 11
+TOKENS = 7
+BACKBONE: dict[str, Any] = {
+    "kind": "decoder",
+    "layers": 3,
+    "width": 16,
+    "heads": 4,
+    "kv_heads": 2,
+    "hidden": 16,
+    "context": 32,
+}
+
+
+@dataclass(frozen=True)
+class Cross:
+    """One way to put an encoder, a quantizer and an injection together."""
+
+    encoder: Params
+    quantizer: Params
+    injection: Params
+    prior: str = "fixed"
+    seam: int = 1
+
+    def __str__(self) -> str:
+        per = getattr(self.encoder, "per", "")
+        names = "-".join(p.kind_name() for p in (self.encoder, self.quantizer, self.injection))
+        return f"{names}-per_{per}-{self.prior}"
+
+    def recipe(self, loss: str = "cross_entropy") -> dict[str, Any]:
+        """The cross as a recipe of a tiny model."""
+        return {
+            "name": str(self),
+            "model": {
+                "backbone": BACKBONE,
+                "seam": self.seam,
+                "encoder": self.encoder.model_dump(),
+                "quantizer": self.quantizer.model_dump(),
+                "injection": self.injection.model_dump(),
+                "prior": self.prior,
+            },
+            "loss": {"kind": loss},
+            "data": {"kind": "python", "window": 8},
+        }
+
+
+def crosses(
+    registry: Registry, priors: Sequence[str] = ("fixed", "learned")
+) -> tuple[list[Cross], list[Cross]]:
+    """All crosses of the registry's kinds with slots per token, per chunk of 3 and per sequence: those that a
+    recipe may ask for, and those that it refuses.
+    """
+    legal, refused = [], []
+    kinds = registry.kinds
+    for encoder, quantizer, injection, per, prior in itertools.product(
+        kinds["encoder"].values(), kinds["quantizer"].values(), kinds["injection"].values(),
+        ("token", 3, "sequence"), priors,
+    ):  # fmt: skip
+        params = encoder.params.example().model_copy(update={"per": per})
+        cross = Cross(params, quantizer.params.example(), injection.params.example(), prior)
+        try:
+            read_recipe(cross.recipe(), registry=registry)
+        except UserError:
+            refused.append(cross)
+        else:
+            legal.append(cross)
+    return legal, refused
+
+
+def build_cross(cross: Cross, registry: Registry, *, seed: int = 0) -> LatentLM:
+    """The model of a cross in float64, with every parameter drawn anew, so that nothing is zero by design."""
+    model = assemble(read_recipe(cross.recipe(), registry=registry).recipe).double()
+    return randomise(model, seed=seed)
+
+
+def randomise(module: M, *, seed: int = 0, std: float = 0.3) -> M:
+    """Draw every parameter anew, around 1 where it is a norm's gain."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for submodule in module.modules():
+            center = 1.0 if isinstance(submodule, nn.RMSNorm | nn.LayerNorm) else 0.0
+            for parameter in submodule.parameters(recurse=False):
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.copy_(center + std * noise)
+    return module
+
+
+def token_rows(rows: int = 2, tokens: int = TOKENS, *, vocab: int = VOCAB, seed: int = 0) -> Tensor:
+    """Random token ids, [rows, tokens]."""
+    return torch.randint(vocab, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def generator_of(seed: int = 0) -> torch.Generator:
+    """A generator with that seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(rows_BT: Tensor) -> Batch:
+    """Next-token prediction over rows [B, T + 1]."""
+    return Batch(rows_BT[:, :-1], rows_BT[:, 1:], torch.ones_like(rows_BT[:, 1:], dtype=torch.bool))
+
+
+def numbers(shape: Sequence[int], *, largest: float = 8.0) -> st.SearchStrategy[Tensor]:
+    """Posterior or prior numbers of a shape, float64, zeros and extremes among them."""
+    size = 1
+    for n in shape:
+        size *= n
+    values = st.floats(-largest, largest, allow_subnormal=False)
+    flat = st.lists(values, min_size=size, max_size=size)
+    return flat.map(lambda v: torch.tensor(v, dtype=torch.float64).view(*shape))
+
+
+def padded_batches(
+    *, vocab: int = VOCAB, max_rows: int = 3, max_tokens: int = TOKENS
+) -> st.SearchStrategy[Batch]:
+    """Batches whose rows have lengths of their own, each at least one token."""
+
+    @st.composite
+    def build(draw: st.DrawFn) -> Batch:
+        tokens = draw(st.integers(1, max_tokens))
+        lengths = draw(st.lists(st.integers(1, tokens), min_size=1, max_size=max_rows))
+        rows_BT = token_rows(len(lengths), tokens + 1, vocab=vocab, seed=draw(st.integers(0, 2**16)))
+        keep_BT = torch.arange(tokens)[None, :] < torch.tensor(lengths)[:, None]
+        return Batch(rows_BT[:, :-1], rows_BT[:, 1:].masked_fill(~keep_BT, IGNORE), keep_BT)
+
+    return build()
+
+
+def assert_learns(module: nn.Module, objective: Tensor, except_for: set[int] | None = None) -> None:
+    """A gradient that isn't zero reaches every parameter."""
+    named = [(n, p) for n, p in module.named_parameters() if id(p) not in (except_for or set())]
+    gradients = torch.autograd.grad(objective, [p for _, p in named], allow_unused=True)
+    dead = [n for (n, _), g in zip(named, gradients, strict=True) if g is None or not g.abs().sum() > 0]
+    assert not dead, f"no gradient reaches {', '.join(dead)}"

@@ -1,0 +1,137 @@
+"""What holds for every model that can be assembled, whatever its parts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lvlm.generation import generate
+from lvlm.model import LatentLM
+from lvlm.testing.cases import TOKENS, VOCAB, assert_learns, batch_of, generator_of, token_rows
+
+
+def check_model(model: LatentLM) -> None:
+    """Everything that holds for any model of the zoo; its parameters should be random (`randomise`)."""
+    model = model.eval()
+    for check in (check_causal, check_cache, check_padding, check_generation, check_gradients):
+        check(model)
+
+
+def _codes(model: LatentLM, tokens_BT: Tensor) -> Any:
+    """Codes from the prior for a fixed row, or nothing to hold for a baseline."""
+    if model.latent is None:
+        return "prior"
+    with torch.no_grad():
+        latent = model(tokens_BT, z="prior", generator=generator_of()).latent
+    assert latent is not None
+    return latent.codes
+
+
+def check_causal(model: LatentLM) -> None:
+    """With codes held, a token changes no logit before it; a code changes none before its slot."""
+    tokens_BT = token_rows()
+    codes = _codes(model, tokens_BT)
+    before = model(tokens_BT, z=codes).logits_BTV
+    for place in (0, 3, TOKENS - 1):
+        other_BT = tokens_BT.clone()
+        other_BT[:, place] = (other_BT[:, place] + 1) % VOCAB
+        after = model(other_BT, z=codes).logits_BTV
+        assert torch.allclose(before[:, :place], after[:, :place], atol=1e-10), (
+            f"token {place} is seen before it"
+        )
+        assert not torch.allclose(before[:, place], after[:, place], atol=1e-10), (
+            f"token {place} has no effect"
+        )
+    if model.slots is None:
+        return
+    other = _codes(model, tokens_BT).clone()
+    for slot in range(model.slots.count(TOKENS)):
+        other = codes.clone()
+        other[:, slot] = 1 - other[:, slot] if codes.is_floating_point() else (other[:, slot] == 0).long()
+        after = model(tokens_BT, z=other).logits_BTV
+        first = int(model.slots.first_positions(TOKENS)[slot])
+        assert torch.allclose(before[:, :first], after[:, :first], atol=1e-10), (
+            f"code {slot} is seen before its slot"
+        )
+        assert not torch.allclose(before[:, first:], after[:, first:], atol=1e-10), (
+            f"code {slot} has no effect"
+        )
+
+
+def check_cache(model: LatentLM) -> None:
+    """Decoding in pieces with a cache equals one forward with the codes that were drawn; past codes stay."""
+    tokens_BT = token_rows()
+    for z in ("posterior", "prior"):
+        cache = model.make_cache(2, TOKENS)
+        pieces, codes = [], []
+        source: Any = z
+        for start, end in ((0, 3), (3, 5), (5, 6), (6, 7)):
+            pieces.append(model(tokens_BT[:, start:end], z=source, cache=cache).logits_BTV)
+            source = "prior"
+            if cache.codes is not None:
+                codes.append(cache.codes)
+        for earlier in codes:
+            assert torch.equal(earlier, codes[-1][:, : earlier.shape[1]]), "codes of the past changed"
+        whole = model(tokens_BT, z="prior" if cache.codes is None else cache.codes).logits_BTV
+        difference = (torch.cat(pieces, dim=1) - whole).abs().max()
+        assert difference < 1e-9, f"cached and uncached logits differ by {difference:.1e}"
+
+
+def check_padding(model: LatentLM) -> None:
+    """What stands in the padding, and how much of it there is, changes no logit and no KL of a real token."""
+    tokens_BT = token_rows(3)
+    keep_BT = torch.arange(TOKENS)[None, :] < torch.tensor([TOKENS, 4, 1])[:, None]
+    junk_BT = torch.where(keep_BT, tokens_BT, (tokens_BT + 5) % VOCAB)
+    one, two = (model(rows, keep_BT, generator=generator_of()) for rows in (tokens_BT, junk_BT))
+    assert torch.allclose(one.logits_BTV[keep_BT], two.logits_BTV[keep_BT], atol=1e-9), (
+        "padding shows in the logits"
+    )
+    if one.latent is None or two.latent is None:
+        return
+    assert one.keep_BS is not None
+    assert one.latent.kl_BSd is not None
+    assert two.latent.kl_BSd is not None
+    assert torch.allclose(one.latent.kl_BSd[one.keep_BS], two.latent.kl_BSd[one.keep_BS]), (
+        "padding shows in the KL"
+    )
+    alone = model(tokens_BT[1:2, :4], generator=generator_of()).latent
+    assert alone is not None
+    assert alone.kl_BSd is not None
+    real = one.latent.kl_BSd[1][one.keep_BS[1]]
+    assert torch.allclose(alone.kl_BSd[0], real), "a padded row's KL differs from the row's alone"
+
+
+def check_generation(model: LatentLM) -> None:
+    """Log-probabilities recorded while generating equal teacher-forced rescoring with the recorded codes."""
+    prompt_BT = token_rows(2, 3)
+    sources: tuple[Literal["posterior", "prior"], ...] = ("posterior", "prior")
+    for prompt_codes in sources:
+        out = generate(model, prompt_BT, 5, prompt_codes=prompt_codes, generator=generator_of())
+        z: Any = "prior" if out.codes is None else out.codes
+        logits = model(out.tokens_BT[:, :-1], z=z).logits_BTV[:, 2:]
+        scores = logits.float().log_softmax(-1).gather(-1, out.tokens_BT[:, 3:, None])[..., 0]
+        assert torch.allclose(scores, out.log_prob_BN, atol=1e-5), "generation and rescoring disagree"
+        steered = (
+            generate(model, prompt_BT, 5, codes=out.codes, temperature=0) if out.codes is not None else None
+        )
+        if steered is not None and out.codes is not None and steered.codes is not None:
+            assert torch.equal(steered.codes, out.codes), "given codes are not the ones that were used"
+
+
+def check_gradients(model: LatentLM) -> None:
+    """The reconstruction alone reaches every parameter (but a learned prior, which the KL reaches)."""
+    batch = batch_of(token_rows(4, TOKENS + 1))
+    output = model(batch.inputs_BT, batch.keep_BT, generator=generator_of())
+    objective = output.logits_BTV.log_softmax(-1).gather(-1, batch.targets_BT[..., None]).sum()
+    by_kl = (
+        {id(p) for p in model.latent.prior_head.parameters()}
+        if model.latent and model.latent.prior_head
+        else set()
+    )
+    assert_learns(model, objective, except_for=by_kl)
+    if by_kl and output.latent is not None and output.latent.kl_BSd is not None and model.latent is not None:
+        kl = model(batch.inputs_BT, batch.keep_BT, generator=generator_of()).latent.kl_BSd
+        assert model.latent.prior_head is not None
+        assert_learns(model.latent.prior_head, kl.sum())

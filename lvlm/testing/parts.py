@@ -1,0 +1,251 @@
+"""What each role promises, as checks of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvlm.errors import UserError
+from lvlm.interfaces import (
+    IGNORE,
+    ROLES,
+    Backbone,
+    BackboneParams,
+    Batch,
+    Encoder,
+    EncoderParams,
+    Injection,
+    InjectionParams,
+    Latent,
+    Loss,
+    LossParams,
+    Output,
+    Params,
+    Quantizer,
+    QuantizerParams,
+    Slots,
+)
+from lvlm.model import LatentLM
+from lvlm.registry import Registry
+from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
+from lvlm.testing.models import check_cache, check_causal, check_gradients
+
+
+def check_backbone(params: BackboneParams) -> None:
+    """Shapes, causality, cached equals uncached, every parameter learns."""
+    backbone: Backbone = randomise(params.build(vocab=VOCAB).double())
+    assert len(backbone.blocks) == params.layers, "`layers` blocks"
+    assert (backbone.width, backbone.vocab, backbone.context) == (params.width, VOCAB, params.context)
+    model = LatentLM(backbone).eval()
+    check_causal(model)
+    check_cache(model)
+    check_gradients(model)
+    block = backbone.make_block(causal=False)
+    positions_T = torch.arange(-2, TOKENS - 2)
+    x_BTD = torch.randn(2, TOKENS, backbone.width, dtype=torch.float64)
+    keep = torch.ones(2, 1, 1, TOKENS, dtype=torch.bool)
+    y_BTD = randomise(block.double())(x_BTD, backbone.locate(positions_T), mask=keep)
+    assert y_BTD.shape == x_BTD.shape, "make_block keeps the shape, at negative positions too"
+
+
+def check_encoder(params: EncoderParams) -> None:
+    """Shapes for every kind of slot, padding is invisible, posteriors differ between places, all of it learns."""
+    for per in ("token", 3, "sequence"):
+        here = params.model_copy(update={"per": per})
+        backbone = randomise(_backbone().build(vocab=VOCAB).double())
+        encoder: Encoder = randomise(here.build(backbone=backbone).double())
+        tokens_BT = token_rows(3)
+        hidden_BTD = backbone.embed(tokens_BT).detach()
+        keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
+        features_BSE = encoder(tokens_BT, hidden_BTD, keep_BT)
+        slots = here.slots.count(TOKENS)
+        assert encoder.slots == here.slots, f"encoder.slots is {encoder.slots}, its params say {here.slots}"
+        assert features_BSE.shape == (3, slots, encoder.width), f"features {list(features_BSE.shape)}"
+        if slots > 1:
+            spread = (features_BSE - features_BSE.mean(1, keepdim=True)).abs().amax()
+            assert spread > 1e-6, "every slot gets the same features: the encoder has no positions"
+        other_BT = tokens_BT.clone()
+        other_BT[:, -1] = (other_BT[:, -1] + 1) % VOCAB
+        seen = encoder(other_BT, backbone.embed(other_BT).detach(), keep_BT)
+        assert not torch.equal(seen, features_BSE), "the last token doesn't matter"
+        keep_BT[0, 4:], keep_BT[1, 1:] = False, False
+        real = here.slots.any(keep_BT)
+        padded = encoder(tokens_BT, hidden_BTD, keep_BT)
+        junk_BT = torch.where(keep_BT, tokens_BT, (tokens_BT + 3) % VOCAB)
+        junk_BTD = torch.where(keep_BT[..., None], hidden_BTD, torch.randn_like(hidden_BTD))
+        again = encoder(junk_BT, junk_BTD, keep_BT)
+        assert torch.allclose(padded[real], again[real], atol=1e-9), "padding is seen"
+        assert encoder(tokens_BT, hidden_BTD, torch.zeros_like(keep_BT)).isfinite().all(), (
+            "all padding: not finite"
+        )
+        assert_learns(encoder, features_BSE.square().sum())
+
+
+def check_quantizer(params: QuantizerParams) -> None:
+    """Zero numbers are the prior, KL is what sampling says it is, codes can be given, gradients and extremes."""
+    quantizer: Quantizer = randomise(params.build(embedding_dim=6).double())
+    k, j, d = quantizer.posterior_dim, quantizer.prior_dim, quantizer.kl_dim
+    zero_q, zero_p = torch.zeros(4, 5, k, dtype=torch.float64), torch.zeros(4, 5, j, dtype=torch.float64)
+    latent = quantizer(zero_q, zero_p)
+    assert latent.kl_BSd is not None, "a posterior has a KL"
+    assert latent.kl_BSd.shape == (4, 5, d), f"kl_BSd is {list(latent.kl_BSd.shape)}, kl_dim says {d}"
+    assert latent.embedding_BSC.shape == (4, 5, 6), "embedding_BSC is [B, S, embedding_dim]"
+    assert latent.kl_BSd.abs().max() < 1e-9, "all-zero numbers are not the prior"
+
+    q = torch.randn(4, 5, k, dtype=torch.float64, generator=generator_of())
+    p = torch.randn(4, 5, j, dtype=torch.float64, generator=generator_of(1))
+    q.requires_grad_()
+    latent = quantizer(q, p)
+    assert latent.kl_BSd is not None
+    assert (latent.kl_BSd > -1e-9).all(), "negative KL"
+    _check_kl_by_sampling(quantizer, q.detach(), p)
+    gradient = torch.autograd.grad(latent.embedding_BSC.square().sum(), q, allow_unused=True)[0]
+    assert gradient is not None, "the embedding has no gradient to the posterior numbers"
+    assert gradient.abs().sum() > 0, "the gradient to the posterior numbers is zero"
+
+    again = quantizer.given(latent.codes)
+    assert torch.equal(again.embedding_BSC, latent.embedding_BSC), "given codes have another embedding"
+    assert again.kl_BSd is None, "given codes have no KL"
+    drawn = quantizer.sample(p)
+    assert drawn.kl_BSd is None, "prior codes have no KL"
+    assert drawn.codes.shape == latent.codes.shape, "prior codes have another shape"
+
+    state = torch.get_rng_state()
+    one, two = (quantizer(q, p, torch.Generator().manual_seed(3)).codes for _ in range(2))
+    assert torch.equal(one, two), "a generator's seed doesn't fix the codes"
+    assert torch.equal(state, torch.get_rng_state()), (
+        "the global random state moved although a generator was given"
+    )
+
+    for size in (1e4, -1e4):
+        extreme = torch.full((1, 2, k), size, dtype=torch.float64, requires_grad=True)
+        out = quantizer(extreme, torch.zeros(1, 2, j, dtype=torch.float64))
+        assert out.kl_BSd is not None
+        (gradient,) = torch.autograd.grad(out.kl_BSd.sum() + out.embedding_BSC.sum(), extreme)
+        assert out.kl_BSd.isfinite().all(), f"numbers of {size}: KL is not finite"
+        assert gradient.isfinite().all(), f"numbers of {size}: the gradient is not finite"
+    half = quantizer.float()(q.detach().bfloat16(), p.bfloat16())
+    assert half.kl_BSd is not None
+    assert half.kl_BSd.dtype == torch.float32, "KL is computed in float32 whatever the input"
+    wrong = torch.zeros(4, dtype=torch.float64)
+    try:
+        quantizer.given(wrong)
+    except UserError:
+        pass
+    else:
+        raise AssertionError(f"codes of shape {list(wrong.shape)} are accepted")
+
+
+def _check_kl_by_sampling(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:
+    """The closed form is the mean of log q - log p over samples, within 5 standard errors."""
+    many = 4000
+    q, p = q[:1, :1].expand(1, many, -1), p[:1, :1].expand(1, many, -1)
+    latent = quantizer(q, p, generator_of())
+    assert latent.kl_BSd is not None
+    ratio = quantizer.log_prob(latent.codes, q) - quantizer.log_prob(latent.codes, p)
+    assert ratio.shape == (1, many), f"log_prob is [B, S], not {list(ratio.shape)}"
+    exact, error = latent.kl_BSd[0, 0].sum(), ratio.std() / many**0.5
+    assert (ratio.mean() - exact).abs() < 5 * error + 1e-9, (
+        f"KL {exact:.4f} nats, but log q - log p averages {ratio.mean():.4f} ± {error:.4f} over its samples"
+    )
+
+
+def check_injection(params: InjectionParams) -> None:
+    """It slices, and a dropped row leaves no trace."""
+    slots = Slots(None) if params.needs_fixed_slots else Slots(2)
+    injection: Injection = randomise(params.build(width=16, slots=slots).double())
+    embedding = torch.randn(2, slots.count(TOKENS), injection.embedding_dim, dtype=torch.float64)
+    whole = injection(embedding, torch.arange(TOKENS))
+    part = injection(embedding, torch.arange(2, 5))
+    ports = [name for name, value in vars(whole).items() if value is not None]
+    assert ports, "no port is used"
+    for port in ports:
+        expected = getattr(whole, port)
+        if port.endswith("BTD"):
+            expected = expected[:, 2:5]
+        assert torch.equal(getattr(part, port), expected), f"{port} doesn't slice"
+    if whole.prefix_BPD is not None:
+        assert whole.prefix_BPD.shape[1] == injection.prefix_rows, "prefix_rows says how many rows there are"
+    keep_B = torch.tensor([False, True])
+    one, other = (injection(embedding * scale, torch.arange(TOKENS), keep_B) for scale in (1, -2))
+    if one.prefix_BPD is not None:
+        assert one.prefix_keep_B is not None, "keep_B must reach prefix_keep_B"
+        assert torch.equal(one.prefix_keep_B, keep_B), "keep_B must reach prefix_keep_B"
+    for port in ports:
+        if port.endswith("BTD"):
+            assert torch.equal(getattr(one, port)[0], getattr(other, port)[0]), (
+                f"a dropped row shows in {port}"
+            )
+
+
+def check_loss(params: LossParams) -> None:
+    """Micro-batches add up, padding costs nothing, and kl_priced is the derivative of the loss."""
+    loss: Loss = params.build()
+    batch, output = _loss_case()
+    total = loss(output, batch, num_tokens=batch.num_targets, step=10_000)
+    assert total.loss.ndim == 0, "the loss is a scalar"
+    assert total.loss.isfinite(), "the loss is not finite"
+    parts = [
+        loss(_rows(output, r), batch[r], num_tokens=batch.num_targets, step=10_000)
+        for r in (slice(0, 1), slice(1, 4))
+    ]
+    summed = torch.stack([part.loss for part in parts]).sum()
+    assert torch.allclose(total.loss, summed), "micro-batches don't add up to the batch"
+    assert output.latent is not None
+    assert output.latent.kl_BSd is not None
+    required = {"ce_posterior", "kl", "kl_hinged", "kl_priced"}
+    assert required <= total.sums.keys(), (
+        f"the loss must log {sorted(required)}; it logs {sorted(total.sums)}"
+    )
+    assert torch.allclose(total.sums["kl"], output.latent.kl_BSd[output.keep_BS].sum()), "'kl' is raw"
+    (slope,) = torch.autograd.grad(total.loss, output.latent.kl_BSd, allow_unused=True)
+    priced = 0.0 if slope is None else (slope * output.latent.kl_BSd).sum() * batch.num_targets
+    assert torch.allclose(total.sums["kl_priced"], torch.as_tensor(priced).to(total.sums["kl_priced"])), (
+        "'kl_priced' is the raw KL times the derivative of the loss with respect to it, times num_tokens"
+    )
+
+
+def _loss_case() -> tuple[Batch, Output]:
+    generator = generator_of()
+    rows_BT = token_rows(4, 6)
+    keep_BT = torch.arange(5)[None, :] < torch.tensor([5, 3, 1, 4])[:, None]
+    batch = Batch(rows_BT[:, :-1], rows_BT[:, 1:].masked_fill(~keep_BT, IGNORE), keep_BT)
+    logits = torch.randn(4, 5, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
+    kl = torch.rand(4, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    none = torch.zeros(4, 5, 3, dtype=torch.float64)
+    latent = Latent(torch.zeros(4, 5, dtype=torch.long), none, kl, none, none)
+    return batch, Output(logits, latent, keep_BT.clone())
+
+
+def _rows(output: Output, rows: slice) -> Output:
+    latent = output.latent
+    assert latent is not None
+    assert latent.kl_BSd is not None
+    assert output.keep_BS is not None
+    part = replace(latent, kl_BSd=latent.kl_BSd[rows], embedding_BSC=latent.embedding_BSC[rows])
+    return Output(output.logits_BTV[rows], part, output.keep_BS[rows])
+
+
+def _backbone() -> Any:
+    registry = Registry.load()
+    spec = dict(BACKBONE)
+    return registry.get("backbone", spec.pop("kind")).params(**spec)
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "backbone": check_backbone,
+    "encoder": check_encoder,
+    "quantizer": check_quantizer,
+    "injection": check_injection,
+    "loss": check_loss,
+}
+
+
+def check_kind(params: Params) -> None:
+    """The checks of its role."""
+    assert params.role in ROLES, params.role
+    CHECKS[params.role](params)
