@@ -1,0 +1,22 @@
+"""The page that a study ends in: `OUT/report.html`, which opens offline, and the same table for the console.
+
+    data.py         run folders, checked and grouped into rows       statistics.py   intervals
+    words.py        verdicts, banners, tables                        figures.py      SVG
+    page.py         all of it through report.html.j2
+
+Numbers are nats per target token unless a name says otherwise, and means over seeds.
+"""
+
+from lvlm.report.data import Report, ReportRun, read_report
+from lvlm.report.page import render_report, report_study, write_report
+from lvlm.report.words import comparison_table
+
+__all__ = [
+    "Report",
+    "ReportRun",
+    "comparison_table",
+    "read_report",
+    "render_report",
+    "report_study",
+    "write_report",
+]

@@ -1,0 +1,315 @@
+"""What a report is made of: run folders read, refused where they can't be compared, and grouped into rows.
+
+A row is an arm, or the living or the dead half of one: the two are never averaged together.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, SkipValidation, ValidationError
+
+from lvlm.errors import UserError
+from lvlm.report.statistics import FloatArray, Interval, bootstrap, paired_bootstrap
+
+EXACT, ORACLE = "nll_exact", "nll_oracle"
+
+
+@dataclass(frozen=True)
+class ReportRun:
+    """Where one run of a study is, or should be."""
+
+    arm: str
+    seed: int
+    folder: Path
+
+
+class Estimate(BaseModel):
+    nats_per_token: float
+    bits_per_byte: float | None
+    bound: bool
+
+
+class LatentFacts(BaseModel):
+    budget_nats_per_slot: float | None
+    slots_per_row: float
+    kl_nats_per_slot: float
+    active_units: int
+    units: int
+    kl_by_position: tuple[float, ...]
+
+
+class Parameters(BaseModel):
+    backbone: int
+    latent: int
+    table: int
+
+
+class Sample(BaseModel):
+    prompt: SkipValidation[str]  # may hold lone surrogates, which pydantic refuses; the page escapes them
+    text: SkipValidation[str]
+    temperature: float
+
+
+class Evaluation(BaseModel):
+    """`evaluation.json`, the part of it that the report reads."""
+
+    version: Literal[1] = Field(alias="schema")
+    windows_hash: str
+    windows: int
+    target_tokens: int
+    codec: str
+    headline: str
+    iwae_k: int | None
+    estimates: dict[str, Estimate]
+    latent: LatentFacts | None
+    parameters: Parameters
+    tokens_per_second: float | None
+    peak_memory_mib: float | None
+    sample: Sample | None
+    alive: bool | None
+
+    @property
+    def budget(self) -> float | None:
+        """The KL that costs nothing, in nats per target token."""
+        if self.latent is None or self.latent.budget_nats_per_slot is None:
+            return None
+        slots = self.latent.slots_per_row * self.windows
+        return self.latent.budget_nats_per_slot * slots / self.target_tokens
+
+    @property
+    def living(self) -> bool | None:
+        """Whether the latent is used: 5 % of the budget, or 0.01 nats per slot without one. None: no latent."""
+        if self.latent is None or self.alive is not None:
+            return self.alive
+        budget = self.latent.budget_nats_per_slot
+        return self.latent.kl_nats_per_slot >= (0.05 * budget if budget else 0.01)
+
+
+@dataclass(frozen=True)
+class Run:
+    arm: str
+    seed: int
+    evaluation: Evaluation
+    nats: dict[str, FloatArray]  # nats per sequence by estimator, and 'targets'
+    events: tuple[dict[str, Any], ...]
+    recipe: str
+    versions: dict[str, str]
+
+    @property
+    def trained(self) -> int:
+        """Steps taken, from the log; the evaluated checkpoint may be an earlier one. 0: nothing was logged."""
+        return max((int(event.get("step", 0)) for event in self.events), default=0)
+
+    def value(self, name: str) -> float | None:
+        """One estimate, in nats per token."""
+        return self.evaluation.estimates[name].nats_per_token if name in self.evaluation.estimates else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that may be averaged: the seeds of an arm whose latents all live, are all dead, or don't exist."""
+
+    label: str
+    arm: str
+    runs: tuple[Run, ...]
+    alive: tuple[int, int] | None  # of all the arm's runs: k living of n
+    headline: str
+    estimates: dict[str, Interval]  # every bound, nats per token
+    difference: Interval | None  # headline minus the control's, nats per token
+    excess: Interval | None  # headline minus the oracle's, nats per sequence
+
+    @property
+    def living(self) -> bool | None:
+        """Whether these latents are used; None: there is none."""
+        return self.runs[0].evaluation.living
+
+    @property
+    def exact(self) -> bool:
+        """Whether the headline is the model's likelihood rather than a bound on it."""
+        return self.headline == EXACT
+
+    def mean(self, of: Callable[[Run], float | None]) -> float | None:
+        """The mean over seeds; None if any run lacks the number."""
+        found = [value for value in map(of, self.runs) if value is not None]
+        return fmean(found) if len(found) == len(self.runs) else None
+
+
+@dataclass(frozen=True)
+class Report:
+    out: Path
+    title: str
+    description: str
+    command: str
+    control: str
+    rows: tuple[Row, ...]
+    left_out: tuple[str, ...]  # one sentence for each run without a usable evaluation
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Arms with an evaluated run, in the study's order."""
+        return tuple(dict.fromkeys(row.arm for row in self.rows))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every evaluated run."""
+        return tuple(run for row in self.rows for run in row.runs)
+
+    @property
+    def control_row(self) -> Row | None:
+        """What the others are compared with."""
+        return next((row for row in self.rows if row.arm == self.control), None)
+
+
+def read_report(
+    out: Path, *, title: str, description: str, command: str, control: str, runs: Sequence[ReportRun]
+) -> Report:
+    """Read every run of a study.
+
+    Raises:
+        UserError: a corrupt file, runs that can't be compared, or no evaluated run at all.
+    """
+    read = [_read(run) for run in runs]
+    evaluated = [run for run in read if isinstance(run, Run)]
+    left_out = tuple(why for why in read if isinstance(why, str))
+    if not evaluated:
+        told = "; ".join(left_out) or "the study has no runs"
+        raise UserError(f"{out}: no evaluated run to report ({told}). Run the study first, then report it.")
+    _refuse(evaluated)
+    rows, against = [], [run for run in evaluated if run.arm == control]
+    for arm in dict.fromkeys(run.arm for run in evaluated):
+        of_arm = [run for run in evaluated if run.arm == arm]
+        for state, word in ((None, "no latent"), (True, "living"), (False, "dead")):
+            if chosen := [run for run in of_arm if run.evaluation.living is state]:
+                whole = len(chosen) == len(of_arm) and state is not False
+                label = arm if whole else f"{arm} ({word}, {len(chosen)} of {len(of_arm)})"
+                rows.append(_row(label, chosen, of_arm, [] if arm == control else against))
+    return Report(out, title, description, command, control, tuple(rows), left_out)
+
+
+def _read(run: ReportRun) -> Run | str:
+    """The run, or the sentence that says why it is left out."""
+    path, arrays = run.folder / "evaluation.json", run.folder / "evaluation.npz"
+    if not (path.is_file() and arrays.is_file()):
+        state = "unfinished: it has no evaluation" if run.folder.is_dir() else "missing: it has no folder"
+        return f"{run.arm}, seed {run.seed} is {state}"
+    try:
+        evaluation = Evaluation.model_validate(_json(path, _text(path)))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{path}: {wrong}; evaluate the run again with this version") from None
+    headline = evaluation.headline
+    if headline not in evaluation.estimates or not evaluation.estimates[headline].bound:
+        raise UserError(
+            f"{path}: {headline!r} is missing or no bound on a likelihood, and can't be a headline; "
+            "name elbo, ce_prior or nll_iwae_K in the recipe and evaluate the run again"
+        )
+    nats = _arrays(arrays, evaluation)
+    if not np.isfinite(nats[headline]).all():
+        return f"{run.arm}, seed {run.seed} diverged: its {headline} is not finite"
+    log, about = run.folder / "metrics.jsonl", run.folder / "run.json"
+    lines = enumerate(_text(log).splitlines(), start=1)
+    events = tuple(_json(f"{log}:{number}", text) for number, text in lines if text.strip())
+    versions = (_json(about, _text(about)) if about.is_file() else {}).get("versions") or {}
+    named = {str(key): str(value) for key, value in versions.items()}
+    return Run(run.arm, run.seed, evaluation, nats, events, _text(run.folder / "recipe.yaml"), named)
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", errors="backslashreplace") if path.is_file() else ""
+
+
+def _json(where: object, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); run it again, or move the run away") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: not a JSON object but a {type(found).__name__}; run it again")
+    return found
+
+
+def _arrays(path: Path, evaluation: Evaluation) -> dict[str, FloatArray]:
+    """Nats per sequence by estimator, checked against `evaluation.json`: both must come from one evaluation."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name], np.float64) for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a NumPy archive ({error}); evaluate the run again") from None
+    if missing := {"targets", *evaluation.estimates} - arrays.keys():
+        raise UserError(f"{path}: no array {', '.join(map(repr, sorted(missing)))}; evaluate the run again")
+    targets, shape = arrays["targets"], (evaluation.windows,)
+    if any(array.shape != shape for array in arrays.values()) or (targets < 1).any():
+        raise UserError(f"{path}: every array needs {shape[0]} windows with targets; evaluate again")
+    for name, estimate in evaluation.estimates.items():
+        stated, summed = estimate.nats_per_token, float(arrays[name].sum() / targets.sum())
+        if abs(stated - summed) > 1e-3:  # NaN passes: diverged runs are told apart later
+            raise UserError(f"{path}: {name} is {summed:.4f} here but {stated:.4f} there; evaluate again")
+    return arrays
+
+
+def _refuse(runs: Sequence[Run]) -> None:
+    """Raise UserError for runs whose numbers must not stand side by side."""
+    rules = (
+        ("windows_hash", "they were scored on different windows", "the same data and evaluation settings"),
+        ("iwae_k", "a bound with more samples is tighter whatever the model", "one number of samples"),
+        ("codec", "a token of one is not a token of another", "one codec"),
+    )
+    for field, reason, remedy in rules:
+        arms: dict[object, set[str]] = {}
+        for run in runs:
+            if (value := getattr(run.evaluation, field)) is not None:
+                arms.setdefault(value, set()).add(run.arm)
+        if len(arms) > 1:
+            who = "; ".join(f"{value}: {', '.join(sorted(names))}" for value, names in arms.items())
+            raise UserError(
+                f"these runs can't be compared: {field} differs ({who}), so {reason}. "
+                f"Evaluate them all again with {remedy}, or report them as separate studies."
+            )
+    headlines: dict[str, str] = {}
+    for run in runs:
+        name = run.evaluation.headline
+        if headlines.setdefault(run.arm, name) != name:
+            raise UserError(
+                f"the seeds of {run.arm} have different headline estimators ({headlines[run.arm]}, {name}), which "
+                "have no common mean. Evaluate them all again with the one that the recipe names."
+            )
+        if not np.array_equal(run.nats["targets"], runs[0].nats["targets"]):
+            raise UserError(f"{run.arm}, seed {run.seed}: other targets; evaluate all runs again")
+
+
+def _row(label: str, runs: Sequence[Run], of_arm: Sequence[Run], control: Sequence[Run]) -> Row:
+    """Means, and the paired comparisons with the control (empty for the control itself) and with the oracle."""
+    first, headline = runs[0], runs[0].evaluation.headline
+    targets = first.nats["targets"]
+
+    def stack(name: str, of: Sequence[Run] = runs) -> FloatArray:
+        return np.stack([run.nats[name] for run in of])
+
+    difference = excess = None
+    if control and control[0].evaluation.headline == EXACT:
+        mates = {run.seed: run for run in control}  # the same seeds where the control has them
+        paired = [mates[run.seed] for run in runs] if all(run.seed in mates for run in runs) else control
+        difference = paired_bootstrap(stack(headline), stack(EXACT, paired), targets)
+    if all(ORACLE in run.nats for run in runs):
+        excess = paired_bootstrap(stack(headline), stack(ORACLE), np.ones_like(targets))
+    bounds = [name for name, e in first.evaluation.estimates.items() if e.bound and name != ORACLE]
+    shared = [name for name in bounds if all(name in run.nats for run in runs)]
+    states = [run.evaluation.living for run in of_arm if run.evaluation.living is not None]
+    return Row(
+        label=label,
+        arm=first.arm,
+        runs=tuple(runs),
+        alive=(sum(states), len(states)) if states else None,
+        headline=headline,
+        estimates={name: bootstrap(stack(name), targets) for name in shared},
+        difference=difference,
+        excess=excess,
+    )

@@ -1,0 +1,263 @@
+"""The report's figures, as SVG that takes its text colour from the page and needs nothing from outside it.
+
+matplotlib is used through `Figure` alone: no pyplot, no window, no global state. Every figure comes with words for
+those who can't see it. Dead runs are hollow and dashed. All axes are nats per target token unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from lvlm.report.data import ORACLE, Report, Row, Run
+from lvlm.report.statistics import FloatArray
+
+# Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on near-black.
+_COLOURS = ("#0080c8", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#56b4e9")
+_MARKERS = "osD^vPX*"
+_CONTROL = "#808080"
+_INK = "#010203"  # stands for the page's text colour until the SVG is written
+
+
+class Style(NamedTuple):
+    colour: str
+    marker: str
+
+
+class Picture(NamedTuple):
+    title: str
+    svg: str
+    note: str  # how to read it
+
+
+def styles(report: Report) -> dict[str, Style]:
+    """One colour and one marker for each arm; past six arms the colours repeat with other markers."""
+    others = [arm for arm in report.arms if arm != report.control]
+    found = {
+        arm: Style(_COLOURS[i % len(_COLOURS)], _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)])
+        for i, arm in enumerate(others)
+    }
+    return {arm: found.get(arm, Style(_CONTROL, "o")) for arm in report.arms}
+
+
+def draw(report: Report) -> list[Picture]:
+    """Every figure that the study has the numbers for."""
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "lvlm",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.parse_math": False,  # names may hold dollar signs
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        **dict.fromkeys(ink, _INK),
+    }
+    with rc_context(settings):
+        pictures = [_battery(report), _rate_distortion(report), _curves(report), _by_position(report)]
+    return [picture for picture in pictures if picture is not None]
+
+
+def _canvas(height: float, panels: int = 1) -> tuple[Canvas, list[Axes]]:
+    canvas = Canvas(figsize=(7.2, height), layout="constrained")
+    axes = canvas.subplots(1, panels, squeeze=False)
+    for axis in axes[0]:
+        axis.grid(color="#80808033", linewidth=0.6)
+        axis.set_axisbelow(True)
+    return canvas, list(axes[0])
+
+
+def _svg(canvas: Canvas, key: str, alt: str) -> str:
+    """The figure as an inline element: ids made unique on the page, ink made the page's own, XML preamble dropped.
+
+    key   goes in front of every id
+    alt   what the figure shows, in words and numbers
+    """
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", transparent=True)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
+    svg = re.sub(
+        r' xmlns(:\w+)?="[^"]*"', "", svg
+    )  # HTML needs none; without 'http:' a page is easy to check
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+
+
+def _style(report: Report, row: Row) -> dict[str, Any]:
+    """Marker and colour of a row: the arm's, hollow where the latent is dead."""
+    colour, marker = styles(report)[row.arm]
+    return {"color": colour, "marker": marker, "markerfacecolor": "none" if row.living is False else colour}
+
+
+def _plain(text: str) -> str:
+    """A name as a legend shows it: matplotlib hides labels that start with an underscore."""
+    return text.lstrip("_") or "–"
+
+
+def _finish(axis: Axes, *, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=9)
+
+
+def _battery(report: Report) -> Picture:
+    """Every valid estimate of every arm on one axis, beside the control's exact value and the oracle."""
+    canvas, (axis,) = _canvas(1.0 + 0.27 * sum(len(row.estimates) for row in report.rows))
+    told, labels, places, place = [], [], [], -0.6
+    for row in report.rows:
+        place += 0.6
+        for name, value in row.estimates.items():
+            place += 1.0
+            # rounding may put the mean of equal numbers a hair outside; what is infinite has no width
+            spread = np.fmax([[value.mean - value.low], [value.high - value.mean]], 0.0)
+            axis.errorbar([value.mean], [place], xerr=spread, capsize=3, markersize=6, **_style(report, row))
+            labels.append(f"{row.label}   {name}")
+            places.append(place)
+            told.append(f"{row.label} {name} {value.mean:.4f}")
+    control = report.control_row
+    if control is not None and control.exact:
+        exact, label = (
+            control.estimates[control.headline].mean,
+            _plain(f"{control.label}, {control.headline}"),
+        )
+        axis.axvline(exact, color=_CONTROL, linewidth=1.4, label=label, zorder=1)
+    oracle = next((nats for run in report.runs if (nats := run.value(ORACLE)) is not None), None)
+    if oracle is not None:
+        axis.axvline(oracle, color=_INK, linewidth=1.4, linestyle=":", label=ORACLE, zorder=1)
+        told.append(f"the oracle {oracle:.4f}")
+    axis.set_yticks(places, labels)
+    axis.set_ylim(place + 0.8, 0.2)
+    axis.grid(visible=False, axis="y")
+    axis.set_xlabel("nats per token (lower is better)")
+    if axis.get_legend_handles_labels()[0]:
+        canvas.legend(loc="outside upper right", ncols=2, fontsize=9)
+    alt = f"Dots with 95 % intervals, nats per token: {'; '.join(told)}."
+    note = (
+        "Each estimate but nll_exact is an upper bound, so the leftmost of an arm is the one nearest the truth. These "
+        "intervals are of one arm alone; paired differences, in the table, are much surer than their overlap suggests."
+    )
+    return Picture("Battery of estimators", _svg(canvas, "battery", alt), note)
+
+
+def _rate_distortion(report: Report) -> Picture | None:
+    """Raw KL against ce_posterior: what the codes cost and what is left to say once they are known."""
+    canvas, (axis,) = _canvas(4.4)
+    told, latents = [], False
+    for row in report.rows:
+        pairs = [(run.value("kl"), run.value("ce_posterior")) for run in row.runs]
+        found, label = [(kl, ce) for kl, ce in pairs if kl is not None and ce is not None], row.label
+        if found:
+            latents = True
+        elif row.exact and row.arm == report.control:
+            found, label = [(0.0, row.estimates[row.headline].mean)], f"{row.label} (exact, at rate 0)"
+        else:
+            continue
+        axis.plot(*zip(*found, strict=True), linestyle="none", markersize=8, label=_plain(label),
+                  clip_on=False, zorder=3, **_style(report, row))  # fmt: skip
+        rate, distortion = np.mean(found, axis=0)
+        told.append(f"{label}: KL {rate:.4f}, cross-entropy {distortion:.4f}")
+    if not latents:
+        return None
+    axis.margins(0.12)
+    right, (low, high) = max(axis.get_xlim()[1], 0.02), axis.get_ylim()
+    pad = 0.5 * max(0.0, 0.3 * right - (high - low))  # a flat cloud still shows the slope of the lines
+    low, high = low - pad, high + pad
+    axis.set_xlim(0, right)
+    axis.set_ylim(low, high)
+    for elbo in MaxNLocator(8).tick_values(low, high + right):
+        axis.axline((0, elbo), slope=-1, color="#808080", linewidth=1, alpha=0.6, linestyle=":", zorder=0)
+        leave = min(right, elbo - low)  # where the line meets the lower or the right edge
+        if 0.04 * right < leave and elbo - leave < high:
+            axis.annotate(f"{elbo:g}", (leave, elbo - leave), fontsize=8, color="#808080", xytext=(3, 2),
+                          textcoords="offset points", annotation_clip=False)  # fmt: skip
+    _finish(axis, x="rate: raw KL, nats per token", y="distortion: ce_posterior, nats per token")
+    alt = f"Rate-distortion plane, means over seeds in nats per token: {'; '.join(told)}."
+    note = (
+        "Every seed is a point; dotted lines join equal ELBO, with its value at their end. Down and to the left is "
+        "better. ce_posterior has seen the answer: only its sum with the rate is a bound, and it means nothing alone."
+    )
+    return Picture("Rate-distortion plane", _svg(canvas, "plane", alt), note)
+
+
+def _series(run: Run, *names: str) -> dict[int, float]:
+    """By step, the first of these numbers that an evaluation during training holds."""
+    found = {}
+    for event in run.events:
+        value = next((event[name] for name in names if event.get(name) is not None), None)
+        if event.get("event") == "evaluate" and value is not None:
+            found[event["step"]] = value
+    return found
+
+
+def _lines(axis: Axes, report: Report, row: Row, series: Sequence[dict[int, float]]) -> FloatArray | None:
+    """Draw seeds thin and their mean thick, over the steps that all of them have; return the mean."""
+    series = [one for one in series if one]
+    shared = sorted(set[int].intersection(*map(set, series))) if series else []
+    (colour, marker), dash = styles(report)[row.arm], "--" if row.living is False else "-"
+    for one in series:
+        axis.plot(list(one), list(one.values()), color=colour, linewidth=0.8, alpha=0.45, linestyle=dash)
+    if not shared:
+        return None
+    mean: FloatArray = np.mean([[one[step] for step in shared] for one in series], axis=0)
+    axis.plot(shared, mean, color=colour, linewidth=2.2, linestyle=dash, label=_plain(row.label),
+              marker=marker if len(shared) == 1 else None)  # fmt: skip
+    return mean
+
+
+def _curves(report: Report) -> Picture | None:
+    """Validation bound and raw KL over the steps."""
+    canvas, (left, right) = _canvas(3.8, panels=2)
+    told = []
+    for row in report.rows:
+        bound = _lines(left, report, row, [_series(run, "nll_exact", "elbo") for run in row.runs])
+        kl = _lines(right, report, row, [_series(run, "kl") for run in row.runs])
+        if bound is not None:
+            raw = "" if kl is None else f" with raw KL {kl[-1]:.4f}"
+            told.append(f"{row.label} ends at {bound[-1]:.4f}{raw}")
+        budget = row.runs[0].evaluation.budget
+        if kl is not None and budget is not None:
+            right.axhline(budget, color=styles(report)[row.arm].colour, linestyle=":", linewidth=1.4)
+    if not told:
+        return None
+    _finish(left, x="step", y="validation elbo or nll_exact, nats per token")
+    right.set_xlabel("step")
+    right.set_ylabel("raw KL, nats per token")
+    if right.lines:
+        right.set_ylim(bottom=0)
+    else:
+        right.set_visible(False)
+    alt = f"Learning curves, nats per token: {'; '.join(told)}."
+    note = "Thin lines are seeds, thick ones their mean. On the right, dotted lines are the budgets: KL below is free."
+    return Picture("Learning curves", _svg(canvas, "curves", alt), note)
+
+
+def _by_position(report: Report) -> Picture | None:
+    """Where in the row the codes carry something."""
+    canvas, (axis,) = _canvas(3.4)
+    told = []
+    for row in report.rows:
+        found = [
+            run.evaluation.latent.kl_by_position for run in row.runs if run.evaluation.latent is not None
+        ]
+        mean = _lines(axis, report, row, [dict(enumerate(kls)) for kls in found if len(kls) > 1])
+        if mean is not None:
+            told.append(f"{row.label} is largest at position {mean.argmax()}")
+    if not told:
+        return None
+    axis.set_ylim(bottom=0)
+    _finish(axis, x="slot position in the row", y="raw KL, nats per slot")
+    alt = f"Raw KL by slot position: {'; '.join(told)}."
+    note = "A flat line spends the same everywhere; a peak says where the model has something to decide."
+    return Picture("KL by position", _svg(canvas, "position", alt), note)

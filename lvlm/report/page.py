@@ -1,0 +1,88 @@
+"""The page itself: `OUT/report.html`, whole in one file, so that no script, font or picture is fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from rich.console import Console
+from rich.segment import Segments
+
+from lvlm.report import figures, words
+from lvlm.report.data import Report, ReportRun, Run, read_report
+
+_INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
+_WIDTH_OF_A_FILE = 150
+
+
+def visible(text: str) -> Markup:
+    """Any text as safe HTML, with control, zero-width and bidirectional characters made visible."""
+
+    def show(character: str) -> str:
+        code = ord(character)
+        known = {"\n": "↵\n", "\t": "⇥\t"}
+        return known.get(character, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+    parts = _INVISIBLE.split(text)  # every second part is one invisible character
+    control = Markup('<span class="control">{}</span>')
+    return Markup("").join(control.format(show(p)) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
+def _versions(runs: Sequence[Run]) -> dict[str, str]:
+    """Every package with its version, or versions."""
+    pairs = sorted({pair for run in runs for pair in run.versions.items()})
+    return {name: ", ".join(v for n, v in pairs if n == name) for name, _ in pairs}
+
+
+def render_report(report: Report) -> Path:
+    """Write `OUT/report.html` and return its path."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["visible"] = visible
+    samples = [
+        (row, next((r.evaluation.sample for r in row.runs if r.evaluation.sample), None))
+        for row in report.rows
+    ]
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        verdicts=words.verdicts(report),
+        banners=words.banners(report),
+        comparison=words.comparison(report),
+        latents=words.latents(report),
+        styles=figures.styles(report),
+        figures=figures.draw(report),
+        samples=samples,
+        recipes=[(arm, next(r.recipe for r in report.runs if r.arm == arm)) for arm in report.arms],
+        evaluation=report.runs[0].evaluation,
+        versions=_versions(report.runs),
+        glossary=words.GLOSSARY,
+    )
+    path = report.out / "report.html"
+    path.write_bytes(page.encode("utf-8", "backslashreplace"))
+    return path
+
+
+def write_report(
+    out: Path, *, title: str, description: str, command: str, control: str, runs: Sequence[ReportRun]
+) -> Path:
+    """Read a study and write its page; UserError as in `read_report`."""
+    return render_report(
+        read_report(out, title=title, description=description, command=command, control=control, runs=runs)
+    )
+
+
+def report_study(report: Report, console: Console) -> Path:
+    """Write the page of what was read, and print its comparison table; a pipe or file gets it 150 wide at least."""
+    path = render_report(report)
+    width = console.width if console.is_terminal else max(console.width, _WIDTH_OF_A_FILE)
+    table = words.comparison_table(report, width)
+    console.print(Segments(console.render(table, console.options.update_width(width))), crop=False)
+    return path

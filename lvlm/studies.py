@@ -1,0 +1,64 @@
+"""Studies: arms and seeds, trained and evaluated one after the other, and one report.
+
+OUT/ARM/seedK/      a run each (lvlm.runs)
+OUT/report.html     the comparison
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lvlm.scoreboard import evaluate_run
+from lvlm.training.console import Display
+from lvlm.training.trainer import train
+
+
+def run_study(
+    source: str | Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    plugin_files: Sequence[str] = (),
+    console: Console,
+    command: str = "",
+) -> Path:
+    """Run what isn't finished yet, then write the report, print its table and return its path.
+
+    Raises:
+        UserError: a fault in any arm (before anything runs), a folder that holds another run, arms that can't
+            be compared.
+    """
+    from lvlm.report import ReportRun, read_report, report_study
+    from lvlm.study_recipe import read_study
+
+    study = read_study(source, overrides, plugin_files=plugin_files)
+    total, began, worked = len(study.runs), time.monotonic(), 0
+    console.print(
+        f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}", highlight=False
+    )
+    reported = []
+    for number, run in enumerate(study.runs, start=1):
+        folder = out / run.arm / f"seed{run.seed}"
+        reported.append(ReportRun(run.arm, run.seed, folder))
+        label = f"[{number}/{total}] {run.arm} seed {run.seed}"
+        train(run.resolved, folder, resume=True, console=console, label=label)
+        if (folder / "evaluation.json").exists():
+            continue
+        with Display(console, f"{label}  evaluating", 100) as display:
+            evaluate_run(folder, registry=run.resolved.registry, progress=display.share)
+        worked += 1
+        minutes = (time.monotonic() - began) / worked * (total - number) / 60
+        console.print(f"{label}  done; about {minutes:.1f} min left", highlight=False, markup=False)
+    report = read_report(
+        out,
+        title=study.name,
+        description=study.description,
+        command=command,
+        control=study.control,
+        runs=reported,
+    )
+    return report_study(report, console)
