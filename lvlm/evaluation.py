@@ -29,6 +29,8 @@ from lvlm.model import LatentLM
 from lvlm.objective import NATS_PER_BIT, cross_entropy_nats
 
 ACTIVE_UNIT_BITS = 0.01
+ALIVE_SHARE_OF_BUDGET = 0.05
+ALIVE_NATS_PER_SLOT = 0.01  # where there is no budget
 NOT_BOUNDS = ("ce_posterior", "kl", "nll_oracle")
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -69,6 +71,12 @@ class Estimates:
 def is_bound(name: str) -> bool:
     """Whether a number by that name is a valid upper bound on the negative log-likelihood (or is it)."""
     return name not in NOT_BOUNDS
+
+
+def is_alive(kl_nats_per_slot: float, budget_nats_per_slot: float | None) -> bool:
+    """Whether a latent is used: its raw KL is at least 5 % of the budget, or 0.01 nats per slot without one."""
+    least = ALIVE_SHARE_OF_BUDGET * budget_nats_per_slot if budget_nats_per_slot else ALIVE_NATS_PER_SLOT
+    return kl_nats_per_slot >= least
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -21,6 +22,7 @@ from lvlm.plugin import Kind, PluginError, in_words, kinds_of, module_name, modu
 from lvlm.provenance import no_such_file
 
 GROUP = "lvlm"
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Registry:
         registry = registry.extended(files)
         if strict or os.environ.get("LVLM_STRICT", "0") not in ("", "0"):
             registry._refuse([plugin for plugin in registry.plugins if plugin.error])
+        for line in registry.warnings():
+            LOGGER.warning(line)
         return registry
 
     def extended(self, files: Sequence[str | Path]) -> Registry:
@@ -126,7 +130,7 @@ class Registry:
         raise UserError(f"no plugin {name!r}; known: {listing(known)}{nearest(name, known)}")
 
     def warnings(self) -> list[str]:
-        """One line for each plugin that was dropped, for the caller to print."""
+        """One line for each plugin that was dropped; `load` logs them."""
         return [_dropped(plugin) for plugin in self.plugins if plugin.error]
 
     def _suspects(self) -> str:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from lvlm.errors import UserError
+from lvlm.evaluation import is_alive
 from lvlm.report import (
     Report,
     ReportRun,
@@ -100,7 +101,7 @@ class StudyFolder:
             "tokens_per_second": 1000.0 + seed,
             "peak_memory_mib": 100.0 + seed,
             "sample": {"prompt": "Once ", "text": "upon a time", "tokens": 4, "temperature": 1.0},
-            "alive": None,
+            "alive": None if kl is None else is_alive(kl, budget),
             **changes,
         }
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
@@ -232,21 +233,12 @@ def test_dead_and_living_runs_are_never_averaged(usual: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kl", "budget", "stored", "living"),
-    [
-        (0.051, 1.0, None, True),
-        (0.049, 1.0, None, False),
-        (0.011, None, None, True),
-        (0.009, None, None, False),
-        (0.5, 1.0, False, False),
-    ],
+    ("kl", "budget", "alive"),
+    [(0.051, 1.0, True), (0.049, 1.0, False), (0.011, None, True), (0.009, 0.0, False)],
 )
-def test_alive_rule(
-    study: StudyFolder, kl: float, budget: float | None, stored: bool | None, living: bool
-) -> None:
-    """5 % of the budget, or 0.01 nats per slot without one; what the evaluation stored goes first."""
-    study.add("free", 0, 1.5, kl=kl, budget=budget, alive=stored)
-    assert study.read().rows[0].living is living
+def test_alive_rule(kl: float, budget: float | None, alive: bool) -> None:
+    """5 % of the budget, or 0.01 nats per slot without one."""
+    assert is_alive(kl, budget) is alive
 
 
 def test_excess_over_the_oracle_is_per_sequence(study: StudyFolder) -> None:

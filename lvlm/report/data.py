@@ -74,7 +74,8 @@ class Evaluation(BaseModel):
     tokens_per_second: float | None
     peak_memory_mib: float | None
     sample: Sample | None
-    alive: bool | None
+    living: bool | None = Field(alias="alive")
+    """Whether the latent is used (lvlm.scoreboard has the rule); None: there is no latent."""
 
     @property
     def budget(self) -> float | None:
@@ -83,14 +84,6 @@ class Evaluation(BaseModel):
             return None
         slots = self.latent.slots_per_row * self.windows
         return self.latent.budget_nats_per_slot * slots / self.target_tokens
-
-    @property
-    def living(self) -> bool | None:
-        """Whether the latent is used: 5 % of the budget, or 0.01 nats per slot without one. None: no latent."""
-        if self.latent is None or self.alive is not None:
-            return self.alive
-        budget = self.latent.budget_nats_per_slot
-        return self.latent.kl_nats_per_slot >= (0.05 * budget if budget else 0.01)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""The package as a stranger gets it: the wheel works without the checkout, and the core knows no plugin."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "lvlm").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_core_imports_no_plugin(path: Path) -> None:
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    assert not {name for name in imported if name.startswith("lvlm_")}
+
+
+def test_the_wheel_holds_core_plugins_and_recipes_and_works_elsewhere(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(site)
+    for name in (
+        "lvlm/py.typed",
+        "lvlm/report/report.html.j2",
+        "lvlm/recipes/free.yaml",
+        "lvlm_free/binary.py",
+    ):
+        assert name in names
+    assert not {name for name in names if name.startswith(("tests/", "docs/"))}
+    # -S and a path of our own: neither the editable install nor the checkout is in reach.
+    packages = next(p for p in sys.path if p.endswith("site-packages"))
+    reachable = tmp_path / "packages"
+    reachable.mkdir()
+    for entry in Path(packages).iterdir():
+        if "lvlm" not in entry.name:
+            (reachable / entry.name).symlink_to(entry)
+    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{reachable}"}
+    for command in (["plugins"], ["check", "free"], ["check", "cross/gaussian_token_add"]):
+        ran = subprocess.run(
+            [sys.executable, "-S", "-m", "lvlm", *command],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+    assert str(site) in subprocess.run(
+        [sys.executable, "-S", "-c", "import lvlm; print(lvlm.__file__)"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
