@@ -1,0 +1,3 @@
+from lvlm.testing import conformance
+
+test_laplace = conformance(plugin="laplace")
