@@ -37,7 +37,7 @@ def _seam(recipe: Recipe) -> Iterator[Broken]:
     layers, injection = model.backbone.layers, model.injection
     if model.seam_index > layers:
         yield ("model", "seam"), f"seam {model.seam_index} lies outside the stack, whose layers are {layers}"
-    elif injection and (injection.needs_block or injection.needs_fixed_slots) and model.seam_index == layers:
+    elif injection and injection.needs_block and model.seam_index == layers:
         needs = f"injection {injection.kind_name()!r} needs a block at the seam"
         yield (
             ("model", "seam"),

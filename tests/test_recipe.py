@@ -64,6 +64,7 @@ class Prefix(InjectionParams):
     """In front."""
     kind: Literal["prefix"] = "prefix"
     needs_fixed_slots: ClassVar[bool] = True
+    needs_block: ClassVar[bool] = True
     def build(self, *, width, slots): ...
 
 class Add(InjectionParams):

@@ -26,7 +26,6 @@ GLOSSARY = {  # name: status, what it is
         "upper bound",
         "K weighted posterior samples of the whole sequence; tighter as K grows",
     ),
-    "nll_smc_K": ("upper bound", "particle filter with K particles; a bound in expectation"),
     "nll_oracle": (
         "exact",
         "the source's own negative log-likelihood, where it is known; no model's mean is below it",

@@ -131,13 +131,14 @@ def check_quantizer(params: QuantizerParams) -> None:
     half = quantizer.float()(q.detach().bfloat16(), p.bfloat16())
     assert half.kl_BSd is not None
     assert half.kl_BSd.dtype == torch.float32, "KL is computed in float32 whatever the input"
-    wrong = torch.zeros(4, dtype=torch.float64)
-    try:
-        quantizer.given(wrong)
-    except UserError:
-        pass
-    else:
-        raise AssertionError(f"codes of shape {list(wrong.shape)} are accepted")
+    codes = latent.codes
+    wrong = torch.full_like(codes, torch.nan if codes.is_floating_point() else -1)
+    for codes, fault in ((wrong, "not finite, or out of range"), (codes.flatten(), "of the wrong shape")):
+        try:
+            quantizer.given(codes)
+        except UserError:
+            continue
+        raise AssertionError(f"codes that are {fault} are accepted: {codes.dtype} {list(codes.shape)}")
 
 
 def _check_kl_by_sampling(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:
