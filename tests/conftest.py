@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: tiny models, whose threads would only wait for each other
+
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from lvlm.registry import Registry
@@ -13,7 +14,6 @@ from lvlm.registry import Registry
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
-torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 
 @pytest.fixture(scope="session")

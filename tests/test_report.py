@@ -477,3 +477,13 @@ def test_pages_are_reproducible(usual: StudyFolder) -> None:
     first = path.read_bytes()
     write_report(usual.out, title="t", description="", command="c", control="baseline", runs=usual.runs)
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(("nll", "ignored"), [(0.4777, True), (1.5, False)])
+def test_a_latent_that_is_paid_for_and_not_read_is_named(
+    study: StudyFolder, nll: float, ignored: bool
+) -> None:
+    for seed in range(3):
+        study.add("baseline", seed, nll)
+        study.add("free", seed, nll, kl=0.2)  # ce_posterior is 0.7777, ce_prior is nll + 0.3
+    assert any(banner.startswith("Ignored latent in free") for banner in banners(study.read())) is ignored

@@ -92,6 +92,8 @@ def banners(report: Report) -> list[str]:
                 f"Dead latent in {row.label}: {whose} raw KL is under 5 % of the budget, or without a budget under "
                 "0.01 nats/slot, so the code carries nothing. These runs are never averaged with living ones."
             )
+        if row.living and (ignored := _ignored(row)):
+            found.append(ignored)
         if row.excess is not None and row.excess.high < 0:
             found.append(
                 f"{row.label} is below the oracle by {-row.excess.mean:.3f} nats/sequence. No valid bound is: "
@@ -107,8 +109,25 @@ def banners(report: Report) -> list[str]:
     return found
 
 
+def _ignored(row: Row) -> str | None:
+    """That a latent is paid for and not read: posterior codes predict no better than prior ones."""
+    rate = row.mean(lambda run: run.value("kl"))
+    with_codes, without = (
+        row.mean(lambda run: run.value("ce_posterior")),
+        row.mean(lambda run: run.value("ce_prior")),
+    )
+    if rate is None or with_codes is None or without is None or without - with_codes > IGNORED_BELOW * rate:
+        return None
+    return (
+        f"Ignored latent in {row.label}: it pays {rate:.4f} nats/token of KL, yet codes from the posterior predict only "
+        f"{max(0.0, without - with_codes):.4f} nats/token better than codes from the prior. Its bounds are worse than "
+        "its decoder by what the codes cost."
+    )
+
+
 # ---- tables -------------------------------------------------------------------------------------------------
 
+IGNORED_BELOW = 0.05  # of what the codes cost
 BOUNDS_FROM, DETAILS_FROM = 140, 220  # console widths
 
 

@@ -133,12 +133,12 @@ def check_quantizer(params: QuantizerParams) -> None:
     assert half.kl_BSd.dtype == torch.float32, "KL is computed in float32 whatever the input"
     codes = latent.codes
     wrong = torch.full_like(codes, torch.nan if codes.is_floating_point() else -1)
-    for codes, fault in ((wrong, "not finite, or out of range"), (codes.flatten(), "of the wrong shape")):
+    for bad, fault in ((wrong, "not finite, or out of range"), (codes.flatten(), "of the wrong shape")):
         try:
-            quantizer.given(codes)
+            quantizer.given(bad)
         except UserError:
             continue
-        raise AssertionError(f"codes that are {fault} are accepted: {codes.dtype} {list(codes.shape)}")
+        raise AssertionError(f"codes that are {fault} are accepted: {bad.dtype} {list(bad.shape)}")
 
 
 def _check_kl_by_sampling(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:

@@ -1,0 +1,57 @@
+"""lvlm: a comparative zoo of latent-variable language models.
+
+The verbs of the command line are functions here; each imports what it needs when it is first used.
+
+    build(recipe) -> model                 load(run) -> model
+    train(recipe, out) -> run folder       evaluate(run) -> numbers
+    sample(run, prompt) -> text            study(file, out) -> report
+    check(recipe) -> resolved values       generate(model, tokens, …), kinds(), plugins(), schema()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lvlm.api import (
+        build,
+        check,
+        evaluate,
+        generate,
+        kinds,
+        load,
+        plugins,
+        sample,
+        schema,
+        study,
+        train,
+    )
+    from lvlm.errors import UserError
+
+__version__ = "0.1.0"
+__all__ = [
+    "UserError",
+    "build",
+    "check",
+    "evaluate",
+    "generate",
+    "kinds",
+    "load",
+    "plugins",
+    "sample",
+    "schema",
+    "study",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "UserError":
+        from lvlm.errors import UserError
+
+        return UserError
+    if name in __all__:
+        import lvlm.api
+
+        return getattr(lvlm.api, name)
+    raise AttributeError(f"module 'lvlm' has no attribute {name!r}")

@@ -1,0 +1,229 @@
+"""The verbs: what `import lvlm` offers and the command line calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lvlm.assemble import ParameterCount, assemble, count_parameters
+from lvlm.errors import Interrupted, UserError, listing, nearest
+from lvlm.generation import generate
+from lvlm.model import LatentLM
+from lvlm.plugin import Kind
+from lvlm.recipe import Recipe, Resolved, json_schema, read_recipe
+from lvlm.registry import PluginInfo, Registry
+from lvlm.runs import load_run, read_run
+from lvlm.scoreboard import evaluate_run
+from lvlm.studies import run_study
+from lvlm.training.console import Display
+from lvlm.training.trainer import train as train_resolved
+
+RecipeSource = str | Path | Mapping[str, Any] | Recipe
+
+__all__ = [
+    "Checked",
+    "build",
+    "check",
+    "evaluate",
+    "generate",
+    "kinds",
+    "load",
+    "plugins",
+    "sample",
+    "schema",
+    "study",
+    "train",
+]
+
+
+def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
+    """The model of a recipe, untrained: an ordinary `nn.Module`.
+
+    Args:
+        recipe: a YAML file, the name of a shipped recipe ('free'), or a mapping.
+        overrides: 'model.quantizer.bits=8'.
+        plugin_files: single-file plugins.
+
+    Raises:
+        UserError: with all that is wrong with the recipe.
+    """
+    return assemble(read_recipe(recipe, overrides, plugin_files=plugin_files).recipe)
+
+
+def load(run: str | Path, *, plugin_files: Sequence[str] = (), step: int | None = None) -> LatentLM:
+    """The model of a run, in evaluation mode, with the weights of its best checkpoint by bound, or of `step`.
+
+    Executes nothing that the run holds.
+
+    Raises:
+        UserError: no such run or checkpoint, or a damaged one.
+    """
+    return load_run(run, plugin_files=plugin_files, step=step)[0]
+
+
+def train(
+    recipe: RecipeSource | None,
+    out: str | Path,
+    *overrides: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> Path:
+    """Train a recipe into a run folder.
+
+    Args:
+        recipe: as for `build`; None with `resume`, for the run's own.
+        out: the run's folder.
+        overrides: 'train.steps=100'.
+        resume: go on where the run stopped, exactly.
+        overwrite: delete a run that is there.
+        plugin_files: single-file plugins.
+        console: where progress goes; quiet unless given.
+
+    Raises:
+        UserError: for bad input, a full disk, a loss that isn't finite.
+        lvlm.errors.Interrupted: by Ctrl-C or SIGTERM, after saving.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if recipe is None:
+        if not resume:
+            raise UserError("which recipe? name one, or go on with a run by --resume --out RUN")
+        resolved = read_run(out, overrides, plugin_files=plugin_files)
+    else:
+        resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
+    return train_resolved(resolved, Path(out), resume=resume, overwrite=overwrite, console=console)
+
+
+def evaluate(
+    run: str | Path, *, plugin_files: Sequence[str] = (), console: Console | None = None
+) -> dict[str, Any]:
+    """Evaluate a run's best checkpoint on its test windows; what is returned is stored in evaluation.json.
+
+    Raises:
+        UserError: no such run, or a damaged one.
+    """
+    with Display(console or Console(quiet=True), f"evaluating {run}", 100) as display:
+        return evaluate_run(Path(run), plugin_files=tuple(plugin_files), progress=display.share)
+
+
+def sample(
+    run: str | Path,
+    prompt: str,
+    *,
+    tokens: int = 200,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    samples: int = 1,
+    plugin_files: Sequence[str] = (),
+) -> list[str]:
+    """Texts that continue a prompt, without the prompt.
+
+    Raises:
+        UserError: no such run, a prompt that the model can't read, options out of range.
+    """
+    if samples < 1:
+        raise UserError(f"samples is {samples}; ask for at least one")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}; it is from 0 to 2^63 - 1")
+    model, resolved, _ = load_run(run, plugin_files=plugin_files)
+    codec = resolved.recipe.data.codec
+    ids = codec.encode(prompt)
+    prompts = torch.tensor([ids] * samples, dtype=torch.long).view(samples, len(ids))
+    generator = torch.Generator().manual_seed(seed)
+    out = generate(model, prompts, tokens, temperature=temperature, top_k=top_k, generator=generator)
+    return [codec.decode(row[len(ids) :]) for row in out.tokens_BT.tolist()]
+
+
+def study(
+    source: str | Path,
+    out: str | Path,
+    *overrides: str,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+    command: str = "",
+) -> Path:
+    """Run a study and write its report; what is finished already isn't run again.
+
+    Returns:
+        The path of the HTML report.
+
+    Raises:
+        UserError: for bad input, or arms that can't be compared.
+        lvlm.errors.Interrupted: by Ctrl-C or SIGTERM, after saving the run that was under way.
+    """
+    try:
+        return run_study(
+            source,
+            Path(out),
+            overrides,
+            plugin_files=plugin_files,
+            console=console or Console(quiet=True),
+            command=command,
+        )
+    except Interrupted as stop:
+        message = f"stopped; what was done is kept in {out}, and the same command goes on from there"
+        raise Interrupted(stop.signal_number, message) from None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found: the values with their origins, parameters by part, and shapes at the seam."""
+
+    resolved: Resolved
+    parameters: ParameterCount
+    shapes: dict[str, tuple[int, ...]]
+
+
+def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
+    """Resolve a recipe and put one row through its model, without reading data or training.
+
+    Raises:
+        UserError: with all that is wrong with the recipe.
+    """
+    resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
+    with torch.device("meta"):
+        model = assemble(resolved.recipe).eval()
+    rows, tokens = resolved.recipe.train.micro_rows or resolved.recipe.train.rows, resolved.recipe.data.tokens
+    shapes: dict[str, tuple[int, ...]] = {"tokens_BT": (rows, tokens)}
+    shapes["hidden_BTD"] = (rows, tokens, model.backbone.width)
+    if model.latent is not None and model.injection is not None:
+        quantizer, slots = model.latent.quantizer, model.latent.slots.count(tokens)
+        shapes |= {
+            "features_BSE": (rows, slots, model.latent.encoder.width),
+            "posterior_BSK": (rows, slots, quantizer.posterior_dim),
+            "prior_BSJ": (rows, slots, quantizer.prior_dim),
+            "kl_BSd": (rows, slots, quantizer.kl_dim),
+            "embedding_BSC": (rows, slots, quantizer.embedding_dim),
+        }
+    shapes["logits_BTV"] = (rows, tokens, model.backbone.vocab)
+    return Checked(resolved, count_parameters(model), shapes)
+
+
+def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:
+    """Every plugin, with its kinds, or with the reason why it failed."""
+    return Registry.load(files=plugin_files).plugins
+
+
+def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[Kind]:
+    """Every kind of a role, or of all.
+
+    Raises:
+        UserError: an unknown role.
+    """
+    known = Registry.load(files=plugin_files).kinds
+    if role is not None and role not in known:
+        raise UserError(f"unknown role {role!r}; known: {listing(known)}{nearest(role, known)}")
+    return [kind for name, of_role in known.items() if role in (None, name) for kind in of_role.values()]
+
+
+def schema(*, plugin_files: Sequence[str] = ()) -> dict[str, Any]:
+    """JSON Schema of a recipe, for the kinds that are installed."""
+    return json_schema(Registry.load(files=plugin_files))

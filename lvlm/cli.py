@@ -1,0 +1,247 @@
+"""The command line. Everything heavy is imported inside a command, so that `lvlm --help` is quick.
+
+A user's mistake is told in words with exit status 2; an interrupted run exits with 128 + the signal's number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from lvlm.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another process
+# wants a core, spinning makes a training step several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+class Commands(TyperGroup):
+    """Ends every command with a message and a status, and never with a traceback of the user's own mistake."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except UserError as error:
+            _end(2, str(error))
+        except Interrupted as error:
+            _end(128 + error.signal_number, str(error))
+        except KeyboardInterrupt:
+            _end(128 + signal.SIGINT, "stopped")
+        except BrokenPipeError:  # `lvlm kinds | head`: whoever read is gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        return result
+
+
+def _end(status: int, message: str) -> NoReturn:
+    print(f"lvlm: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="A comparative zoo of latent-variable language models: compose, train, compare honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe (free).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, the value in YAML: model.quantizer.bits=8")
+]
+RunArgument = Annotated[str, typer.Argument(help="A run's folder.")]
+PluginFiles = Annotated[
+    list[str] | None, typer.Option("--plugin", help="A single-file plugin; may be given several times.")
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A YAML file or a shipped recipe; none with --resume.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; runs/NAME unless given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Train a recipe into a run folder."""
+    from lvlm import api
+
+    if out is None and recipe is None:
+        raise UserError("which recipe? name one, or go on with a run by --resume --out RUN")
+    folder = Path(out) if out else Path("runs") / Path(str(recipe)).stem
+    api.train(
+        recipe,
+        folder,
+        *(overrides or []),
+        resume=resume,
+        overwrite=overwrite,
+        plugin_files=plugin or [],
+        console=_console(),
+    )
+    print(folder)
+
+
+@app.command(name="eval")
+def evaluate(run: RunArgument, as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
+    """Evaluate a run: valid bounds on the likelihood, and what the latent does."""
+    from lvlm import api
+    from lvlm.tables import evaluation_table
+
+    result = api.evaluate(run, plugin_files=plugin or [], console=_console())
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        _show(*evaluation_table(result))
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Option(help="What the text begins with.")],
+    tokens: Annotated[int, typer.Option(help="How many tokens to add.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of codes and tokens.")] = 0,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Choose among so many likeliest tokens.")] = None,
+    samples: Annotated[int, typer.Option(help="How many texts.")] = 1,
+    plugin: PluginFiles = None,
+) -> None:
+    """Continue a prompt; codes of the prompt come from the prompt alone, later ones from the prior."""
+    from lvlm import api
+
+    texts = api.sample(
+        run,
+        prompt,
+        tokens=tokens,
+        seed=seed,
+        temperature=temperature,
+        top_k=top_k,
+        samples=samples,
+        plugin_files=plugin or [],
+    )
+    for number, text in enumerate(texts, start=1):
+        if samples > 1:
+            print(f"--- {number} of {samples}")
+        print(prompt + text)
+
+
+@app.command()
+def study(
+    source: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one (demo).")],
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="The study's folder; runs/NAME unless given.")] = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Train and compare the arms of a study over its seeds; finished runs are not run again."""
+    from lvlm import api
+
+    folder = Path(out) if out else Path("runs") / Path(source).stem
+    command = shlex.join(["lvlm", *sys.argv[1:]])
+    page = api.study(
+        source, folder, *(overrides or []), plugin_files=plugin or [], console=_console(), command=command
+    )
+    print(f"report: {page.resolve().as_uri()}")
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJSON = False, plugin: PluginFiles = None
+) -> None:
+    """Resolve a recipe: values with their origins, parameters by part, shapes at the seam. Trains nothing."""
+    from lvlm import api
+    from lvlm.tables import checked_record, checked_tables
+
+    checked = api.check(recipe, *(overrides or []), plugin_files=plugin or [])
+    if as_json:
+        print(json.dumps(checked_record(checked), indent=1))
+    else:
+        _show(*checked_tables(checked))
+
+
+@app.command()
+def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
+    """List the plugins, what they supply, and why one failed."""
+    from dataclasses import asdict
+
+    from lvlm import api
+    from lvlm.tables import plugins_table
+
+    found = api.plugins(plugin_files=plugin or [])
+    if as_json:
+        print(json.dumps([asdict(p) for p in found], indent=1))
+    else:
+        _show(plugins_table(found))
+
+
+@app.command()
+def kinds(
+    role: Annotated[
+        str | None, typer.Argument(help="backbone, encoder, quantizer, injection or loss.")
+    ] = None,
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """List the kinds of a role with their options."""
+    from lvlm import api
+    from lvlm.tables import kinds_record, kinds_tables
+
+    found = api.kinds(role, plugin_files=plugin or [])
+    if as_json:
+        print(json.dumps(kinds_record(found), indent=1))
+    else:
+        _show(*kinds_tables(found))
+
+
+@app.command()
+def schema(plugin: PluginFiles = None) -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from lvlm import api
+
+    print(json.dumps(api.schema(plugin_files=plugin or []), indent=1))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from lvlm import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def _console() -> Console:
+    """Progress goes to the standard error, results to the standard output."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _show(*things: Any) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=160)
+    for thing in things:
+        console.print(thing, highlight=False)
+
+
+main = app  # the entry point

@@ -1,0 +1,241 @@
+"""Run folders: made once, never overwritten by accident, read without executing anything.
+
+RUN/recipe.yaml        every resolved value, by kind; no import paths
+RUN/run.json           versions, plugins, data fingerprint, parameters, and what the training cost
+RUN/metrics.jsonl      what was logged            RUN/tensorboard/   the same, for TensorBoard
+RUN/checkpoints/       see lvlm.training.checkpoint
+RUN/evaluation.json    see lvlm.evaluation; per-sequence arrays in evaluation.npz
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lvlm.errors import UserError, nearest
+from lvlm.model import LatentLM
+
+if TYPE_CHECKING:
+    from lvlm.recipe import Resolved
+    from lvlm.registry import Registry
+
+
+MADE_LATER = ("checkpoints", "tensorboard", "metrics.jsonl", "evaluation.json", "evaluation.npz")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
+
+
+def claim(folder: Path, *, overwrite: bool) -> None:
+    """Make sure that a new run may be written to a folder; nothing is deleted before `write_run`.
+
+    Raises:
+        UserError: it holds a run (without `overwrite`), or something that isn't a run.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a folder for the run")
+    if not any(folder.iterdir()):
+        return
+    if not is_run(folder):
+        raise UserError(f"{folder}: holds other files and no run; name another folder with --out")
+    if not overwrite:
+        raise UserError(
+            f"{folder}: holds a run; go on with --resume, start anew with --overwrite, or name another --out"
+        )
+
+
+def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
+    """Write recipe.yaml and run.json of a new run; delete what a run before it made there, and nothing else.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    used = _plugins_used(resolved)
+    # A plugin file is not named in the saved recipe: reading a run must not execute anything.
+    installed = [name for name in resolved.recipe.plugins if name not in resolved.registry.files()]
+    saved = replace(resolved, recipe=resolved.recipe.model_copy(update={"plugins": installed}))
+    record = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "plugins": [
+            {"name": p.name, "version": p.version, "kinds": p.kinds}
+            for p in resolved.registry.plugins
+            if p.name in used
+        ],
+        **facts,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in MADE_LATER:
+            delete(folder / name)
+        write_atomically(folder / "recipe.yaml", saved.to_yaml())
+        write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written: {error.strerror or error}") from None
+
+
+def _plugins_used(resolved: Resolved) -> set[str]:
+    recipe, registry = resolved.recipe, resolved.registry
+    parts = [
+        recipe.model.backbone,
+        recipe.model.encoder,
+        recipe.model.quantizer,
+        recipe.model.injection,
+        recipe.loss,
+    ]
+    return {registry.get(part.role, part.kind_name()).plugin for part in parts if part is not None}
+
+
+def update_record(folder: Path, **facts: Any) -> None:
+    """Add facts to run.json."""
+    record = read_record(folder) | facts
+    write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a run's record: {error}") from None
+    return record
+
+
+def refuse_other_data(folder: Path, fingerprint: str) -> None:
+    """Make sure that the data are those that the run was trained on: else what was held out may have moved.
+
+    Raises:
+        UserError: they changed.
+    """
+    was = read_record(folder).get("data_fingerprint")
+    if was != fingerprint:
+        raise UserError(
+            f"{folder}: the data changed since the run began (fingerprint {was} then, {fingerprint} now)"
+        )
+
+
+def read_run(
+    folder: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    registry: Registry | None = None,
+    plugin_files: Sequence[str] = (),
+) -> Resolved:
+    """The recipe of a run. Plugin *files* of a run are not executed unless they are named again.
+
+    Raises:
+        UserError: no run there, or its kinds are not to be had.
+    """
+    from lvlm.recipe import read_recipe
+    from lvlm.registry import Registry
+
+    folder = Path(folder)
+    if not folder.exists():
+        siblings = [p.name for p in folder.parent.iterdir() if is_run(p)] if folder.parent.is_dir() else []
+        raise UserError(f"{folder}: no such run{nearest(folder.name, siblings)}")
+    if not is_run(folder):
+        raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json)")
+    record = read_record(folder)
+    registry = registry.extended(plugin_files) if registry else Registry.load(files=plugin_files)
+    try:
+        return read_recipe(folder / "recipe.yaml", overrides, registry=registry)
+    except UserError as error:
+        missing = _missing_plugins(record, registry)
+        hint = f"\n{folder}: was trained with {missing}; give a plugin file again with --plugin FILE"
+        raise UserError(f"{error}{hint if missing else ''}") from None
+
+
+def _missing_plugins(record: dict[str, Any], registry: Registry) -> str:
+    """The plugins that a run was trained with and that are not here, in words."""
+    loaded = {plugin.name for plugin in registry.plugins if not plugin.error}
+    used = record.get("plugins")
+    named = [p for p in used if isinstance(p, dict)] if isinstance(used, list) else []
+    return ", ".join(
+        f"the plugin {p.get('name')!r} (version {p.get('version')})"
+        for p in named
+        if p.get("name") not in loaded
+    )
+
+
+def load_run(
+    folder: str | Path,
+    *,
+    registry: Registry | None = None,
+    plugin_files: Sequence[str] = (),
+    step: int | None = None,
+) -> tuple[LatentLM, Resolved, int]:
+    """The model of a run with the weights of its best checkpoint by bound (or those of `step`), its recipe
+    and the step.
+
+    Raises:
+        UserError: no run, no such checkpoint, or a damaged one.
+    """
+    from lvlm.assemble import assemble
+    from lvlm.training.checkpoint import Checkpoints, load_weights
+
+    resolved = read_run(folder, registry=registry, plugin_files=plugin_files)
+    checkpoints = Checkpoints(Path(folder))
+    checkpoint = checkpoints.best()
+    if step is not None:
+        by_step = {c.step: c for c in checkpoints.list()}
+        if step not in by_step:
+            raise UserError(f"{folder}: no checkpoint of step {step}; there are {sorted(by_step)}")
+        checkpoint = by_step[step]
+    model = assemble(resolved.recipe)
+    load_weights(model, checkpoint)
+    return model.eval(), resolved, checkpoint.step
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {
+        "lvlm": importlib.metadata.version("lvlm"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a folder with all that it holds, or nothing; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def parameters_record(model: LatentLM) -> dict[str, int]:
+    """Parameter counts by part, as run.json keeps them."""
+    from lvlm.assemble import count_parameters
+
+    return asdict(count_parameters(model))

@@ -1,0 +1,74 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from lvlm.errors import UserError
+
+Autocast = Callable[[], AbstractContextManager[None]]
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' is the accelerator where there is one, else the CPU.
+
+    Raises:
+        UserError: a device that torch doesn't know or this machine hasn't got.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device).tolist()  # 'meta' holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"train.device: {name!r} is not to be had here: {reason}") from None
+    return device
+
+
+def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
+    """'auto' is bf16 on a GPU that has it, else fp32. Weights and optimiser state stay in fp32 either way."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp32":
+        return precision, nullcontext
+    return precision, lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class PeakMemory:
+    """The most memory that a stretch of work held, in MiB: allocated on a GPU; on Linux' CPU, the resident
+    set above what the process held at the start.
+    """
+
+    _STATUS = Path("/proc/self/status")
+    _CLEAR = Path("/proc/self/clear_refs")
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        self.start_mib = None
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # hand back what earlier runs of this process freed
+            self._CLEAR.write_text("5")  # restarts VmHWM
+            self.start_mib = self._read("VmRSS")
+        except (OSError, AttributeError):
+            pass
+
+    def mib(self) -> float | None:
+        """So far; None where the system doesn't tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return None if self.start_mib is None else max(0.0, self._read("VmHWM") - self.start_mib)
+
+    def _read(self, key: str) -> float:
+        for line in self._STATUS.read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) / 1024
+        raise OSError(f"no {key} in {self._STATUS}")

@@ -1,0 +1,461 @@
+"""Run folders: nothing of the user's is lost, nothing that a run holds is executed, every damage is told."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pickle
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from lvlm import api
+from lvlm.errors import Interrupted, UserError
+from lvlm.recipe import read_recipe
+from lvlm.runs import write_atomically
+from lvlm.training import checkpoint
+from lvlm.training.checkpoint import Checkpoints
+from lvlm.training.metrics import Metrics
+from tests.tiny import before_step, edit_json, logged, steps_of, tiny, weights, write_text
+
+NEWEST = "checkpoints/step-000006"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    """A FREE run that was stopped at step 6 of 10, with checkpoints of steps 4 (the best) and 6."""
+    run = tmp_path_factory.mktemp("pristine") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted):
+            api.train(tiny("free", text), run)
+    assert steps_of(run) == [4, 6]
+    return run
+
+
+@pytest.fixture
+def run(pristine: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "run"))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(act: Callable[[], Any]) -> str:
+    """What the user is told."""
+    with pytest.raises(UserError) as told:
+        act()
+    message = str(told.value)
+    assert "Traceback" not in message
+    assert len(message.splitlines()) <= 4
+    return message
+
+
+# ---------------------------------------------------------------------------------------------- damaged runs
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def edit_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def foreign_weights(path: Path) -> None:
+    safetensors.torch.save_file({"weight": torch.zeros(2, 3)}, path)
+
+
+def seal(folder: Path, name: str) -> None:
+    """Make the manifest agree with the file, as someone would who means harm."""
+    edit_json(
+        folder / "checkpoint.json", lambda m: m["sha256"].update({name: checkpoint._digest(folder / name)})
+    )
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt"])
+@pytest.mark.parametrize("damage", [truncate, edit_a_byte, foreign_weights, Path.unlink])
+def test_a_damaged_file_is_told_with_the_way_back(
+    name: str, damage: Callable[[Path], None], run: Path
+) -> None:
+    damage(run / NEWEST / name)
+    message = refused(lambda: api.train(None, run, resume=True))
+    assert f"{run / NEWEST / name}: " in message
+    assert ("missing" if damage is Path.unlink else "damaged or exchanged") in message
+    assert f"delete {run / NEWEST} to fall back on an older checkpoint" in message
+    assert steps_of(run) == [4, 6], "nothing is thrown away unasked"
+    shutil.rmtree(run / NEWEST)
+    api.train(None, run, resume=True)
+    assert steps_of(run)[-1] == 10
+
+
+@pytest.mark.parametrize("damage", [truncate, foreign_weights])
+def test_weights_that_do_not_fit_are_refused_though_their_digest_does(
+    damage: Callable[[Path], None], run: Path
+) -> None:
+    damage(run / NEWEST / "model.safetensors")
+    seal(run / NEWEST, "model.safetensors")
+    assert "these are not the weights of the run's recipe" in refused(lambda: api.load(run, step=6))
+    assert "these are not the weights" in refused(lambda: api.train(None, run, resume=True))
+
+
+@pytest.mark.parametrize("arm", ["baseline", "gptvae", "free"])
+def test_weights_of_another_recipe_are_refused(arm: str, run: Path, text: Path, tmp_path: Path) -> None:
+    """Of another arm, and of the same one with another width."""
+    width = 8 if arm == "free" else 16
+    changed = tiny(arm, text, model={"backbone": {"width": width}}, train={"steps": 2})
+    other = api.train(changed, tmp_path / "other")
+    shutil.copy(Checkpoints(other).newest().folder / "model.safetensors", run / NEWEST)
+    assert "damaged or exchanged" in refused(lambda: api.load(run, step=6))
+    seal(run / NEWEST, "model.safetensors")
+    assert "not the weights of the run's recipe" in refused(lambda: api.load(run, step=6))
+
+
+class Harm:
+    """What unpickles into a shell command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_nothing_that_a_checkpoint_holds_is_executed(
+    save: Callable[[Any, Path], Any], run: Path, tmp_path: Path
+) -> None:
+    marker = tmp_path / "executed"
+    for name in ("trainer.pt", "model.safetensors"):
+        save(Harm(f"touch {marker}"), run / NEWEST / name)
+        seal(run / NEWEST, name)
+    assert "not the weights" in refused(lambda: api.load(run, step=6))
+    shutil.copy(run / "checkpoints/step-000004/model.safetensors", run / NEWEST)
+    seal(run / NEWEST, "model.safetensors")
+    assert "trainer.pt: not a trainer state" in refused(lambda: api.train(None, run, resume=True))
+    assert not marker.exists()
+    with contextlib.suppress(RuntimeError):
+        torch.load(run / NEWEST / "trainer.pt", weights_only=False)
+    assert marker.exists(), "the harm is none, so this test shows nothing"
+
+
+@pytest.mark.parametrize("state", [[], {}, {"optimiser": {}, "loss": {}, "cpu_random": torch.zeros(3)}])
+def test_a_trainer_state_of_another_shape_is_refused(state: Any, run: Path) -> None:
+    torch.save(state, run / NEWEST / "trainer.pt")
+    seal(run / NEWEST, "trainer.pt")
+    assert "trainer.pt" in refused(lambda: api.train(None, run, resume=True))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"format": 1}', b"\xff\xfe", '{"format": 1, "step": 6, "surprise": 1}'],
+)
+def test_a_broken_manifest_is_told_with_the_way_back(content: str | bytes, run: Path) -> None:
+    path = run / NEWEST / "checkpoint.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for verb in (lambda: api.load(run), lambda: api.train(None, run, resume=True), lambda: api.evaluate(run)):
+        message = refused(verb)
+        assert f"{path}: not a checkpoint's manifest: " in message
+        assert f"delete {path.parent} to fall back" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sha256": []}, {"step": "six"}, {"step": None}, {"bound": "low"}, {"sha256": {}}, {"format": 2}],
+)
+def test_a_manifest_of_wrong_values_is_told(change: dict[str, Any], run: Path) -> None:
+    edit_json(run / NEWEST / "checkpoint.json", lambda manifest: manifest.update(change))
+    assert str(run / NEWEST) in refused(lambda: api.train(None, run, resume=True))
+
+
+def test_a_checkpoint_without_a_manifest_is_none(run: Path) -> None:
+    """What a crash between two files leaves on a file system that reorders them."""
+    (run / NEWEST / "checkpoint.json").unlink()
+    assert steps_of(run) == [4]
+    api.train(None, run, resume=True)
+    assert steps_of(run)[-1] == 10
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", b"\xff\xfe"])
+def test_a_broken_record_is_told(content: str | bytes, run: Path) -> None:
+    (run / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    for verb in (lambda: api.load(run), lambda: api.train(None, run, resume=True), lambda: api.evaluate(run)):
+        assert f"{run / 'run.json'}: not a run's record: " in refused(verb)
+
+
+@pytest.mark.parametrize("plugins", [None, 3, ["free"], [{}], [{"name": "gone"}]])
+def test_a_record_of_odd_plugins_is_not_in_the_way(plugins: Any, run: Path) -> None:
+    edit_json(run / "run.json", lambda record: record.update(plugins=plugins))
+    api.load(run)
+    (run / "recipe.yaml").write_text("name: nothing\n")
+    assert "missing required key 'model'" in refused(lambda: api.load(run))
+
+
+@pytest.mark.parametrize("content", ["{", "name: x\nname: y\n", "!!python/object/apply:os.system [exit]\n"])
+def test_a_broken_saved_recipe_is_told_and_not_executed(content: str, run: Path) -> None:
+    (run / "recipe.yaml").write_text(content)
+    message = refused(lambda: api.load(run))
+    assert "recipe.yaml" in message
+    assert "--plugin" not in message, "no plugin would help"
+
+
+def test_a_broken_line_of_the_metrics_is_told(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], "what", *lines[1:]]) + "\n")
+    assert f"{run / 'metrics.jsonl'}:2: not JSON" in refused(lambda: api.train(None, run, resume=True))
+
+
+# --------------------------------------------------------------------------------------------- what is overwritten
+
+
+def test_a_run_is_not_overwritten_unasked(run: Path, text: Path) -> None:
+    before = everything(run)
+    message = refused(lambda: api.train(tiny("free", text), run))
+    assert "holds a run; go on with --resume, start anew with --overwrite" in message
+    assert "exclude each other" in refused(
+        lambda: api.train(tiny("free", text), run, resume=True, overwrite=True)
+    )
+    assert everything(run) == before
+
+
+def test_overwriting_replaces_a_run_and_nothing_else(run: Path, text: Path) -> None:
+    (run / "notes.txt").write_text("mine")
+    (run / "evaluation.json").write_text("{}")
+    api.train(tiny("baseline", text, train={"steps": 4}), run, overwrite=True)
+    assert steps_of(run) == [4]
+    assert api.load(run).latent is None
+    assert [entry["step"] for entry in logged(run)] == [1, 2, 3, 4]
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    assert not (run / "evaluation.json").exists()
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_a_link_keeps_the_link(run: Path, text: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    api.train(tiny("baseline", text, train={"steps": 4}), link, overwrite=True)
+    assert link.is_symlink()
+    assert steps_of(run) == [4]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"path": "/nowhere/at/all.txt"}},
+        {"train": {"device": "nonsense"}},
+        {"train": {"evaluate_windows": 10**6}},
+        {"loss": {"kind": "nonsense"}},
+    ],
+)
+def test_a_run_that_cannot_begin_overwrites_nothing(changes: dict[str, Any], run: Path, text: Path) -> None:
+    before = everything(run)
+    refused(lambda: api.train(tiny("free", text, **changes), run, overwrite=True))
+    assert everything(run) == before
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_folder_with_other_files_is_not_touched(flags: dict[str, bool], text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years")
+    (folder / "recipe.yaml").write_text("pancakes: 3")  # half of what makes a run
+    before = everything(folder)
+    assert "holds other files and no run" in refused(lambda: api.train(tiny("free", text), folder, **flags))
+    assert everything(folder) == before
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_file_is_no_folder(flags: dict[str, bool], text: Path, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    assert "is a file; name a folder" in refused(lambda: api.train(tiny("free", text), path, **flags))
+    assert "could not be written: Not a directory" in refused(
+        lambda: api.train(tiny("free", text), path / "run", **flags)
+    )
+    assert path.read_text() == "mine"
+
+
+def test_an_empty_folder_is_fine(text: Path, tmp_path: Path) -> None:
+    assert steps_of(api.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
+
+
+# -------------------------------------------------------------------------------------------------- a full disk
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_in_rust(*_: Any, **__: Any) -> Any:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def full_in_torch(*_: Any, **__: Any) -> Any:
+    """As torch.save does: what the zip writer raises when its file could not be finished."""
+    try:
+        full()
+    except OSError:
+        raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0") from None
+
+
+@pytest.mark.parametrize(
+    ("target", "failure"),
+    [
+        ("torch.save", full),
+        ("torch.save", full_in_torch),
+        ("lvlm.training.checkpoint.save_model", full_in_rust),
+        ("lvlm.training.checkpoint._sync", full),
+        ("os.replace", full),
+    ],
+)
+def test_a_full_disk_leaves_the_checkpoints_from_before(
+    target: str, failure: Callable[..., Any], run: Path
+) -> None:
+    before = {name: content for name, content in everything(run).items() if name.startswith("checkpoints")}
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 7, lambda: patch.setattr(target, failure))  # the next checkpoint is due at step 8
+        message = refused(lambda: api.train(None, run, resume=True))
+    assert "step-000008: could not be written: no space left on the disk" in message
+    assert "checkpoints from before are untouched" in message
+    after = {name: content for name, content in everything(run).items() if name.startswith("checkpoints")}
+    assert after == before, "litter, or a loss"
+    api.load(run, step=6)
+    api.train(None, run, resume=True)  # space was made
+    assert steps_of(run)[-1] == 10
+
+
+def test_a_disk_too_full_for_a_line_is_told(run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 7, lambda: patch.setattr(Metrics, "log", full))
+        message = refused(lambda: api.train(None, run, resume=True))
+    assert message == f"{run}: could not be written: No space left on device"
+    assert steps_of(run) == [4, 6]
+
+
+def test_a_disk_too_full_for_a_run_is_told(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.replace", full)
+    message = refused(lambda: api.train(tiny("free", text), tmp_path / "run"))
+    assert message == f"{tmp_path / 'run'}: could not be written: No space left on device"
+    assert everything(tmp_path / "run") == {}
+
+
+def test_a_disk_too_full_for_an_evaluation_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.replace", full)
+    message = refused(lambda: api.evaluate(run))
+    assert message == f"{run}: the evaluation could not be written: No space left on device"
+    assert not list(run.glob("*evaluation.json*"))
+
+
+def test_an_interrupted_save_leaves_no_litter(run: Path) -> None:
+    """A second Ctrl-C, in the middle of writing."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 7, lambda: patch.setattr("torch.save", interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            api.train(None, run, resume=True)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert everything(tmp_path) == {"file": b"old"}
+
+
+# -------------------------------------------------------------------------------------------- what a run remembers
+
+PLUGIN = '''
+from typing import Literal
+from lvlm.hookspecs import hookimpl
+from lvlm_free.binary import BinaryParams
+
+class CoinsParams(BinaryParams):
+    """Bits by another name."""
+    kind: Literal["coins"] = "coins"
+
+@hookimpl
+def register_quantizers(register):
+    register(CoinsParams)
+'''
+
+
+def test_a_run_of_a_plugin_file_names_no_file_and_loads_when_it_is_given_again(
+    text: Path, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "some where" / "coins.py"
+    plugin.parent.mkdir()
+    plugin.write_text(PLUGIN)
+    recipe = tiny("free", text, model={"quantizer": {"kind": "coins"}}, plugins=[str(plugin), "free"])
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted, match=f"--resume --out {run} --plugin '{plugin}'$"):
+            api.train(recipe, run)
+    for name in ("recipe.yaml", "run.json"):
+        saved = (run / name).read_text()
+        assert "coins" in saved
+        for secret in ("coins.py", "some where", "lvlm_free", "CoinsParams", "import"):
+            assert secret not in saved, f"{name} says {secret}"
+    (used,) = [p for p in json.loads((run / "run.json").read_text())["plugins"] if p["name"] == "coins"]
+    assert used["kinds"] == ["quantizer/coins"]
+
+    without = {
+        "load": lambda: api.load(run),
+        "evaluate": lambda: api.evaluate(run),
+        "sample": lambda: api.sample(run, "a", tokens=2),
+        "resume": lambda: api.train(None, run, resume=True),
+    }
+    for verb in without.values():
+        message = refused(verb)
+        assert "unknown quantizer 'coins'" in message
+        assert f"{run}: was trained with the plugin 'coins' (version {used['version']})" in message
+        assert "--plugin FILE" in message
+    files = [str(plugin)]
+    api.train(None, run, resume=True, plugin_files=files)
+    assert steps_of(run)[-1] == 10
+    assert api.load(run, plugin_files=files).latent is not None
+    assert api.evaluate(run, plugin_files=files)["step"] > 0
+    assert len(api.sample(run, "a", tokens=2, plugin_files=files)) == 1
+
+
+def test_the_saved_recipe_is_the_resolved_one(run: Path, text: Path) -> None:
+    saved, given = read_recipe(run / "recipe.yaml").recipe, read_recipe(tiny("free", text)).recipe
+    assert saved == given
+    yaml = (run / "recipe.yaml").read_text()
+    assert "extends" not in yaml
+    assert "lvlm" not in yaml
+
+
+def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
+    model = api.load(run, step=6)
+    assert not model.training
+    saved = safetensors.torch.load_file(run / NEWEST / "model.safetensors")
+    assert saved.keys() <= weights(run).keys()
+    assert all(torch.equal(value, weights(run)[name]) for name, value in saved.items())
