@@ -180,8 +180,9 @@ class Block(Protocol):
         """x_BTD -> x_BTD.
 
         Keys and values are made from norm(source) + shift, at the places `source_where`; the source is x at
-        `where` unless given. `mask` is bool, True where a query may look, broadcast to [B, heads, T, keys];
-        without a mask a causal block looks at its own place and before, and at all that is in the cache.
+        `where` unless given. With a source, x may be [1, 1, D]: one query for all rows and places. `mask` is
+        bool, True where a query may look, broadcast to [B, heads, T, keys]; without a mask a causal block looks
+        at its own place and before, and at all that is in the cache.
         """
         ...
 

@@ -105,6 +105,8 @@ class TrainParams(Section):
     """The autocast type; 'auto' is bf16 where the device computes in it."""
     device: str = Field(default="auto", min_length=1)
     """'auto', 'cpu', 'cuda', 'cuda:1', …"""
+    compile: bool = False
+    """torch.compile every block of the backbone; on a CPU this needs a C++ compiler."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; null for torch's own choice."""
     log_every: int = Field(default=10, ge=1)
@@ -128,7 +130,7 @@ class EvaluateParams(Section):
     """Sequences per forward."""
     iwae_k: int = Field(default=16, ge=1)
     """Samples of the importance-weighted bound."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """The noise of the estimators."""
     headline: Literal["elbo", "ce_prior", "nll_iwae"] = "nll_iwae"
     """The estimator named beforehand as the arm's figure; a baseline's is always nll_exact."""
@@ -141,7 +143,7 @@ class Recipe(Section):
     """What the run is called."""
     description: str = ""
     """What it is for."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the weights, the order of the data and the training noise."""
     plugins: list[str] = []
     """Plugins that must be there: names of installed ones, or paths of single files."""

@@ -35,7 +35,7 @@ class StudyParams(Section):
     """The recipe of every arm that does not extend another one, by name or relative path."""
     common: dict[str, Any] = Field(default={})
     """A part of a recipe that is merged into every arm."""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     """Every arm is run with each of these."""
     control: str | None = None
     """The arm that the others are compared with; null for the first."""

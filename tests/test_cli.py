@@ -19,6 +19,7 @@ import torch
 import lvlm
 from lvlm import api
 from lvlm.cli import main
+from lvlm.data.corpus import ByteSource
 from lvlm.errors import UserError
 from lvlm.evaluation import Estimates
 from lvlm.scoreboard import _excess
@@ -347,12 +348,15 @@ def test_the_excess_of_one_window_has_no_spread() -> None:
 
 
 @pytest.mark.parametrize("window", [2, 3, 5])
-def test_windows_shorter_than_the_prompt_of_the_sample(window: int, place: Path, tmp_path: Path) -> None:
+def test_windows_shorter_than_the_prompt_of_the_sample(
+    window: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByteSource, "sample_prompt", lambda _: "def ")  # as the Python data have it
     recipe = tiny("free", place / "text.txt", data={"window": window}, train={"steps": 2})
     run = api.train(recipe, tmp_path / "run")
     sample = api.evaluate(run)["sample"]
     assert sample["tokens"] >= 1
-    assert 1 <= len(sample["prompt"].encode()) <= window
+    assert sample["prompt"] == "def "[:window]
 
 
 @pytest.mark.parametrize("arm", ["baseline", "free", "gptvae"])
@@ -364,7 +368,7 @@ def test_samples_follow_from_their_seed(arm: str, run_lvlm: Lvlm) -> None:
     assert one.out != other.out
     assert one.out.startswith("--- 1 of 2\nab")
     assert "--- 2 of 2\nab" in one.out
-    likeliest = [run_lvlm(*words, *cold).out for cold in (("--top-k", "1"), ("--temperature", "1e-9"))]
+    likeliest = [run_lvlm(*words, *cold).out for cold in (("--top-k", "1"), ("--temperature", "1e-45"))]
     if arm == "baseline":  # with a latent the codes are drawn still
         assert likeliest[0] == likeliest[1] == run_lvlm(*words, "--temperature", "0", "--seed", "7").out
 
@@ -417,8 +421,6 @@ for words in (["--help"], ["train", "--help"], ["--version"], ["train", "--outt"
         pass
     heavy = {"torch", "numpy", "matplotlib", "lvlm.api"} & sys.modules.keys()
     assert not heavy, (words, heavy)
-assert lvlm.load, "the verbs come when they are asked for"
-assert "torch" in sys.modules
 """
 
 

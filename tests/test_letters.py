@@ -187,3 +187,9 @@ def test_codec_round_trip(text: str) -> None:
 def test_codec_names_what_it_does_not_know(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LettersCodec().encode(text)
+
+
+def test_one_row_does_not_put_its_ignored_target_into_its_inputs() -> None:
+    batch = LettersData().open().train_batch(seed=0, step=0, rows=1)
+    assert (batch.inputs_BT >= 0).all()
+    assert (batch.targets_BT[:, 0] == IGNORE).all()

@@ -162,7 +162,9 @@ def test_nothing_that_a_checkpoint_holds_is_executed(
 def test_a_trainer_state_of_another_shape_is_refused(state: Any, run: Path) -> None:
     torch.save(state, run / NEWEST / "trainer.pt")
     seal(run / NEWEST, "trainer.pt")
-    assert "trainer.pt" in refused(lambda: api.train(None, run, resume=True))
+    assert "trainer.pt: not the trainer state of the run's recipe" in refused(
+        lambda: api.train(None, run, resume=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -387,6 +389,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, "new")
     assert everything(tmp_path) == {"file": b"old"}
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = checkpoint._sync, os.replace
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: (done.append(path.name), sync(path)))
+    monkeypatch.setattr("os.replace", lambda *paths: (done.append("rename"), replace(*paths)))
+    model, state = api.load(run), {"optimiser": {}}
+    Checkpoints(run).save(model, state, step=7, bound_name="elbo", bound=1.0)
+    files = {"model.safetensors", "trainer.pt", "checkpoint.json"}
+    assert (set(done[:3]), done[3:]) == (files, [".writing-000007", "rename", "checkpoints"])
 
 
 # -------------------------------------------------------------------------------------------- what a run remembers

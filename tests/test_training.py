@@ -140,7 +140,7 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(
     assert steps_of(run) == [4]
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "st')  # the line that it was killed in
-    (run / "checkpoints" / ".writing-000006").mkdir()  # and the checkpoint
+    (run / "checkpoints" / ".writing-000008").mkdir()  # and the checkpoint
     api.train(None, run, resume=True)
     assert_same_run(run, whole[arm])
     assert not list((run / "checkpoints").glob(".*"))

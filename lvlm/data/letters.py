@@ -133,7 +133,7 @@ def batch_of(letter_N: NDArray[np.int64], text_NL: NDArray[np.int64]) -> Batch:
     """Rows for a model: the prompt and the characters; the loss is on the characters alone."""
     prompt_N = np.full_like(letter_N, PROMPT)
     row_NU = torch.from_numpy(np.column_stack([letter_N, prompt_N, text_NL]))
-    inputs_NT, targets_NT = row_NU[:, :-1].contiguous(), row_NU[:, 1:].contiguous()
+    inputs_NT, targets_NT = row_NU[:, :-1].clone(), row_NU[:, 1:].clone()
     targets_NT[:, 0] = IGNORE  # '>' is part of the prompt
     return Batch(inputs_NT, targets_NT, torch.ones_like(inputs_NT, dtype=torch.bool))
 

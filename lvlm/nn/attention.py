@@ -35,11 +35,15 @@ class Attention(nn.Module):
         cache: LayerCache | None,
     ) -> Tensor:
         """See `lvlm.interfaces.Block` for the meaning of `mask` and `cache`."""
-        (batch, queries, width), keys = x_BTD.shape, source_BUD.shape[1]
-        q = self.q(x_BTD).view(batch, queries, self.heads, self.head_width).transpose(1, 2)
+        batch, keys, width = source_BUD.shape
+        q = self.q(x_BTD).view(*x_BTD.shape[:2], self.heads, self.head_width).transpose(1, 2)
         kv = self.kv(source_BUD).view(batch, keys, 2 * self.kv_heads, self.head_width).transpose(1, 2)
-        k, v = kv[:, : self.kv_heads], kv[:, self.kv_heads :]
+        k, v = kv.chunk(2, dim=1)
         q, k = rotate(q, where), rotate(k, source_where)
+        q = q.expand(
+            batch, -1, -1, -1
+        )  # one query for all rows, and turned to all places above, is projected once
+        queries = q.shape[2]
         if cache is not None:
             k, v = cache.append(k, v)
         # is_causal aligns the upper left corners, and cannot be combined with a mask.

@@ -27,6 +27,5 @@ def rotary(positions_T: Tensor, head_width: int, theta: float, dtype: torch.dtyp
 
 def rotate(x_BHTd: Tensor, at: Rotary) -> Tensor:
     """Queries or keys [B, heads, T, head_width], turned by their positions."""
-    half = x_BHTd.shape[-1] // 2
-    swapped = torch.cat((x_BHTd[..., half:], x_BHTd[..., :half]), -1)
+    swapped = x_BHTd.roll(x_BHTd.shape[-1] // 2, -1)  # one pass back, where slices would fill zeros first
     return torch.addcmul(x_BHTd * at.cos, swapped, at.sin).to(x_BHTd.dtype)

@@ -50,6 +50,12 @@ def check_backbone(params: BackboneParams) -> None:
     keep = torch.ones(2, 1, 1, TOKENS, dtype=torch.bool)
     y_BTD = randomise(block.double())(x_BTD, backbone.locate(positions_T), mask=keep)
     assert y_BTD.shape == x_BTD.shape, "make_block keeps the shape, at negative positions too"
+    where = backbone.locate(positions_T)
+    one, all_of_them = (
+        block(query, where, source_BUD=x_BTD, source_where=where, mask=keep)
+        for query in (x_BTD[:1, :1], x_BTD[:1, :1].expand_as(x_BTD))
+    )
+    assert torch.allclose(one, all_of_them), "one query [1, 1, D] isn't broadcast over rows and places"
 
 
 def check_encoder(params: EncoderParams) -> None:

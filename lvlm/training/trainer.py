@@ -38,7 +38,7 @@ from lvlm.runs import (
 )
 from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state, load_weights
 from lvlm.training.console import Display, describe
-from lvlm.training.device import PeakMemory, pick_autocast, pick_device
+from lvlm.training.device import PeakMemory, keep_freed_memory, pick_autocast, pick_device
 from lvlm.training.metrics import Metrics
 from lvlm.training.optim import learning_rate, make_optimiser
 
@@ -105,10 +105,14 @@ class Trainer:
         if self.spec.threads:
             torch.set_num_threads(self.spec.threads)
         self.device = pick_device(self.spec.device)
+        keep_freed_memory(self.device)
         self.precision, self.autocast = pick_autocast(self.spec.precision, self.device)
         self.data: Source = recipe.data.open()
         self.windows = self.data.windows(self.spec.evaluate_windows)
         self.model = assemble(recipe).to(self.device)
+        if self.spec.compile:
+            for block in self.model.backbone.blocks:
+                block.compile()
         self.loss = recipe.loss.build().to(self.device)
         self.optimiser = make_optimiser([self.model, self.loss], self.spec)
         self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints)
@@ -150,8 +154,8 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["device_random"], self.device)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            folder = checkpoint.folder
-            raise UserError(f"{folder}: its trainer.pt doesn't fit the run's recipe: {error!r}") from None
+            path = checkpoint.folder / "trainer.pt"
+            raise UserError(f"{path}: not the trainer state of the run's recipe: {error!r}") from None
         self.step = checkpoint.step
 
     def save(self, bound: tuple[str, float] | None) -> Checkpoint:

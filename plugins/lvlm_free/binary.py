@@ -30,6 +30,7 @@ from lvlm.errors import UserError
 from lvlm.interfaces import Latent, Quantizer, QuantizerParams
 from lvlm.kl import bernoulli_kl, full_precision, wide
 
+FEW_BITS = 4
 CHUNK_NUMBERS = 1 << 24  # size of the largest temporary of the backward pass, in numbers
 
 
@@ -51,6 +52,10 @@ def code_bits(bits: int, device: torch.device) -> Tensor:
 def logit_gradient(pull_NR: Tensor, logits_Nn: Tensor) -> Tensor:
     """Gradient of sum_c pull_c G_c(l) with respect to the logits l, [N, n], for R = 2^n codes."""
     n = logits_Nn.shape[1]
+    if n <= FEW_BITS:  # nothing to save by halving
+        v = code_probabilities(logits_Nn) * pull_NR
+        bits = code_bits(n, v.device).to(v.dtype)
+        return v @ bits - logits_Nn.sigmoid() * v.sum(-1, keepdim=True)
     low = n // 2
     p_low, p_high = code_probabilities(logits_Nn[:, :low]), code_probabilities(logits_Nn[:, low:])
     pull = pull_NR.reshape(len(pull_NR), 2 ** (n - low), 2**low)
@@ -84,9 +89,9 @@ class _Lookup(torch.autograd.Function):
         grad_NC = grads[0].to(table_RC.dtype)
         d_logits = d_table = None
         if ctx.needs_input_grad[1]:
-            groups = rows_NG.shape[1]
-            source = grad_NC if groups == 1 else grad_NC.repeat_interleave(groups, dim=0)
-            d_table = torch.zeros_like(table_RC).index_add_(0, rows_NG.flatten(), source)
+            d_table = torch.zeros_like(table_RC)
+            for rows_N in rows_NG.unbind(1):
+                d_table.index_add_(0, rows_N, grad_NC)
         if ctx.needs_input_grad[0]:
             d_logits = torch.empty_like(logits_NH)
             chunk = max(1, CHUNK_NUMBERS // len(table_RC))

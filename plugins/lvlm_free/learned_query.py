@@ -30,11 +30,10 @@ class LearnedQuery(Encoder):
 
     def forward(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
         """See `lvlm.interfaces.Encoder`; the tokens themselves are not looked at."""
-        batch, tokens = tokens_BT.shape
+        tokens = tokens_BT.shape[1]
         first_S = self.slots.first_positions(tokens, tokens_BT.device)
-        query_BSD = self.query_D.to(hidden_BTD.dtype).expand(batch, len(first_S), self.width)
         features: Tensor = self.block(
-            query_BSD,
+            self.query_D.view(1, 1, -1),
             self.locate(first_S),
             source_BUD=hidden_BTD,
             source_where=self.locate(torch.arange(tokens, device=tokens_BT.device)),
