@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import lvlm
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,3 +66,8 @@ def test_the_wheel_holds_core_plugins_and_recipes_and_works_elsewhere(tmp_path: 
         [sys.executable, "-S", "-c", "import lvlm; print(lvlm.__file__)"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+
+
+def test_the_json_schema_of_recipes_is_pinned() -> None:
+    """A changed option shows in review; when it is meant: lvlm schema > tests/recipe.schema.json."""
+    assert lvlm.schema() == json.loads((ROOT / "tests" / "recipe.schema.json").read_text())

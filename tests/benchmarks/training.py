@@ -113,6 +113,7 @@ def run(rounds: int) -> None:
     """Print tokens/s and ratios."""
     with tempfile.TemporaryDirectory() as folder:
         sides: dict[str, Callable[[], object]] = {"ours, baseline": ours(Path(folder), "baseline")}
+        sides["ours, baseline, train.compile"] = ours(Path(folder), "baseline", "train.compile=true")
         plain = Plain()
         sides["plain loop"] = loop(plain, plain)
         for bits, group in ((8, 8), (16, 1), (16, 8), (16, 16)):
