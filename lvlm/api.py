@@ -81,7 +81,8 @@ def train(
         recipe: as for `build`; None with `resume`, for the run's own.
         out: the run's folder.
         overrides: 'train.steps=100'.
-        resume: go on where the run stopped, exactly.
+        resume: go on where the run stopped, exactly; begin where the folder is new, so that a job that may be
+            started again can always say it.
         overwrite: delete a run that is there.
         plugin_files: single-file plugins.
         console: where progress goes; quiet unless given.
@@ -183,7 +184,7 @@ class Checked:
 
 
 def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
-    """Resolve a recipe and put one row through its model, without reading data or training.
+    """Resolve a recipe and build its model without memory (on the meta device); no data is read.
 
     Raises:
         UserError: with all that is wrong with the recipe.

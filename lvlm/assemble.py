@@ -20,7 +20,7 @@ def assemble(recipe: Recipe) -> LatentLM:
     """
     spec = recipe.model
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
         backbone = spec.backbone.build(vocab=recipe.data.vocab)
         if spec.encoder is None or spec.quantizer is None or spec.injection is None:
             return LatentLM(backbone)

@@ -138,7 +138,7 @@ class Output:
 
     logits_BTV  next-token logits
     latent      None for a model without a latent
-    keep_BS     bool, the slots whose KL counts: not padding, not dropped; None without a latent
+    keep_BS     bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind a cache
     """
 
     logits_BTV: Tensor

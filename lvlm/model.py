@@ -191,10 +191,10 @@ class LatentLM(nn.Module):
                     tokens_BT, x_BTD, keep_BT, z, offset=offset, drawn=drawn, generator=generator
                 )
                 embedding_BSC = latent.embedding_BSC if cache is None else cache.extend(latent)
-            keep_BS = self.latent.slots.any(keep_BT)
             keep_B = self._dropout(tokens_BT)
-            if keep_B is not None:
-                keep_BS = keep_BS & keep_B[:, None]
+            if offset == 0:
+                keep_BS = self.latent.slots.any(keep_BT)
+                keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
             port = self.injection(embedding_BSC, positions_T, keep_B)
 
         prefix = 0

@@ -36,7 +36,9 @@ def name_of_cross_entropy(output: Output) -> str:
     """'nll_exact' without a latent; with codes from the posterior the number has seen the answer."""
     if output.latent is None:
         return "nll_exact"
-    return "ce_prior" if output.latent.posterior_BSK is None else "ce_posterior"
+    if output.latent.posterior_BSK is not None:
+        return "ce_posterior"
+    return "ce_given" if output.latent.prior_BSJ is None else "ce_prior"
 
 
 def real_kl(output: Output) -> Tensor | None:

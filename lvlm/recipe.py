@@ -116,7 +116,7 @@ class TrainParams(Section):
     evaluate_windows: int = Field(default=16, ge=1)
     """Windows of the evaluations during training."""
     checkpoint_every: int | None = Field(default=None, ge=1)
-    """Steps between two checkpoints; null for one at every evaluation."""
+    """Steps between two checkpoints beside those at every evaluation; null for no others."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """How many of the newest checkpoints are kept; the best by ELBO is kept always."""
 

@@ -54,16 +54,18 @@ def test_the_decoder_with_copied_weights_equals_llama(tied: bool) -> None:
     }
     for n in range(3):
         layer = f"model.layers.{n}."
-        for mine, parts in {
-            "attention_norm": ["input_layernorm"],
-            "attention.q": ["self_attn.q_proj"],
-            "attention.kv": ["self_attn.k_proj", "self_attn.v_proj"],
-            "attention.out": ["self_attn.o_proj"],
-            "mlp_norm": ["post_attention_layernorm"],
-            "mlp.gate_up": ["mlp.gate_proj", "mlp.up_proj"],
-            "mlp.down": ["mlp.down_proj"],
+        for mine, part in {
+            "attention_norm": "input_layernorm",
+            "attention.q": "self_attn.q_proj",
+            "attention.k": "self_attn.k_proj",
+            "attention.v": "self_attn.v_proj",
+            "attention.out": "self_attn.o_proj",
+            "mlp_norm": "post_attention_layernorm",
+            "mlp.gate": "mlp.gate_proj",
+            "mlp.up": "mlp.up_proj",
+            "mlp.down": "mlp.down_proj",
         }.items():
-            mapped[f"blocks.{n}.{mine}.weight"] = torch.cat([weights[f"{layer}{p}.weight"] for p in parts])
+            mapped[f"blocks.{n}.{mine}.weight"] = weights[f"{layer}{part}.weight"]
     ours.load_state_dict(mapped)
     tokens_BT = token_rows(2, 20, vocab=37)
     with torch.no_grad():

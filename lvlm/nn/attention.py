@@ -13,7 +13,7 @@ class Attention(nn.Module):
     """Queries from one stream, keys and values from another (or the same).
 
     x_BTD ─ q ─ rotate ─┐
-    source_BUD ─ kv ─ rotate keys ─ cache ─ attend ─ out ─► [B, T, D]
+    source_BUD ─ k, v ─ rotate keys ─ cache ─ attend ─ out ─► [B, T, D]
     """
 
     def __init__(self, width: int, heads: int, kv_heads: int, *, causal: bool) -> None:
@@ -22,7 +22,9 @@ class Attention(nn.Module):
         assert heads % kv_heads == 0, (heads, kv_heads)
         self.heads, self.kv_heads, self.head_width, self.causal = heads, kv_heads, width // heads, causal
         self.q = nn.Linear(width, width, bias=False)
-        self.kv = nn.Linear(width, 2 * kv_heads * self.head_width, bias=False)
+        # One matrix each: cutting a joint product in pieces costs a pass over memory on the way back.
+        self.k = nn.Linear(width, kv_heads * self.head_width, bias=False)
+        self.v = nn.Linear(width, kv_heads * self.head_width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
@@ -37,8 +39,10 @@ class Attention(nn.Module):
         """See `lvlm.interfaces.Block` for the meaning of `mask` and `cache`."""
         batch, keys, width = source_BUD.shape
         q = self.q(x_BTD).view(*x_BTD.shape[:2], self.heads, self.head_width).transpose(1, 2)
-        kv = self.kv(source_BUD).view(batch, keys, 2 * self.kv_heads, self.head_width).transpose(1, 2)
-        k, v = kv.chunk(2, dim=1)
+        k, v = (
+            project(source_BUD).view(batch, keys, self.kv_heads, self.head_width).transpose(1, 2)
+            for project in (self.k, self.v)
+        )
         q, k = rotate(q, where), rotate(k, source_where)
         q = q.expand(
             batch, -1, -1, -1

@@ -15,13 +15,13 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
-        y: Tensor = self.down(F.silu(gate) * up)
+        y: Tensor = self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
         return y
 
 
@@ -47,7 +47,7 @@ class TransformerBlock(nn.Module):
 
     def init_weights(self, std: float, residual_std: float) -> None:
         """Normal weights; the two projections onto the residual stream have a standard deviation of their own."""
-        for linear in (self.attention.q, self.attention.kv, self.mlp.gate_up):
+        for linear in (self.attention.q, self.attention.k, self.attention.v, self.mlp.gate, self.mlp.up):
             nn.init.normal_(linear.weight, std=std)
         for linear in (self.attention.out, self.mlp.down):
             nn.init.normal_(linear.weight, std=residual_std)

@@ -15,13 +15,13 @@ Autocast = Callable[[], AbstractContextManager[None]]
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is the accelerator where there is one, else the CPU.
+    """'auto' is the GPU (CUDA or ROCm) where there is one, else the CPU.
 
     Raises:
         UserError: a device that torch doesn't know or this machine hasn't got.
     """
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device).tolist()  # 'meta' holds no numbers

@@ -95,6 +95,9 @@ def train(
     return out
 
 
+NOISE_STREAM = 0x5DEECE66D
+
+
 class Trainer:
     """A model, its optimiser and its data at some step."""
 
@@ -109,6 +112,9 @@ class Trainer:
         self.precision, self.autocast = pick_autocast(self.spec.precision, self.device)
         self.data: Source = recipe.data.open()
         self.windows = self.data.windows(self.spec.evaluate_windows)
+        self.data.windows(
+            recipe.evaluate.windows, split="test"
+        )  # too few are told now, not after the training
         self.model = assemble(recipe).to(self.device)
         if self.spec.compile:
             for block in self.model.backbone.blocks:
@@ -117,7 +123,7 @@ class Trainer:
         self.optimiser = make_optimiser([self.model, self.loss], self.spec)
         self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints)
         self.step = 0  # optimiser steps done
-        torch.manual_seed(recipe.seed + 1)  # noise of codes and dropout; weights have their own stream
+        torch.manual_seed(recipe.seed + NOISE_STREAM)  # codes and dropout; no seed's weights share the stream
 
     def facts(self) -> dict[str, Any]:
         """What run.json says of the run beside its recipe."""
@@ -195,7 +201,8 @@ class Trainer:
                         metrics.log("evaluate", self.step, evaluation)
                         display.line(f"step {self.step}/{spec.steps}  validation {describe(evaluation)}")
                     stopping = bool(stop)  # looked at once: a signal after this line waits for the next step
-                    if stopping or last or self.step % (spec.checkpoint_every or spec.evaluate_every) == 0:
+                    due = spec.checkpoint_every and self.step % spec.checkpoint_every == 0
+                    if stopping or bound or due:  # an evaluated step may turn out to be the best
                         self.save(bound)
                     if stopping and not last:
                         raise Interrupted(

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -218,6 +218,14 @@ class BinaryParams(QuantizerParams):
     """Bits that share a table of 2^n rows; all bits (the paper's joint map) unless given."""
     embedding_std: float = Field(default=0.0, ge=0)
     """Standard deviation of the table at the start; 0 makes step 0 equal the baseline."""
+
+    @model_validator(mode="after")
+    def _table_fits(self) -> Self:
+        if self.bits > 16 and self.bits_per_group is None:
+            raise ValueError(
+                f"a joint table of 2^{self.bits} rows is too large; set bits_per_group, at most 16"
+            )
+        return self
 
     @classmethod
     def example(cls) -> Self:
