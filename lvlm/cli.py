@@ -79,7 +79,7 @@ def train(
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(help="The run's folder; runs/NAME unless given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     plugin: PluginFiles = None,
 ) -> None:
     """Train a recipe into a run folder."""
