@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 PIP_ARGS ?=
 
-.PHONY: setup demo test format lint types tests slow bench clean
+.PHONY: setup demo test format lint types tests bench clean
 
 setup: $(VENV)/.ready
 
@@ -32,9 +32,6 @@ types: setup
 
 tests: setup
 	$(BIN)/pytest
-
-slow: setup  ## the tests that take minutes
-	$(BIN)/pytest -m slow
 
 bench: setup  ## the benchmarks, with the peers' packages
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) $(PIP_ARGS) --editable '.[bench]'
