@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lvlm.registry import Registry
 
 
+UNBORN = {"run.json", ".run.json.writing", ".recipe.yaml.writing"}  # what a run that died at birth may leave
 MADE_LATER = ("checkpoints", "tensorboard", "metrics.jsonl", "evaluation.json", "evaluation.npz")
 
 
@@ -48,7 +49,7 @@ def claim(folder: Path, *, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder for the run")
-    if not any(folder.iterdir()):
+    if {path.name for path in folder.iterdir()} <= UNBORN:
         return
     if not is_run(folder):
         raise UserError(f"{folder}: holds other files and no run; name another folder with --out")
@@ -82,8 +83,8 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in MADE_LATER:
             delete(folder / name)
-        write_atomically(folder / "recipe.yaml", saved.to_yaml())
         write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
+        write_atomically(folder / "recipe.yaml", saved.to_yaml())  # last: with it the folder is a run
     except OSError as error:
         raise UserError(f"{folder}: could not be written: {error.strerror or error}") from None
 
@@ -216,11 +217,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ the nats of every sequence for paired statistics.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -87,9 +88,10 @@ def evaluate_run(
         "sample": _sample(model, recipe, data, seed=spec.seed),
     }
     arrays: dict[str, Any] = {"targets": estimates.targets, **estimates.nats}
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
     try:
-        with (folder / "evaluation.npz").open("wb") as file:
-            np.savez(file, **arrays)
+        write_atomically(folder / "evaluation.npz", packed.getvalue())
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{folder}: the evaluation could not be written: {error.strerror or error}") from None
@@ -137,7 +139,7 @@ def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[st
         "kl_nats_per_slot": float(estimates.nats["kl"].sum()) / slots,
         "active_units": estimates.latent.active_units,
         "units": estimates.latent.units,
-        "kl_by_position": estimates.latent.kl_by_slot,
+        "kl_by_slot": estimates.latent.kl_by_slot,
     }
 
 

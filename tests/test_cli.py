@@ -228,6 +228,25 @@ def test_a_corrupt_checkpoint_is_told(place: Path, run_lvlm: Lvlm, tmp_path: Pat
         assert "Traceback" not in ran.err
 
 
+def test_a_machine_that_cannot_compile_is_told(place: Path, tmp_path: Path) -> None:
+    """In a process of its own, from whose path no compiler can be found."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        json.dumps(tiny("baseline", place / "text.txt", train={"compile": True}))
+    )  # JSON is YAML
+    ran = subprocess.run(
+        [sys.executable, "-m", "lvlm", "train", recipe, "--out", tmp_path / "run"],
+        env=os.environ | {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert "torch can't compile here" in ran.stderr
+    assert "train.compile=false" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_ctrl_c_and_a_closed_pipe_have_their_own_status(
     run_lvlm: Lvlm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,7 @@ class StudyFolder:
                 "kl_nats_per_slot": kl,
                 "active_units": 3,
                 "units": 8,
-                "kl_by_position": [kl, kl / 2],
+                "kl_by_slot": [kl, kl / 2],
             },
             "parameters": {"backbone": 1_230_000, "latent": 0 if kl is None else 45_600, "table": 0},
             "tokens_per_second": 1000.0 + seed,

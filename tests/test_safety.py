@@ -296,11 +296,26 @@ def test_a_file_is_no_folder(flags: dict[str, bool], text: Path, tmp_path: Path)
     assert path.read_text() == "mine"
 
 
+def test_a_run_that_died_while_it_was_made_is_not_in_the_way(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lvlm.recipe.Resolved.to_yaml", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api.train(tiny("baseline", text, train={"steps": 2}), tmp_path)
+    assert set(everything(tmp_path)) == {"run.json"}
+    assert steps_of(api.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
+
+
 def test_an_empty_folder_is_fine(text: Path, tmp_path: Path) -> None:
     assert steps_of(api.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
 
 
 # -------------------------------------------------------------------------------------------------- a full disk
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def full(*_: Any, **__: Any) -> Any:
@@ -371,10 +386,6 @@ def test_a_disk_too_full_for_an_evaluation_is_told(run: Path, monkeypatch: pytes
 
 def test_an_interrupted_save_leaves_no_litter(run: Path) -> None:
     """A second Ctrl-C, in the middle of writing."""
-
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 7, lambda: patch.setattr("torch.save", interrupted))
         with pytest.raises(KeyboardInterrupt):

@@ -583,3 +583,22 @@ def test_a_shipped_recipe_trains_and_evaluates(name: str, tmp_path: Path) -> Non
 def test_a_shipped_study_is_whole(name: str) -> None:
     study = read_study(name)
     assert len(study.runs) == len(study.arms) * len(study.seeds)
+
+
+# ------------------------------------------------------------------------------------------------ compiled
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler here")
+@pytest.mark.filterwarnings("ignore")  # torch's compiler has warnings of its own
+def test_compiled_training_is_the_same_training(tmp_path: Path, text: Path, whole: dict[str, Path]) -> None:
+    """Up to rounding, and in a run that loads as any other. FREE's blocks are the baseline's and the seam's."""
+    compiled = api.train(tiny("free", text, train={"compile": True}), tmp_path / "run")
+    numbers = [list(map(numeric, logged(run))) for run in (compiled, whole["free"])]
+    for one, other in zip(*numbers, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    assert weights(compiled).keys() == weights(whole["free"]).keys(), "compiling must not rename weights"
+    assert api.load(compiled)(torch.zeros(1, 3, dtype=torch.long)).logits_BTV.isfinite().all()
+
+
+def numeric(entry: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in entry.items() if not isinstance(value, str)}

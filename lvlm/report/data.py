@@ -43,7 +43,7 @@ class LatentFacts(BaseModel):
     kl_nats_per_slot: float
     active_units: int
     units: int
-    kl_by_position: tuple[float, ...]
+    kl_by_slot: tuple[float, ...]
 
 
 class Parameters(BaseModel):

@@ -248,9 +248,7 @@ def _by_position(report: Report) -> Picture | None:
     canvas, (axis,) = _canvas(3.4)
     told = []
     for row in report.rows:
-        found = [
-            run.evaluation.latent.kl_by_position for run in row.runs if run.evaluation.latent is not None
-        ]
+        found = [run.evaluation.latent.kl_by_slot for run in row.runs if run.evaluation.latent is not None]
         mean = _lines(axis, report, row, [dict(enumerate(kls)) for kls in found if len(kls) > 1])
         if mean is not None:
             told.append(f"{row.label} is largest at position {mean.argmax()}")

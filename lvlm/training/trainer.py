@@ -66,7 +66,8 @@ def train(
         label: what stands in front of each line; the recipe's name and seed unless given.
 
     Raises:
-        UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full.
+        UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full, torch
+            can't compile what it was told to.
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
     console = console or Console(quiet=True)
@@ -91,6 +92,13 @@ def train(
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: could not be written: {error.strerror or error}"
+        ) from error
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{out}: train.compile: torch can't compile here ({reason}); train with train.compile=false"
         ) from error
     return out
 
