@@ -23,12 +23,19 @@ def assemble(recipe: Recipe) -> LatentLM:
         torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
         backbone = spec.backbone.build(vocab=recipe.data.vocab)
         if spec.encoder is None or spec.quantizer is None or spec.injection is None:
-            return LatentLM(backbone)
+            return LatentLM(backbone, token_dropout=spec.token_dropout)
         encoder = spec.encoder.build(backbone=backbone)
         injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
         quantizer = spec.quantizer.build(embedding_dim=injection.embedding_dim)
         path = LatentPath(encoder, quantizer, width=backbone.width, prior=spec.prior)
-        return LatentLM(backbone, path, injection, seam=spec.seam_index, latent_dropout=spec.latent_dropout)
+        return LatentLM(
+            backbone,
+            path,
+            injection,
+            seam=spec.seam_index,
+            latent_dropout=spec.latent_dropout,
+            token_dropout=spec.token_dropout,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Something that the user said, or a file that the user named, is wrong. The message says what to do."""
 
 
+class NotFinite(UserError):
+    """NaN or infinity where a number belongs."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM; what was under way is saved. `signal_number` says which signal."""
 

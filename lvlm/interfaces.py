@@ -105,6 +105,9 @@ class Latent:
     embedding_BSC what the codes become; gradients flow through it to the posterior numbers
     kl_BSd        KL(q || p) in nats, float32, never reduced; None when the code was drawn from the prior or given
     posterior_BSK, prior_BSJ   the numbers behind it, for likelihood bounds; None where there were none
+    score_BS      log-probability of the drawn codes, differentiable, when their gradient is to be estimated by the
+                  score function (REINFORCE) instead of flowing through the embedding
+    penalty_BS    what the family adds to the objective, nats (a codebook's commitment); None for nothing
     """
 
     codes: Tensor
@@ -112,6 +115,8 @@ class Latent:
     kl_BSd: Tensor | None = None
     posterior_BSK: Tensor | None = None
     prior_BSJ: Tensor | None = None
+    score_BS: Tensor | None = None
+    penalty_BS: Tensor | None = None
 
 
 @dataclass
@@ -139,11 +144,13 @@ class Output:
     logits_BTV  next-token logits
     latent      None for a model without a latent
     keep_BS     bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind a cache
+    slots       where the latent variables are; None without a latent
     """
 
     logits_BTV: Tensor
     latent: Latent | None = None
     keep_BS: Tensor | None = None
+    slots: Slots | None = None
 
 
 @dataclass(frozen=True)
@@ -239,11 +246,15 @@ class Encoder(nn.Module, abc.ABC):
 class Quantizer(nn.Module, abc.ABC):
     """A distribution family with its sampling, its KL and the embedding of its codes.
 
-    The name covers the Gaussian too. In every family all-zero numbers are the prior. KL and log-probabilities
-    are computed in float32 or wider whatever the input, with autocast off.
+    The name covers the Gaussian too. All-zero prior numbers are the fixed prior; all-zero posterior numbers are it
+    too, unless `can_be_prior` is False. KL and log-probabilities are computed in float32 or wider whatever the
+    input, with autocast off.
 
     A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C).
     """
+
+    can_be_prior: bool = True
+    """False where no posterior is the prior, and the KL has a floor: a point mass, a fixed variance."""
 
     posterior_dim: int
     prior_dim: int
@@ -276,6 +287,11 @@ class Quantizer(nn.Module, abc.ABC):
         """Parameters that hold a row per code, listed by themselves in every parameter count."""
         return ()
 
+    def at_step(self, step: int) -> None:
+        """Called before every training step with the number of steps done, for what follows a schedule (a
+        temperature). It must depend on nothing else, so that a resumed run is the same run.
+        """
+
 
 class Injection(nn.Module, abc.ABC):
     """Turns embeddings of codes into a conditioning. It has no layers of the stack and knows none.
@@ -303,6 +319,11 @@ class Loss(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
         """The terms of this batch; `num_tokens` counts targets over all micro-batches and ranks."""
+
+    def after_step(self) -> None:
+        """Called once after every optimiser step, for what follows the KL of the whole step (a controller). State
+        belongs in buffers: they are saved with the trainer. What was seen is this process's: reduce it over ranks.
+        """
 
     def budget_nats(self, units: int) -> float | None:
         """KL per slot of so many units that costs nothing; None where there is no budget."""

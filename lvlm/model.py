@@ -5,12 +5,13 @@ Shape legend: see `lvlm.interfaces`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lvlm.errors import UserError
+from lvlm.errors import NotFinite, UserError
 from lvlm.interfaces import Backbone, Conditioning, Encoder, Injection, Latent, Output, Quantizer, Slots
 from lvlm.nn.cache import LayerCache
 
@@ -69,6 +70,11 @@ class LatentPath(nn.Module):
             nn.init.zeros_(self.prior_head.weight)
             nn.init.zeros_(self.prior_head.bias)
 
+    def inference_parameters(self) -> Iterator[nn.Parameter]:
+        """What makes the posterior: encoder, norm and readout."""
+        for module in (self.encoder, self.norm, self.readout):
+            yield from module.parameters()
+
     def forward(
         self,
         tokens_BT: Tensor,
@@ -100,7 +106,12 @@ class LatentPath(nn.Module):
             return self.quantizer.sample(prior_BSJ, generator)
         assert offset == 0, "a posterior needs the whole row"
         features_BSE = self.encoder(tokens_BT, hidden_BTD, keep_BT)
-        latent: Latent = self.quantizer(self.readout(self.norm(features_BSE)), prior_BSJ, generator)
+        posterior_BSK = self.readout(self.norm(features_BSE))
+        if not bool(posterior_BSK.isfinite().all()):  # a NaN would become a code like any other
+            raise NotFinite(
+                "the numbers of the posterior hold NaN or infinity: the weights or the encoder diverged"
+            )
+        latent: Latent = self.quantizer(posterior_BSK, prior_BSJ, generator)
         return latent
 
 
@@ -113,6 +124,9 @@ class LatentLM(nn.Module):
         injection: what codes do to the stack; None for a baseline.
         seam: the block index at which the encoder reads and the code enters.
         latent_dropout: share of the rows whose latent is hidden during training.
+        token_dropout: share of the input tokens whose embedding is zeroed during training (word dropout: Bowman
+            et al. 2016, arXiv 1511.06349). An encoder over the tokens sees them all the same; one over the hidden
+            at the seam sees what the lower blocks made of the rest.
     """
 
     def __init__(
@@ -123,11 +137,12 @@ class LatentLM(nn.Module):
         *,
         seam: int = 0,
         latent_dropout: float = 0.0,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         assert (latent is None) == (injection is None), "a latent needs an injection"
         self.backbone, self.latent, self.injection = backbone, latent, injection
-        self.seam, self.latent_dropout = seam, latent_dropout
+        self.seam, self.latent_dropout, self.token_dropout = seam, latent_dropout, token_dropout
 
     @property
     def slots(self) -> Slots | None:
@@ -138,6 +153,11 @@ class LatentLM(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def at_step(self, step: int) -> None:
+        """Tell the quantizer how many training steps are done; see `lvlm.interfaces.Quantizer.at_step`."""
+        if self.latent is not None:
+            self.latent.quantizer.at_step(step)
 
     def make_cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache for `rows` rows of at most `capacity` tokens (prefixes come on top)."""
@@ -165,6 +185,7 @@ class LatentLM(nn.Module):
 
         Raises:
             UserError: no tokens, more than the backbone's context, or codes that don't fit.
+            NotFinite: the encoder yields NaN or infinity.
         """
         offset = 0 if cache is None else cache.length
         tokens = tokens_BT.shape[1]
@@ -177,6 +198,11 @@ class LatentLM(nn.Module):
         )
 
         x_BTD = self.backbone.embed(tokens_BT)
+        if self.training and self.token_dropout:
+            x_BTD = (
+                x_BTD
+                * (torch.rand(tokens_BT.shape, device=tokens_BT.device) >= self.token_dropout)[..., None]
+            )
         where = self.backbone.locate(positions_T)
         mask = causal_mask(tokens, offset + tokens, x_BTD.device) if offset else None
         for block, layer in zip(self.backbone.blocks[: self.seam], layers, strict=False):
@@ -216,7 +242,7 @@ class LatentLM(nn.Module):
 
         if cache is not None:
             cache.length += tokens
-        return Output(self.backbone.head(x_BTD[:, prefix:]), latent, keep_BS)
+        return Output(self.backbone.head(x_BTD[:, prefix:]), latent, keep_BS, self.slots)
 
     def _check_length(self, tokens: int, offset: int) -> None:
         if tokens == 0:

@@ -3,7 +3,7 @@
     loss = ( sum of cross-entropy over target tokens + beta * KL term ) / number of target tokens
 
 A nat of KL and a nat of cross-entropy weigh the same at beta = 1, whatever the sequence length. A KL term
-hinged at a budget is not a bound on anything, so the raw KL is logged beside it, always, and so is
+(see `lvlm.kl_terms`) hinged at a budget is not a bound on anything, so the raw KL is logged beside it, always, and so is
 `beta_effective`, the price that a nat of KL really paid.
 """
 
@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lvlm.interfaces import IGNORE, Batch, Loss, Output, Terms
 from lvlm.kl import wide
+from lvlm.kl_terms import Granularity, KLTerm
+from lvlm.schedule import Schedule, value_at
 
 NATS_PER_BIT = math.log(2)
-Granularity = Literal["unit", "slot", "sequence"]
 
 
 def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ def per_token(sums: Mapping[str, float], num_tokens: int) -> dict[str, float]:
     """What is logged, from `Terms.sums` over a step: nats per target token, and beta_effective.
 
     beta_effective is the price of a nat of raw KL in nats of cross-entropy, averaged over the KL: 0 when all
-    of it is within its budget, beta when all of it is above.
+    of it is within its budget, beta when all of it is above, negative when more of it is paid for.
     """
     means = {name: value / num_tokens for name, value in sums.items() if name != "kl_priced"}
     if "kl_priced" in sums:
@@ -60,58 +59,73 @@ def per_token(sums: Mapping[str, float], num_tokens: int) -> dict[str, float]:
     return means
 
 
-def hinge(kl_BSd: Tensor, keep_BS: Tensor, budget_nats: float, per: Granularity) -> tuple[Tensor, Tensor]:
-    """The KL above a budget, summed over the batch, and the raw KL of whatever lies above it.
+def reconstruction(output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over the batch, twice, summed, nats: as it is minimised and as it is.
 
-    'slot'      sum_s relu(sum_d KL - budget)            F25 eq. 5
-    'unit'      sum_s sum_d relu(KL - budget)            Kingma et al. 2016, arXiv 1606.04934, per row
-    'sequence'  relu(sum_s sum_d KL - slots * budget)    bits may gather where they are worth something
-
-    kl_BSd is zero where keep_BS is False; the budget is nats per unit, per slot and per slot respectively.
+    The first holds what the family of the latent adds: its penalty, and the score-function term. Its value is
+    that of cross-entropy plus penalty.
     """
-    if per == "unit":
-        cost, limit = kl_BSd, torch.as_tensor(budget_nats)
-    elif per == "slot":
-        cost, limit = kl_BSd.sum(-1), torch.as_tensor(budget_nats)
-    else:
-        cost, limit = kl_BSd.sum((-1, -2)), budget_nats * keep_BS.sum(-1)
-    over = cost - limit.to(cost)
-    return over.relu().sum(), (cost * (over > 0)).sum()
+    ce_BT = cross_entropy_nats(output.logits_BTV, batch.targets_BT)
+    total, latent = ce_BT.sum(), output.latent
+    if latent is not None and output.keep_BS is not None:
+        if latent.penalty_BS is not None:
+            total = total + (latent.penalty_BS * output.keep_BS).sum()
+        if latent.score_BS is not None:
+            total = total + score_function(ce_BT.detach(), latent.score_BS, output)
+    return total, ce_BT.sum().detach()
 
 
-class HingedELBO(Loss):
-    """Cross-entropy plus beta times the KL above a budget. One-sided: below the budget nothing pulls.
+def score_function(ce_BT: Tensor, score_BS: Tensor, output: Output) -> Tensor:
+    """REINFORCE (Williams 1992): zero in value; its gradient is that of the expected cross-entropy in the numbers
+    behind `score_BS`, estimated from one draw.
+
+    A code is charged the cross-entropy from its slot's first position on, the only one that it can move, less the
+    mean of the other rows of these at the same slot: a baseline that is no function of the code, so the estimate
+    stays unbiased (Kool et al. 2019, Buy 4 REINFORCE Samples). A row by itself has none.
+    """
+    assert output.slots is not None and output.keep_BS is not None
+    keep_BS = output.keep_BS.to(ce_BT)
+    to_come_BT = ce_BT.flip(-1).cumsum(-1).flip(-1)
+    cost_BS = to_come_BT[:, output.slots.first_positions(ce_BT.shape[1], ce_BT.device)] * keep_BS
+    others_BS = keep_BS.sum(0) - keep_BS
+    baseline_BS = (cost_BS.sum(0) - cost_BS) / others_BS.clamp(min=1)
+    advantage_BS = (cost_BS - baseline_BS) * keep_BS
+    return (advantage_BS * (score_BS - score_BS.detach())).sum()
+
+
+class ELBO(Loss):
+    """Cross-entropy plus beta times a KL term.
 
     Args:
-        budget_bits: what costs nothing, in bits per slot ('slot', 'sequence') or per unit ('unit').
-        per: what the budget is granted to, see `hinge`.
-        beta: weight of the KL term; 1 is the evidence lower bound above the budget.
-        beta_warmup_steps: steps over which beta rises linearly from 0.
+        term: what is charged for the KL.
+        beta: its weight, in nats of cross-entropy per nat charged; 1 without a budget is the evidence lower bound.
+        autoencoder_steps: steps at the start for which no KL is charged; beta's schedule starts after them.
+        budget_bits, per: what costs nothing, for those who ask.
     """
 
-    def __init__(self, *, budget_bits: float, per: Granularity, beta: float, beta_warmup_steps: int) -> None:
+    def __init__(
+        self, term: KLTerm, *, beta: Schedule, autoencoder_steps: int, budget_bits: float, per: Granularity
+    ) -> None:
         super().__init__()
-        self.budget_nats_each = budget_bits * NATS_PER_BIT
-        self.per: Granularity = per
-        self.beta, self.beta_warmup_steps = beta, beta_warmup_steps
+        self.term, self.beta, self.autoencoder_steps = term, beta, autoencoder_steps
+        self.budget_nats_each, self.per = budget_bits * NATS_PER_BIT, per
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
         """See `lvlm.interfaces.Loss`."""
-        ce = cross_entropy_nats(output.logits_BTV, batch.targets_BT).sum()
+        total, ce = reconstruction(output, batch)
+        name = name_of_cross_entropy(output)
         kl_BSd = real_kl(output)
         if kl_BSd is None or output.keep_BS is None:  # codes from the prior or given: nothing to charge
-            return Terms(ce / num_tokens, {name_of_cross_entropy(output): ce.detach()})
-        charged, raw_over = hinge(kl_BSd, output.keep_BS, self.budget_nats_each, self.per)
-        beta = (
-            self.beta * min(1.0, (step + 1) / self.beta_warmup_steps) if self.beta_warmup_steps else self.beta
-        )
-        sums = {
-            name_of_cross_entropy(output): ce,
-            "kl": kl_BSd.sum(),
-            "kl_hinged": charged,
-            "kl_priced": beta * raw_over,
-        }
-        return Terms((ce + beta * charged) / num_tokens, {k: v.detach() for k, v in sums.items()})
+            return Terms(total / num_tokens, {name: ce})
+        step -= self.autoencoder_steps
+        beta = value_at(self.beta, step) if step >= 0 else 0.0
+        charged, raw_times_price = self.term(kl_BSd, output.keep_BS)
+        sums = {name: ce, "kl": kl_BSd.sum(), "kl_hinged": charged, "kl_priced": beta * raw_times_price}
+        return Terms((total + beta * charged) / num_tokens, {k: v.detach() for k, v in sums.items()})
+
+    def after_step(self) -> None:
+        """See `lvlm.interfaces.Loss`."""
+        self.term.after_step()
 
     def budget_nats(self, units: int) -> float:
         """See `lvlm.interfaces.Loss`."""

@@ -66,6 +66,8 @@ class ModelParams(Section):
     """'fixed' is all-zero numbers; 'learned' is a linear map of the causal hidden at the seam."""
     latent_dropout: float = Field(default=0.0, ge=0, lt=1)
     """The share of rows whose whole latent is dropped in training."""
+    token_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """The share of input tokens that the decoder doesn't see in training."""
 
     @property
     def seam_index(self) -> int:
@@ -91,6 +93,8 @@ class TrainParams(Section):
     """The highest learning rate, reached after the warm-up."""
     final_learning_rate: float = Field(default=3e-4, ge=0)
     """Where the cosine ends."""
+    encoder_learning_rate_factor: float = Field(default=1.0, ge=0)
+    """The learning rate of encoder and readout over that of all else."""
     warmup_steps: int = Field(default=20, ge=0)
     """Steps of linear warm-up."""
     weight_decay: float = Field(default=0.1, ge=0)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,11 +18,14 @@ from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
 from lvlm.errors import UserError
-from lvlm.interfaces import IGNORE, Batch, Latent, Output
+from lvlm.interfaces import IGNORE, Batch, Latent, Output, Slots
 from lvlm.kl import bernoulli_kl, gaussian_kl, gaussian_log_prob
-from lvlm.objective import HingedELBO, hinge, per_token
+from lvlm.kl_terms import PID, Clamp, Controller, Lagrangian, LocalTerm
+from lvlm.objective import NATS_PER_BIT, per_token
+from lvlm.schedule import Ramp
 from lvlm.straight_through import straight_through
 from lvlm.testing import numbers
+from lvlm_baseline.elbo import ElboParams
 from lvlm_free.binary import Binary, code_bits, code_probabilities, logit_gradient
 from lvlm_gptvae.gaussian import Gaussian
 
@@ -182,23 +189,138 @@ KEEP = torch.tensor([[True, True], [True, False]])
 
 
 @pytest.mark.parametrize(
-    ("per", "budget", "charged", "over"),
+    ("shape", "per", "budget", "charged", "priced"),
     [
-        ("unit", 0.4, 0.1 + 1.6 + 0.6, 0.5 + 2.0 + 1.0),
-        ("slot", 0.5, 0.3 + 2.5, 0.8 + 3.0),
-        ("sequence", 0.6, 0.0 + 2.4, 3.0),
-        ("slot", 0.0, 3.9, 3.9),
-        ("slot", math.inf, 0.0, 0.0),
+        ("hinge", "unit", 0.4, 0.1 + 1.6 + 0.6, 0.5 + 2.0 + 1.0),
+        ("hinge", "slot", 0.5, 0.3 + 2.5, 0.8 + 3.0),
+        ("hinge", "sequence", 0.6, 0.0 + 2.4, 3.0),
+        ("hinge", "slot", 0.0, 3.9, 3.9),
+        ("hinge", "slot", math.inf, 0.0, 0.0),
+        ("hinge", "sequence", math.inf, 0.0, 0.0),
+        ("mask", "unit", 0.4, 0.5 + 2.0 + 1.0, 0.5 + 2.0 + 1.0),
+        ("mask", "slot", 0.5, 0.8 + 3.0, 0.8 + 3.0),
+        ("target", "slot", 0.5, 0.3 + 0.4 + 2.5, 0.8 - 0.1 + 3.0),
+        ("target", "unit", 0.4, 0.1 + 0.1 + 0.3 + 0.4 + 1.6 + 0.6, 0.5 - 0.3 - 0.1 - 0.0 + 2.0 + 1.0),
+        ("target", "sequence", 0.6, 0.3 + 2.4, -0.9 + 3.0),
     ],
 )
-def test_hinges_by_hand(per: str, budget: float, charged: float, over: float) -> None:
+def test_local_terms_by_hand(shape: Any, per: Any, budget: float, charged: float, priced: float) -> None:
     kl = KL.clone().requires_grad_()
-    term, raw_over = hinge(kl * KEEP[..., None], KEEP, budget, per)  # type: ignore[arg-type]
+    term, raw_times_price = LocalTerm(shape, budget, per)(kl * KEEP[..., None], KEEP)
     assert term.item() == pytest.approx(charged)
-    assert raw_over.item() == pytest.approx(over)
+    assert raw_times_price.item() == pytest.approx(priced)
     (gradient,) = torch.autograd.grad(term, kl)
-    assert (gradient * kl).sum().item() == pytest.approx(over)  # zero inside the budget, one above it
-    assert gradient[1, 1].abs().sum() == 0
+    assert (gradient * kl).sum().item() == pytest.approx(priced)
+    assert set(gradient.unique().tolist()) <= ({-1.0, 0.0, 1.0} if shape == "target" else {0.0, 1.0})
+    assert gradient[1, 1].abs().sum() == 0, "padding is charged"
+
+
+CONTROLLERS: dict[str, Callable[[float, Any], Controller]] = {
+    "clamp": Clamp,
+    "pid": lambda k, per: PID(k, per, proportional=0.2, integral=0.1),
+    "lagrangian": lambda k, per: Lagrangian(k, per, rate=0.5, largest=2.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "per", "prices"),
+    [  # KL 1.3 a slot, or 0.7 and 0.6 a unit, against 1: then three times nothing
+        ("clamp", "slot", [[1.0], [0.0], [0.0], [0.0]]),
+        ("clamp", "unit", [[0.0, 0.0]] * 4),
+        ("lagrangian", "slot", [[1.0], [1 - 0.5 - 1], [1 - 1.0 - 1], [1 - 1.5 - 1]]),
+        (
+            "lagrangian",
+            "unit",
+            [[1 - 0.15 - 0.3, 1 - 0.2 - 0.4], [-0.65, -0.7], [-1.15, -1.2], [-1.65, -1.7]],
+        ),
+        (
+            "pid",
+            "slot",
+            [[0.2 * torch.sigmoid(torch.tensor(0.3)).item() + 0.03], *[[0.2 / (1 + math.e)]] * 3],
+        ),
+    ],
+)
+def test_controllers_by_hand(name: str, per: str, prices: list[list[float]]) -> None:
+    mean = KL.sum((0, 1)) / 3
+    budget = 1.0
+    term = CONTROLLERS[name](budget, per)
+    kl = (KL * KEEP[..., None] / mean * torch.tensor([0.7, 0.6], dtype=torch.float64)).requires_grad_()
+    for number, price in enumerate(prices):
+        seen = kl if number == 0 else kl * 0
+        before = term.price_u
+        charged, priced = term(seen, KEEP)
+        slope = torch.autograd.grad(charged, kl)[0] if number == 0 else None
+        if slope is not None:  # linear in the KL, at the price of the step before
+            torch.testing.assert_close(slope, before.expand_as(kl))
+        assert priced == charged
+        term.after_step()
+        assert term.price_u.tolist() == pytest.approx(price)
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+@pytest.mark.parametrize("per", ["unit", "slot"])
+def test_controllers_see_the_whole_step_whatever_its_pieces(name: str, per: str) -> None:
+    whole, pieces, looking = (CONTROLLERS[name](0.4, per) for _ in range(3))
+    looking.eval()
+    kl = KL * KEEP[..., None]
+    for _ in range(3):
+        whole(kl, KEEP)
+        for row in range(2):
+            pieces(kl[row : row + 1], KEEP[row : row + 1])
+        looking(kl, KEEP)
+        for term in (whole, pieces, looking):
+            term.after_step()
+    torch.testing.assert_close(whole.price_u, pieces.price_u)
+    assert looking.price_u.tolist() == [0.0], "a controller learns from an evaluation"
+    resumed = CONTROLLERS[name](0.4, per)
+    resumed.load_state_dict(whole.state_dict())
+    for term in (whole, resumed):
+        term(kl * 0.1, KEEP)
+        term.after_step()
+    torch.testing.assert_close(whole.price_u, resumed.price_u)
+
+
+def two_ranks(rank: int, folder: str) -> None:
+    """One of two processes, with one row each; rank 0 writes down the price."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    term = CONTROLLERS["lagrangian"](0.4, "unit")
+    for _ in range(3):
+        term((KL * KEEP[..., None])[rank : rank + 1], KEEP[rank : rank + 1])
+        term.after_step()
+    torch.save(term.state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_controllers_agree_over_two_processes(tmp_path: Path) -> None:
+    whole = CONTROLLERS["lagrangian"](0.4, "unit")
+    for _ in range(3):
+        whole(KL * KEEP[..., None], KEEP)
+        whole.after_step()
+    torch.multiprocessing.spawn(two_ranks, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)["_extra_state"]
+        torch.testing.assert_close(state["price_u"], whole.price_u)
+
+
+@pytest.mark.parametrize("name", ["lagrangian", "target"])
+def test_a_two_sided_term_pulls_a_dead_latent_up(name: Any) -> None:
+    """Nothing reads the code, so the ELBO alone would leave its KL at zero; a one-sided hinge does."""
+    ends: dict[str, float] = {}
+    for label in (name, "hinge"):
+        loss = ElboParams(term=label, budget_bits=0.5).build()
+        logits = torch.full((1, 1, 4), 0.01, requires_grad=True)
+        optimiser = torch.optim.Adam([logits], lr=0.03)
+        batch, ce, _ = case()
+        batch, ce = Batch(*(x[:1, :1] for x in vars(batch).values())), ce[:1, :1]
+        for step in range(500):
+            kl = bernoulli_kl(logits, torch.zeros_like(logits))
+            optimiser.zero_grad()
+            loss(output_of(ce, kl, KEEP[:1, :1]), batch, num_tokens=1, step=step).loss.backward()
+            optimiser.step()
+            loss.after_step()
+        ends[label] = bernoulli_kl(logits, torch.zeros_like(logits)).sum().item()
+    assert ends["hinge"] < 0.01 * NATS_PER_BIT
+    assert ends[name] == pytest.approx(0.5 * NATS_PER_BIT, rel=0.1)
 
 
 def case(*, vocab: int = 5) -> tuple[Batch, Tensor, Tensor]:
@@ -210,13 +332,13 @@ def case(*, vocab: int = 5) -> tuple[Batch, Tensor, Tensor]:
 
 def output_of(logits: Tensor, kl: Tensor, keep: Tensor) -> Output:
     zeros = torch.zeros_like(kl)
-    return Output(logits, Latent(zeros[..., 0].long(), zeros, kl, zeros, zeros), keep)
+    return Output(logits, Latent(zeros[..., 0].long(), zeros, kl, zeros, zeros), keep, Slots(1))
 
 
 @given(st.sampled_from(["unit", "slot", "sequence"]), st.floats(0, 3), st.floats(0, 2))
-def test_one_nat_of_kl_costs_beta_over_the_number_of_targets(per: str, budget: float, beta: float) -> None:
+def test_one_nat_of_kl_costs_beta_over_the_number_of_targets(per: Any, budget: float, beta: float) -> None:
     batch, logits, kl = case()
-    loss = HingedELBO(budget_bits=budget, per=per, beta=beta, beta_warmup_steps=0)  # type: ignore[arg-type]
+    loss = ElboParams(budget_bits=budget, per=per, beta=beta).build()
     terms = loss(output_of(logits, kl, KEEP), batch, num_tokens=batch.num_targets, step=0)
     (slope,) = torch.autograd.grad(terms.loss, kl)
     prices = slope * batch.num_targets
@@ -233,21 +355,29 @@ def test_one_nat_of_kl_costs_beta_over_the_number_of_targets(per: str, budget: f
     assert terms.loss.item() == pytest.approx(expected)
 
 
-def test_beta_warms_up_linearly() -> None:
+def test_beta_follows_its_schedule() -> None:
     batch, logits, kl = case()
-    loss = HingedELBO(budget_bits=0, per="slot", beta=2.0, beta_warmup_steps=4)
+    loss = ElboParams(beta=Ramp(start=0.5, end=2.0, steps=3)).build()
     priced = [
         loss(output_of(logits, kl, KEEP), batch, num_tokens=3, step=step).sums["kl_priced"].item()
         for step in range(6)
     ]
     raw = KL[KEEP].sum().item()
     assert priced == pytest.approx([raw * beta for beta in (0.5, 1.0, 1.5, 2.0, 2.0, 2.0)])
+    again = ElboParams(beta=Ramp(end=1.0, steps=2, cycle_steps=4), autoencoder_steps=3).build()
+    priced = [
+        again(output_of(logits, kl, KEEP), batch, num_tokens=3, step=step).sums["kl_priced"].item()
+        for step in range(9)
+    ]
+    assert priced == pytest.approx([raw * beta for beta in (0, 0, 0, 0, 0.5, 1, 1, 0, 0.5)])
 
 
 @pytest.mark.parametrize("duplicated", [False, True])
-def test_padding_and_duplicating_and_splitting_leave_the_loss_unchanged(duplicated: bool) -> None:
+@pytest.mark.parametrize("term", ["hinge", "mask", "target"])
+@pytest.mark.parametrize("per", ["unit", "slot", "sequence"])
+def test_padding_and_duplicating_leave_the_loss_unchanged(term: Any, per: Any, duplicated: bool) -> None:
     batch, logits, kl = case()
-    loss = HingedELBO(budget_bits=0.5, per="slot", beta=1.0, beta_warmup_steps=0)
+    loss = ElboParams(term=term, per=per, budget_bits=0.5).build()
     whole = loss(output_of(logits, kl, KEEP), batch, num_tokens=batch.num_targets, step=0).loss
     if duplicated:
         twice = Batch(*(x.repeat(2, 1) for x in (batch.inputs_BT, batch.targets_BT, batch.keep_BT)))

@@ -22,7 +22,7 @@ from torch import Tensor
 from lvlm import api
 from lvlm.data.corpus import ByteSource
 from lvlm.errors import Interrupted, UserError
-from lvlm.objective import HingedELBO
+from lvlm.objective import ELBO
 from lvlm.recipe import TrainParams
 from lvlm.recipe_files import shipped
 from lvlm.registry import Registry
@@ -30,7 +30,7 @@ from lvlm.runs import is_run, read_record
 from lvlm.study_recipe import read_study
 from lvlm.testing import build_cross, crosses
 from lvlm.training.checkpoint import Checkpoints, load_trainer_state
-from lvlm.training.optim import learning_rate, make_optimiser, parameter_groups
+from lvlm.training.optim import learning_rate, make_optimiser, parameter_groups, set_learning_rate
 from lvlm.training.trainer import Trainer, stop_signals
 from tests.tiny import ARMS, STEPS, before_step, edit_json, logged, steps_of, tiny, weights, write_text
 
@@ -300,11 +300,14 @@ def test_every_trainable_parameter_is_in_exactly_one_group(cross: Any) -> None:
     model = build_cross(cross, REGISTRY)
     next(model.backbone.parameters()).requires_grad_(False)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    groups = parameter_groups([model], 0.1)
-    held = [id(p) for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+    groups = parameter_groups(model, torch.nn.Module(), TrainParams(encoder_learning_rate_factor=0.1))
+    held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(map(id, trainable.values()))
-    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}  # type: ignore[attr-defined]
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(p) for p in trainable.values() if p.ndim >= 2}
+    slow = {id(p) for group in groups if group["rate_factor"] == 0.1 for p in group["params"]}
+    path = ("latent.encoder.", "latent.norm.", "latent.readout.")
+    assert slow == {id(p) for name, p in trainable.items() if name.startswith(path)}
 
 
 def test_tied_weights_are_stepped_once_and_saved_whole(text: Path, tmp_path: Path) -> None:
@@ -312,15 +315,18 @@ def test_tied_weights_are_stepped_once_and_saved_whole(text: Path, tmp_path: Pat
     run = api.train(recipe, tmp_path / "run")
     model = api.load(run)
     assert model.backbone.unembedding.weight is model.backbone.embedding.weight
-    held = [p for group in parameter_groups([model], 0.1) for p in group["params"]]  # type: ignore[attr-defined]
+    groups = parameter_groups(model, torch.nn.Module(), TrainParams())
+    held = [p for group in groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held})
 
 
 def test_the_optimiser_is_the_recipe_s() -> None:
-    spec = TrainParams(weight_decay=0.2, adam_beta1=0.5, adam_beta2=0.7, learning_rate=1e-2)
-    matrices, vectors = make_optimiser([torch.nn.Linear(3, 2)], spec).param_groups
-    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.2, 0.0)
-    assert {group["betas"] for group in (matrices, vectors)} == {(0.5, 0.7)}
+    spec = TrainParams(weight_decay=0.2, adam_beta1=0.5, adam_beta2=0.7, encoder_learning_rate_factor=3.0)
+    optimiser = make_optimiser(build_cross(crosses(REGISTRY)[0][0], REGISTRY), torch.nn.Module(), spec)
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.2, 0.0, 0.2, 0.0]
+    assert {group["betas"] for group in optimiser.param_groups} == {(0.5, 0.7)}
+    set_learning_rate(optimiser, 0.1)
+    assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([0.1, 0.1, 0.3, 0.3])
 
 
 def test_the_learning_rate_by_hand() -> None:
@@ -377,13 +383,13 @@ def nan_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """What makes every loss from then on NaN."""
 
     def poison() -> None:
-        forward = HingedELBO.forward
+        forward = ELBO.forward
 
-        def not_finite(self: HingedELBO, *args: Any, **kwargs: Any) -> Any:
+        def not_finite(self: ELBO, *args: Any, **kwargs: Any) -> Any:
             terms = forward(self, *args, **kwargs)
             return type(terms)(terms.loss * math.nan, terms.sums)
 
-        monkeypatch.setattr(HingedELBO, "forward", not_finite)
+        monkeypatch.setattr(ELBO, "forward", not_finite)
 
     return poison
 
@@ -520,13 +526,13 @@ def test_tensorboard_reads_what_metrics_jsonl_says(killed: Path, tmp_path: Path)
 def test_bf16_trains_with_its_kl_in_float32(arm: str, text: Path, tmp_path: Path) -> None:
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        forward = HingedELBO.forward
+        forward = ELBO.forward
 
-        def looking(self: HingedELBO, output: Any, *args: Any, **kwargs: Any) -> Any:
+        def looking(self: ELBO, output: Any, *args: Any, **kwargs: Any) -> Any:
             seen.append(output)
             return forward(self, output, *args, **kwargs)
 
-        patch.setattr(HingedELBO, "forward", looking)
+        patch.setattr(ELBO, "forward", looking)
         run = api.train(tiny(arm, text, train={"precision": "bf16", "steps": 3}), tmp_path / "run")
     assert read_record(run)["precision"] == "bf16"
     for output in seen:

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from lvlm.model import LatentLM
 
 if TYPE_CHECKING:
     from lvlm.recipe import TrainParams
 
 
-def parameter_groups(modules: Sequence[nn.Module], weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; vectors (norms, biases, a learned query) don't. Every trainable parameter is in one."""
-    parameters = nn.ModuleList(modules).parameters()  # each once, tied ones too
-    trainable = [p for p in parameters if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def parameter_groups(model: LatentLM, loss: nn.Module, train: TrainParams) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (norms, biases, a learned query) don't. The encoder has a learning rate of its own.
+
+    Every trainable parameter is in one group; `rate_factor` multiplies the group's learning rate.
+    """
+    inference = set() if model.latent is None else set(model.latent.inference_parameters())
+    trainable = [p for p in nn.ModuleList([model, loss]).parameters() if p.requires_grad]  # tied ones once
+    groups = []
+    for encodes, decays in itertools.product((False, True), (True, False)):
+        parameters = [p for p in trainable if (p in inference, p.ndim >= 2) == (encodes, decays)]
+        if parameters:
+            groups.append(
+                {
+                    "params": parameters,
+                    "weight_decay": train.weight_decay if decays else 0.0,
+                    "rate_factor": train.encoder_learning_rate_factor if encodes else 1.0,
+                }
+            )
+    return groups
 
 
-def make_optimiser(modules: Sequence[nn.Module], train: TrainParams) -> torch.optim.AdamW:
+def make_optimiser(model: LatentLM, loss: nn.Module, train: TrainParams) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), fused."""
     return torch.optim.AdamW(
-        parameter_groups(modules, train.weight_decay),
+        parameter_groups(model, loss, train),
         lr=train.learning_rate,
         betas=(train.adam_beta1, train.adam_beta2),
         fused=True,
     )
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of every group, times its factor."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["rate_factor"]
 
 
 def learning_rate(step: int, train: TrainParams) -> float:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from lvlm.assemble import assemble
 from lvlm.data import Source
-from lvlm.errors import Interrupted, UserError
+from lvlm.errors import Interrupted, NotFinite, UserError
 from lvlm.evaluation import estimate
 from lvlm.interfaces import Batch
 from lvlm.objective import per_token
@@ -40,7 +40,7 @@ from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state
 from lvlm.training.console import Display, describe
 from lvlm.training.device import PeakMemory, keep_freed_memory, pick_autocast, pick_device
 from lvlm.training.metrics import Metrics
-from lvlm.training.optim import learning_rate, make_optimiser
+from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
 
 if TYPE_CHECKING:
     from lvlm.recipe import Resolved
@@ -128,7 +128,7 @@ class Trainer:
             for block in self.model.backbone.blocks:
                 block.compile()
         self.loss = recipe.loss.build().to(self.device)
-        self.optimiser = make_optimiser([self.model, self.loss], self.spec)
+        self.optimiser = make_optimiser(self.model, self.loss, self.spec)
         self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints)
         self.step = 0  # optimiser steps done
         torch.manual_seed(recipe.seed + NOISE_STREAM)  # codes and dropout; no seed's weights share the stream
@@ -233,14 +233,18 @@ class Trainer:
         batch = self.data.train_batch(seed=self.recipe.seed, step=step, rows=spec.rows)
         num_tokens = batch.num_targets
         rate = learning_rate(step, spec)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimiser, rate)
+        self.model.at_step(step)
         sums: dict[str, torch.Tensor] = {}
         total = torch.zeros((), device=self.device)
+        where = f"step {step + 1} (batch: data seed {self.recipe.seed}, step {step}, {spec.rows} rows)"
         for micro in self._micro_batches(batch):
-            with self.autocast():
-                output = self.model(micro.inputs_BT, micro.keep_BT)
-                terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
+            try:
+                with self.autocast():
+                    output = self.model(micro.inputs_BT, micro.keep_BT)
+                    terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
+            except NotFinite as error:
+                raise UserError(self._diverged(f"{where}: {error}", {})) from None
             terms.loss.backward()
             total += terms.loss.detach()
             for name, value in terms.sums.items():
@@ -250,10 +254,10 @@ class Trainer:
         numbers = per_token({k: float(v) for k, v in sums.items()}, num_tokens)
         numbers = {"loss": float(total), **numbers, "learning_rate": rate, "gradient_norm": float(norm)}
         if not (total.isfinite() and norm.isfinite()):
-            where = f"step {step + 1} (batch: data seed {self.recipe.seed}, step {step}, {spec.rows} rows)"
             raise UserError(self._diverged(f"{where}: the loss or its gradient is not finite", numbers))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self.loss.after_step()
         return numbers, batch.inputs_BT.numel()
 
     def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
@@ -263,15 +267,18 @@ class Trainer:
 
     def _evaluate(self) -> tuple[dict[str, float], tuple[str, float]]:
         """Numbers on the fixed validation windows (nats per token), and the bound to select by."""
-        estimates = estimate(
-            self.model,
-            self.windows.batch,
-            samples=1,
-            rows=self.recipe.evaluate.rows,
-            seed=self.recipe.evaluate.seed,
-            importance=False,
-            autocast=self.autocast,
-        )
+        try:
+            estimates = estimate(
+                self.model,
+                self.windows.batch,
+                samples=1,
+                rows=self.recipe.evaluate.rows,
+                seed=self.recipe.evaluate.seed,
+                importance=False,
+                autocast=self.autocast,
+            )
+        except NotFinite as error:
+            raise UserError(self._diverged(f"the validation after step {self.step}: {error}", {})) from None
         numbers = {name: estimates.nats_per_token(name) for name in estimates.nats}
         name = "elbo" if "elbo" in numbers else "nll_exact"
         if not math.isfinite(numbers[name]):
@@ -286,8 +293,9 @@ class Trainer:
         kept = self.checkpoints.list()
         last = f"the last good checkpoint is {kept[-1].folder}" if kept else "there is no checkpoint yet"
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        shown = f" ({shown})" if shown else ""
         return (
-            f"{self.out}: {what} ({shown}); {last}; "
+            f"{self.out}: {what}{shown}; {last}; "
             "a lower train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm may help"
         )
 

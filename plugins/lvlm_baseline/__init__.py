@@ -1,9 +1,10 @@
-"""The baseline: a plain causal decoder and cross-entropy. Every other model is this one, cut at a seam."""
+"""What every arm shares: a plain causal decoder, which every other model is, cut at a seam, and the losses."""
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
 from lvlm_baseline.cross_entropy import CrossEntropyParams
 from lvlm_baseline.decoder import DecoderParams
+from lvlm_baseline.elbo import ElboParams
 
 
 @hookimpl
@@ -14,5 +15,6 @@ def register_backbones(register: Register) -> None:
 
 @hookimpl
 def register_losses(register: Register) -> None:
-    """Cross-entropy alone."""
+    """Cross-entropy alone, or with a KL term."""
     register(CrossEntropyParams)
+    register(ElboParams)

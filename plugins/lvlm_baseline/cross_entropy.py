@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from lvlm.interfaces import Batch, Loss, LossParams, Output, Terms
-from lvlm.objective import cross_entropy_nats, name_of_cross_entropy, real_kl
+from lvlm.objective import name_of_cross_entropy, real_kl, reconstruction
 
 
 class CrossEntropy(Loss):
@@ -15,13 +15,13 @@ class CrossEntropy(Loss):
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
         """See `lvlm.interfaces.Loss`."""
-        ce = cross_entropy_nats(output.logits_BTV, batch.targets_BT).sum()
-        sums: dict[str, Tensor] = {name_of_cross_entropy(output): ce.detach()}
+        total, ce = reconstruction(output, batch)
+        sums: dict[str, Tensor] = {name_of_cross_entropy(output): ce}
         kl_BSd = real_kl(output)
         if kl_BSd is not None:
             nothing = kl_BSd.new_zeros(())
             sums |= {"kl": kl_BSd.detach().sum(), "kl_hinged": nothing, "kl_priced": nothing}
-        return Terms(ce / num_tokens, sums)
+        return Terms(total / num_tokens, sums)
 
 
 class CrossEntropyParams(LossParams):

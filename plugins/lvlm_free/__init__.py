@@ -7,14 +7,13 @@
 | binary mapper, 16 bits, dense one-hot | `binary`; the same value and gradients through a table lookup; `bits_per_group` factors the table |
 | post-sampler's initialisation unstated | zero, so that step 0 equals the baseline bit for bit; `binary.embedding_std` |
 | K/V input of block L/2+1 is X + R; where it is normalised is unstated | `kv.norm`: `sum` = norm(x + r), `hidden` = norm(x) + r |
-| hinge on the KL per token (eq. 5) | `hinge`, `per: slot` |
+| hinge on the KL per token (eq. 5) | loss `elbo`, `term: hinge`, `per: slot` |
 """
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
 from lvlm_free.add import AddParams
 from lvlm_free.binary import BinaryParams
-from lvlm_free.hinge import HingeParams
 from lvlm_free.kv import KVParams
 from lvlm_free.learned_query import LearnedQueryParams
 
@@ -36,9 +35,3 @@ def register_injections(register: Register) -> None:
     """Into the keys and values of one block, or onto the hidden."""
     register(KVParams)
     register(AddParams)
-
-
-@hookimpl
-def register_losses(register: Register) -> None:
-    """The hinge of the paper."""
-    register(HingeParams)

@@ -6,13 +6,12 @@ arXiv 2004.04092, and Bowman et al. 2016, arXiv 1511.06349, with a decoder-only 
 | per-token mean cross-entropy plus per-sequence KL, so weight 1 is beta = T | one objective in nats per sequence, divided by target tokens |
 | KL charged for rows whose latent was dropped | dropped rows cost nothing |
 | dropped rows shift positions | the prefix stands at negative positions and is hidden by a mask |
-| floor per dimension | `floor` |
+| floor per dimension | loss `elbo`, `term: hinge`, `per: unit` |
 """
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
 from lvlm_gptvae.bidirectional import BidirectionalParams
-from lvlm_gptvae.floor import FloorParams
 from lvlm_gptvae.gaussian import GaussianParams
 from lvlm_gptvae.prefix import PrefixParams
 
@@ -33,9 +32,3 @@ def register_quantizers(register: Register) -> None:
 def register_injections(register: Register) -> None:
     """Rows in front of the sequence."""
     register(PrefixParams)
-
-
-@hookimpl
-def register_losses(register: Register) -> None:
-    """A floor per dimension."""
-    register(FloorParams)
