@@ -16,18 +16,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch, Latent, Output, Slots
 from lvlm.kl import bernoulli_kl, gaussian_kl, gaussian_log_prob
 from lvlm.kl_terms import PID, Clamp, Controller, Lagrangian, LocalTerm
-from lvlm.objective import NATS_PER_BIT, per_token
+from lvlm.objective import NATS_PER_BIT, cross_entropy_nats, per_token, reconstruction, score_function
+from lvlm.registry import Registry
 from lvlm.schedule import Ramp
 from lvlm.straight_through import straight_through
-from lvlm.testing import numbers
+from lvlm.testing import Cross, batch_of, build_cross, numbers, token_rows
 from lvlm_baseline.elbo import ElboParams
-from lvlm_free.binary import Binary, code_bits, code_probabilities, logit_gradient
-from lvlm_gptvae.gaussian import Gaussian
+from lvlm_free.binary import Binary, BinaryParams
+from lvlm_free.kv import KVParams
+from lvlm_free.learned_query import LearnedQueryParams
+from lvlm_free.mapper import TILE_NUMBERS, code_bits, code_probabilities, group_gradient
+from lvlm_gptvae.gaussian import Gaussian, GaussianParams
 
 # ---------------------------------------------------------------------------------------------------- KL
 
@@ -115,7 +120,8 @@ def dense(logits_NH: Tensor, table_RC: Tensor, codes_N: Tensor, bits_per_group: 
 def test_the_mapper_equals_its_dense_form_in_value_and_all_gradients(
     bits: int, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lvlm_free.binary.CHUNK_NUMBERS", 3 * 2**group)  # several chunks, the last one short
+    # several tiles both ways, the last ones short
+    monkeypatch.setitem(TILE_NUMBERS, "cpu", 3 * 2 ** (group // 2) + 1)
     torch.manual_seed(bits * 100 + group)
     mapper = Binary(bits=bits, bits_per_group=group, embedding_dim=6, embedding_std=1.0).double()
     logits = (2 * torch.randn(2, 5, bits, dtype=torch.float64)).requires_grad_()
@@ -141,7 +147,166 @@ def test_the_gradient_is_that_of_the_exact_expectation_for_a_linear_decoder(
 ) -> None:
     logits.requires_grad_()
     (expected,) = torch.autograd.grad((code_probabilities(logits) * pull).sum(), logits)
-    torch.testing.assert_close(logit_gradient(pull, logits.detach()), expected, atol=1e-9, rtol=1e-9)
+    eye = torch.eye(16, dtype=torch.float64)
+    torch.testing.assert_close(group_gradient(pull, logits.detach(), eye), expected, atol=1e-9, rtol=1e-9)
+
+
+ESTIMATORS = ("exact", "bitwise", "gumbel", "reinforce")
+
+
+def gradients(
+    estimator: Any, decoder: Callable[[Tensor], Tensor], draws: int, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """One gradient to the logits for each of many draws, [draws, 3]; and the exact one, by enumeration, [3]."""
+    torch.manual_seed(4)
+    mapper = Binary(
+        bits=3, bits_per_group=3, embedding_dim=4, embedding_std=1.0, estimator=estimator, **options
+    ).double()
+    logits = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64, requires_grad=True)
+    many = logits.detach().expand(draws, 1, 3).clone().requires_grad_()
+    latent = mapper(many, torch.zeros_like(many), torch.Generator().manual_seed(0))
+    cost_BT = decoder(latent.embedding_BSC)
+    total = cost_BT.sum()
+    if latent.score_BS is not None:
+        keep = torch.ones(draws, 1, dtype=torch.bool)
+        total = total + score_function(
+            cost_BT.detach(), latent.score_BS, Output(cost_BT, latent, keep, Slots(1))
+        )
+    (each,) = torch.autograd.grad(total, many)
+    every_code = mapper.given(torch.arange(8)[:, None]).embedding_BSC
+    expected = (code_probabilities(logits[None])[0] * decoder(every_code)[:, 0]).sum()
+    (exact,) = torch.autograd.grad(expected, logits)
+    return each[:, 0], exact
+
+
+def linear(embedding_BSC: Tensor) -> Tensor:
+    return embedding_BSC @ torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+
+
+def curved(embedding_BSC: Tensor) -> Tensor:
+    return (2 * linear(embedding_BSC)).sin() * 3
+
+
+@pytest.mark.parametrize(
+    ("estimator", "decoder", "unbiased"),
+    [
+        ("exact", linear, True), ("bitwise", linear, True), ("gumbel", linear, False), ("reinforce", linear, True),
+        ("exact", curved, False), ("bitwise", curved, False), ("gumbel", curved, False), ("reinforce", curved, True),
+    ],
+)  # fmt: skip
+def test_the_bias_of_each_estimator_is_what_the_docs_say(
+    estimator: str, decoder: Any, unbiased: bool
+) -> None:
+    each, exact = gradients(estimator, decoder, 40_000)
+    bias, error = each.mean(0) - exact, each.std(0) / len(each) ** 0.5
+    if unbiased:
+        assert (bias.abs() <= 4.5 * error + 1e-12).all(), f"{bias} ± {error}"
+    else:
+        assert (bias.abs() > 6 * error).any(), f"{bias} ± {error}: no bias to be seen"
+
+
+def test_the_noise_of_the_estimators() -> None:
+    """For a linear decoder the paper's has none, one bit at a time has some, the score function more."""
+    variance = {e: gradients(e, linear, 20_000)[0].var(0).sum().item() for e in ESTIMATORS}
+    assert variance["exact"] < 1e-20
+    assert 0.01 < variance["bitwise"] < variance["reinforce"]
+    cold, hot = (gradients("gumbel", linear, 20_000, temperature=t)[0].var(0).sum() for t in (0.2, 2.0))
+    assert hot < cold
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_all_estimators_give_the_same_value_and_train_the_table(estimator: Any) -> None:
+    mapper = Binary(
+        bits=5, bits_per_group=2, embedding_dim=3, embedding_std=1.0, estimator=estimator
+    ).double()
+    logits = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    latent = mapper(logits, torch.zeros_like(logits))
+    assert torch.equal(latent.embedding_BSC, mapper.given(latent.codes).embedding_BSC)
+    to_logits, to_table = torch.autograd.grad(
+        latent.embedding_BSC.square().sum(), [logits, mapper.table_RC], allow_unused=True
+    )
+    assert to_table.abs().sum() > 0
+    assert (to_logits is None or not to_logits.any()) == (estimator == "reinforce")
+
+
+def test_the_temperature_follows_its_schedule() -> None:
+    params = BinaryParams(bits=2, estimator="gumbel", temperature=Ramp(start=2.0, end=0.5, steps=10))
+    mapper = params.build(embedding_dim=2)
+    seen = []
+    for step in (0, 5, 10, 99):
+        mapper.at_step(step)
+        seen.append(mapper.temperature_now)
+    assert seen == [2.0, 1.25, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("per", [1, 2, None])
+def test_the_score_function_charges_a_code_what_it_can_move(per: int | None) -> None:
+    """The whole model: the mean over many draws is the gradient of the enumerated expectation."""
+    recipe = Cross(
+        LearnedQueryParams(per={1: "token", 2: 2, None: "sequence"}[per]),  # type: ignore[arg-type]
+        BinaryParams(bits=1, estimator="reinforce"),
+        KVParams(),
+    )
+    model = build_cross(recipe, Registry.load(), seed=1)
+    assert model.latent is not None
+    tokens = token_rows(1, 5, seed=2)
+    batch = batch_of(tokens)
+    weight = model.latent.readout.bias
+    draws = 6000
+    many = batch_of(tokens.expand(draws, -1))
+    output = model(many.inputs_BT, generator=torch.Generator().manual_seed(0))
+    assert output.latent is not None
+    score_BS = output.latent.score_BS
+    assert score_BS is not None
+    ce_BT = cross_entropy_nats(output.logits_BTV, many.targets_BT).detach()
+    rows = torch.stack([score_function(ce_BT, score_BS, output), reconstruction(output, many)[0]])
+    estimated = [torch.autograd.grad(row, weight, retain_graph=True)[0].item() / draws for row in rows]
+    assert estimated[0] == pytest.approx(estimated[1]), "nothing else may reach the posterior"
+
+    latent = model(batch.inputs_BT).latent
+    assert latent is not None
+    assert latent.posterior_BSK is not None
+    slots = latent.codes.shape[1]
+    expected = torch.zeros((), dtype=torch.float64)
+    for bits in itertools.product((0, 1), repeat=slots):
+        codes = torch.tensor([bits])
+        ce = cross_entropy_nats(model(batch.inputs_BT, z=codes).logits_BTV, batch.targets_BT).sum()
+        expected = (
+            expected + model.latent.quantizer.log_prob(codes, latent.posterior_BSK).sum().exp() * ce.detach()
+        )
+    (exact,) = torch.autograd.grad(expected, weight)
+    # The spread of a draw's gradient is at most that of its cost times its score's.
+    error = ce_BT.sum(-1).std() * slots**0.5 / draws**0.5
+    assert abs(estimated[0] - exact.item()) < 4.5 * error.item()
+    assert abs(exact.item()) > 3 * error.item(), "the test could not fail"
+
+
+@pytest.mark.parametrize("estimator", ["exact", "bitwise", "gumbel"])
+@pytest.mark.parametrize("how", ["checkpoint", "compile", "autocast"])
+@pytest.mark.filterwarnings("ignore")  # torch's compiler has warnings of its own
+def test_the_mapper_under_other_regimes(estimator: Any, how: str) -> None:
+    """Activation checkpointing, torch.compile and autocast change no value and no gradient."""
+    mapper = Binary(bits=6, bits_per_group=6, embedding_dim=5, embedding_std=1.0, estimator=estimator)
+
+    def embed(logits: Tensor) -> Tensor:
+        return mapper(logits, torch.zeros_like(logits), torch.Generator().manual_seed(0)).embedding_BSC
+
+    def run(through: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        logits = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = through(logits)
+        return [out, *torch.autograd.grad(out.square().sum(), [logits, mapper.table_RC])]
+
+    def autocast(logits: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return embed(logits)
+
+    regimes: dict[str, Callable[[Tensor], Tensor]] = {
+        "checkpoint": lambda logits: checkpoint(embed, logits, use_reentrant=False),
+        "compile": torch.compile(embed, backend="aot_eager"),
+        "autocast": autocast,
+    }
+    for one, other in zip(run(embed), run(regimes[how]), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_double_backward_is_refused_rather_than_wrong() -> None:
@@ -180,6 +345,37 @@ def test_binary_codes_that_do_not_fit_are_refused(codes: Tensor) -> None:
 def test_gaussian_codes_that_do_not_fit_are_refused(codes: Tensor) -> None:
     with pytest.raises(UserError, match="code"):
         Gaussian(dim=2, embedding_dim=2, embedding_std=1.0, log_variance_bound=10).given(codes)
+
+
+@pytest.mark.parametrize("variance", ["own", "shared", 0.25])
+def test_the_variance_of_a_gaussian(variance: Any) -> None:
+    params = GaussianParams(dim=2, variance=variance, embedding_std=1.0)
+    gaussian = params.build(embedding_dim=3).double()
+    if variance == "shared":
+        with torch.no_grad():
+            gaussian.raw_log_variance_Z.copy_(torch.tensor([0.3, -1.0]))
+    numbers = torch.randn(
+        1, 1, gaussian.posterior_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    prior = torch.randn(1, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    many = numbers.expand(1, 50_000, -1)
+    latent = gaussian(many, prior.expand(1, 50_000, -1), torch.Generator().manual_seed(0))
+    assert latent.kl_BSd is not None
+    bounded = lambda raw: 10 * (raw / 10).tanh()  # noqa: E731
+    expected = {
+        "own": lambda: bounded(numbers[0, 0, 2:]).exp(),
+        "shared": lambda: bounded(torch.tensor([0.3, -1.0], dtype=torch.float64)).exp(),
+        0.25: lambda: torch.tensor([0.25, 0.25], dtype=torch.float64),
+    }[variance]()
+    torch.testing.assert_close(latent.codes[0].var(0), expected, rtol=0.04, atol=0)
+    q = Normal(numbers[0, 0, :2], expected.sqrt())
+    p = Normal(prior[0, 0, :2], (bounded(prior[0, 0, 2:]) / 2).exp())
+    torch.testing.assert_close(latent.kl_BSd[0, 0], kl_divergence(q, p), atol=1e-7, rtol=1e-7)
+    log_prob = gaussian.log_prob(latent.codes, many)[0, 0]
+    torch.testing.assert_close(log_prob, q.log_prob(latent.codes[0, 0]).sum(), atol=1e-6, rtol=1e-6)
+    if variance == 0.25:
+        floor = gaussian(torch.zeros(1, 1, 2), torch.zeros(1, 1, 4)).kl_BSd
+        torch.testing.assert_close(floor, torch.full_like(floor, (0.25 - math.log(0.25) - 1) / 2))
 
 
 # ------------------------------------------------------------------------------------------------ the objective

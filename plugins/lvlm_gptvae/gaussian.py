@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lvlm.errors import UserError
@@ -18,20 +19,43 @@ class Gaussian(Quantizer):
 
     Codes are vectors [B, S, Z]. The log-variance is softly bounded, bound · tanh(raw / bound), so that zero
     stays zero and no number makes a variance overflow.
+
+    Args:
+        variance: 'own' makes each slot's from its numbers; 'shared' learns one per dimension and a number fixes it,
+            and then the posterior's numbers are the mean alone, [B, S, Z]. The prior always has both.
     """
 
+    raw_log_variance_Z: Tensor
+
     def __init__(
-        self, *, dim: int, embedding_dim: int, embedding_std: float, log_variance_bound: float
+        self,
+        *,
+        dim: int,
+        embedding_dim: int,
+        embedding_std: float,
+        log_variance_bound: float,
+        variance: Literal["own", "shared"] | float = "own",
     ) -> None:
         super().__init__()
-        self.posterior_dim = self.prior_dim = 2 * dim
+        self.prior_dim = 2 * dim
+        self.posterior_dim = 2 * dim if variance == "own" else dim
+        self.can_be_prior = variance == "own"
         self.kl_dim = self.dim = dim
+        if variance == "shared":
+            self.raw_log_variance_Z = nn.Parameter(torch.zeros(dim))
+        elif isinstance(variance, float):
+            fixed = log_variance_bound * math.atanh(math.log(variance) / log_variance_bound)
+            self.register_buffer("raw_log_variance_Z", torch.full((dim,), fixed), persistent=False)
         self.embedding_dim, self.log_variance_bound = embedding_dim, log_variance_bound
         self.embedding = nn.Linear(dim, embedding_dim, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)
 
     def _moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = wide(numbers).chunk(2, dim=-1)
+        numbers = wide(numbers)
+        if numbers.shape[-1] == self.dim:  # a posterior whose variance isn't its own
+            mean, raw = numbers, wide(self.raw_log_variance_Z).expand_as(numbers)
+        else:
+            mean, raw = numbers.chunk(2, dim=-1)
         return mean, self.log_variance_bound * torch.tanh(raw / self.log_variance_bound)
 
     def _draw(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Latent:
@@ -84,7 +108,18 @@ class GaussianParams(QuantizerParams):
     embedding_std: float = Field(default=0.0, ge=0)
     """Standard deviation of the embedding's weights at the start; 0 makes step 0 independent of the code."""
     log_variance_bound: float = Field(default=10.0, gt=0)
-    """The log-variance stays inside plus and minus this, in log nats squared."""
+    """The log-variance stays softly inside plus and minus this."""
+    variance: Literal["own", "shared"] | Annotated[float, Field(gt=0)] = "own"
+    """The posterior's: each slot's 'own', one learned per dimension ('shared'), or a fixed number. Other than 1, a
+    fixed one costs KL whatever the mean is, a rate that can't be lost (Razavi et al. 2019, arXiv 1901.03416)."""
+
+    @model_validator(mode="after")
+    def _bound_holds_the_variance(self) -> Self:
+        if isinstance(self.variance, float) and abs(math.log(self.variance)) >= self.log_variance_bound:
+            raise ValueError(
+                f"the logarithm of variance {self.variance} lies outside log_variance_bound {self.log_variance_bound}"
+            )
+        return self
 
     def build(self, *, embedding_dim: int) -> Gaussian:
         """The quantizer whose codes become vectors of that width."""
@@ -93,4 +128,5 @@ class GaussianParams(QuantizerParams):
             embedding_dim=embedding_dim,
             embedding_std=self.embedding_std,
             log_variance_bound=self.log_variance_bound,
+            variance=self.variance,
         )
