@@ -14,6 +14,10 @@ class NotFinite(UserError):
     """NaN or infinity where a number belongs."""
 
 
+class MissingLibrary(UserError):
+    """A library that comes with an extra isn't installed; the message says with which."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM; what was under way is saved. `signal_number` says which signal."""
 

@@ -99,7 +99,8 @@ class LatentPath(nn.Module):
         first_S = self.slots.first_positions(offset + tokens_BT.shape[1], hidden_BTD.device)[drawn:] - offset
         hidden_BSD = hidden_BTD[:, first_S]
         if self.prior_head is None:
-            prior_BSJ = hidden_BSD.new_zeros(*hidden_BSD.shape[:2], self.quantizer.prior_dim)
+            zero = hidden_BSD.new_zeros(())
+            prior_BSJ = zero.expand(*hidden_BSD.shape[:2], self.quantizer.prior_dim)
         else:
             prior_BSJ = self.prior_head(hidden_BSD)
         if z == "prior":

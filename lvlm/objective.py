@@ -59,20 +59,22 @@ def per_token(sums: Mapping[str, float], num_tokens: int) -> dict[str, float]:
     return means
 
 
-def reconstruction(output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy over the batch, twice, summed, nats: as it is minimised and as it is.
+def reconstruction(output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """What is minimised beside the KL, summed over the batch, nats; and what of it is logged, detached.
 
-    The first holds what the family of the latent adds: its penalty, and the score-function term. Its value is
-    that of cross-entropy plus penalty.
+    That is the cross-entropy, what the family of the latent adds (`penalty`), and the score-function term, which
+    is zero in value.
     """
     ce_BT = cross_entropy_nats(output.logits_BTV, batch.targets_BT)
     total, latent = ce_BT.sum(), output.latent
+    sums = {name_of_cross_entropy(output): total.detach()}
     if latent is not None and output.keep_BS is not None:
         if latent.penalty_BS is not None:
-            total = total + (latent.penalty_BS * output.keep_BS).sum()
+            penalty = (latent.penalty_BS * output.keep_BS).sum()
+            total, sums["penalty"] = total + penalty, penalty.detach()
         if latent.score_BS is not None:
             total = total + score_function(ce_BT.detach(), latent.score_BS, output)
-    return total, ce_BT.sum().detach()
+    return total, sums
 
 
 def score_function(ce_BT: Tensor, score_BS: Tensor, output: Output) -> Tensor:
@@ -112,16 +114,15 @@ class ELBO(Loss):
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
         """See `lvlm.interfaces.Loss`."""
-        total, ce = reconstruction(output, batch)
-        name = name_of_cross_entropy(output)
+        total, sums = reconstruction(output, batch)
         kl_BSd = real_kl(output)
         if kl_BSd is None or output.keep_BS is None:  # codes from the prior or given: nothing to charge
-            return Terms(total / num_tokens, {name: ce})
+            return Terms(total / num_tokens, sums)
         step -= self.autoencoder_steps
         beta = value_at(self.beta, step) if step >= 0 else 0.0
         charged, raw_times_price = self.term(kl_BSd, output.keep_BS)
-        sums = {name: ce, "kl": kl_BSd.sum(), "kl_hinged": charged, "kl_priced": beta * raw_times_price}
-        return Terms((total + beta * charged) / num_tokens, {k: v.detach() for k, v in sums.items()})
+        kl = {"kl": kl_BSd.sum(), "kl_hinged": charged, "kl_priced": beta * raw_times_price}
+        return Terms((total + beta * charged) / num_tokens, sums | {k: v.detach() for k, v in kl.items()})
 
     def after_step(self) -> None:
         """See `lvlm.interfaces.Loss`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from lvlm.errors import MissingLibrary
 from lvlm.plugin import Kind
 from lvlm.registry import Registry
 from lvlm.testing.cases import (
@@ -60,7 +61,10 @@ def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Call
 
     @pytest.mark.parametrize("case", [case for _, case in cases], ids=[name for name, _ in cases])
     def test_conformance(case: Callable[[], None]) -> None:
-        case()
+        try:
+            case()
+        except MissingLibrary as missing:
+            pytest.skip(str(missing))
 
     return test_conformance
 

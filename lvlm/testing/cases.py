@@ -149,6 +149,6 @@ def padded_batches(
 def assert_learns(module: nn.Module, objective: Tensor, except_for: set[int] | None = None) -> None:
     """A gradient that isn't zero reaches every parameter."""
     named = [(n, p) for n, p in module.named_parameters() if id(p) not in (except_for or set())]
-    gradients = torch.autograd.grad(objective, [p for _, p in named], allow_unused=True)
+    gradients = torch.autograd.grad(objective, [p for _, p in named], allow_unused=True, retain_graph=True)
     dead = [n for (n, _), g in zip(named, gradients, strict=True) if g is None or not g.abs().sum() > 0]
     assert not dead, f"no gradient reaches {', '.join(dead)}"

@@ -121,17 +121,18 @@ def check_generation(model: LatentLM) -> None:
 
 
 def check_gradients(model: LatentLM) -> None:
-    """The reconstruction alone reaches every parameter (but a learned prior, which the KL reaches)."""
+    """The reconstruction alone reaches every parameter, but a learned prior, which the KL reaches, and what a
+    quantizer learns by its penalty.
+    """
     batch = batch_of(token_rows(4, TOKENS + 1))
     output = model(batch.inputs_BT, batch.keep_BT, generator=generator_of())
     objective = output.logits_BTV.log_softmax(-1).gather(-1, batch.targets_BT[..., None]).sum()
-    by_kl = (
-        {id(p) for p in model.latent.prior_head.parameters()}
-        if model.latent and model.latent.prior_head
-        else set()
-    )
-    assert_learns(model, objective, except_for=by_kl)
-    if by_kl and output.latent is not None and output.latent.kl_BSd is not None and model.latent is not None:
-        kl = model(batch.inputs_BT, batch.keep_BT, generator=generator_of()).latent.kl_BSd
-        assert model.latent.prior_head is not None
-        assert_learns(model.latent.prior_head, kl.sum())
+    by_others: set[int] = set()
+    if model.latent is not None and output.latent is not None:
+        if model.latent.prior_head is not None and output.latent.kl_BSd is not None:
+            by_others |= {id(p) for p in model.latent.prior_head.parameters()}
+            assert_learns(model.latent.prior_head, output.latent.kl_BSd.sum())
+        if output.latent.penalty_BS is not None:
+            by_others |= {id(p) for p in model.latent.quantizer.parameters()}
+            assert_learns(model.latent.quantizer, objective - output.latent.penalty_BS.sum())
+    assert_learns(model, objective, except_for=by_others)

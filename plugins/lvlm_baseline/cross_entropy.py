@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
-
 from lvlm.interfaces import Batch, Loss, LossParams, Output, Terms
-from lvlm.objective import name_of_cross_entropy, real_kl, reconstruction
+from lvlm.objective import real_kl, reconstruction
 
 
 class CrossEntropy(Loss):
@@ -15,8 +13,7 @@ class CrossEntropy(Loss):
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
         """See `lvlm.interfaces.Loss`."""
-        total, ce = reconstruction(output, batch)
-        sums: dict[str, Tensor] = {name_of_cross_entropy(output): ce}
+        total, sums = reconstruction(output, batch)
         kl_BSd = real_kl(output)
         if kl_BSd is not None:
             nothing = kl_BSd.new_zeros(())

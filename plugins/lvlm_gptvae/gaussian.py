@@ -90,8 +90,9 @@ class Gaussian(Quantizer):
             )
         if not bool(codes.isfinite().all()):
             raise UserError("a gaussian code holds NaN or infinity")
-        codes = codes.to(self.embedding.weight.dtype)
-        return Latent(codes, self.embedding(codes))
+        with full_precision(codes):
+            codes = codes.to(self.embedding.weight.dtype)
+            return Latent(codes, self.embedding(codes))
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """See `lvlm.interfaces.Quantizer`."""

@@ -7,9 +7,9 @@ import platform
 
 import torch
 
-from tests.benchmarks import startup, training
+from tests.benchmarks import memory, startup, training
 
-BENCHMARKS = {"training": training.run, "startup": startup.run}
+BENCHMARKS = {"training": training.run, "memory": memory.run, "startup": startup.run}
 
 
 def main() -> None:

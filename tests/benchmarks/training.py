@@ -27,6 +27,15 @@ SHAPE = (
 )  # fmt: skip
 
 
+FREE = ((8, 8, "exact"), (16, 1, "exact"), (16, 8, "exact"), (16, 16, "exact"), (16, 16, "bitwise"))
+
+
+def free(bits: int, group: int, estimator: str) -> list[str]:
+    """FREE's overrides."""
+    values = {"bits": bits, "bits_per_group": group, "estimator": estimator}
+    return [f"model.quantizer.{name}={value}" for name, value in values.items()]
+
+
 class PlainBlock(nn.Module):
     """What a one-file training script would write: the same layer, nothing configurable."""
 
@@ -90,8 +99,8 @@ def ours(folder: Path, recipe: str, *overrides: str) -> Callable[[], object]:
     return step
 
 
-def loop(model: nn.Module, logits: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-    """The plain training loop around a model."""
+def loop(model: nn.Module, loss_of: Callable[[Tensor], Tensor] | None = None) -> Callable[[], object]:
+    """The plain training loop around a model that returns logits, or has a loss of its own of TOKENS + 1."""
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
@@ -99,7 +108,10 @@ def loop(model: nn.Module, logits: Callable[[Tensor], Tensor]) -> Callable[[], o
 
     def step() -> float:
         rows = torch.randint(VOCAB, (ROWS, TOKENS + 1), generator=generator)
-        loss = F.cross_entropy(logits(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+        if loss_of is None:
+            loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+        else:
+            loss = loss_of(rows)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -115,15 +127,16 @@ def run(rounds: int) -> None:
         sides: dict[str, Callable[[], object]] = {"ours, baseline": ours(Path(folder), "baseline")}
         sides["ours, baseline, train.compile"] = ours(Path(folder), "baseline", "train.compile=true")
         plain = Plain()
-        sides["plain loop"] = loop(plain, plain)
-        for bits, group in ((8, 8), (16, 1), (16, 8), (16, 16)):
-            sides[f"ours, FREE, H = {bits}, bits_per_group {group}"] = ours(
-                Path(folder),
-                "free",
-                f"model.quantizer.bits={bits}",
-                f"model.quantizer.bits_per_group={group}",
-            )
+        sides["plain loop"] = loop(plain)
+        for bits, group, estimator in FREE:
+            name = f"ours, FREE, H = {bits}, groups of {group}, {estimator}"
+            sides[name] = ours(Path(folder), "free", *free(bits, group, estimator))
         sides["ours, GPT-VAE"] = ours(Path(folder), "gptvae")
+        bf16 = "train.precision=bf16"
+        sides["ours, baseline, bf16"] = ours(Path(folder), "baseline", bf16)
+        sides["ours, FREE, H = 16, groups of 16, bf16"] = ours(
+            Path(folder), "free", bf16, *free(16, 16, "exact")
+        )
         sides |= x_transformers()
         seconds = in_turn(sides, rounds)
     first = next(iter(seconds))
@@ -134,15 +147,43 @@ def run(rounds: int) -> None:
 
 
 def x_transformers() -> dict[str, Callable[[], object]]:
-    """The peer's plain decoder and its FreeTransformer at H = 8, or nothing where it isn't installed."""
+    """The peer's plain decoder and its FreeTransformer, with its best options, or nothing where it isn't installed."""
     if importlib.util.find_spec("x_transformers") is None:
         print("(x-transformers is not installed: pip install 'lvlm[bench]')")
         return {}
+    sides = {"x-transformers, plain decoder": loop(peer_decoder())}
+    for bits in (8, 16):
+        sides[f"x-transformers, FreeTransformer, H = {bits}"] = peer_free(bits)
+    return sides
+
+
+PEER_BLOCK = {
+    "ff_glu": True,
+    "ff_swish": True,
+    "ff_mult": HIDDEN / WIDTH,
+    "ff_no_bias": True,
+    "attn_flash": True,
+}
+
+
+def peer_decoder() -> nn.Module:
+    """x-transformers' decoder of our baseline's shape."""
     from x_transformers import Decoder, TransformerWrapper
 
     decoder = Decoder(
         dim=WIDTH, depth=LAYERS, heads=HEADS, attn_dim_head=WIDTH // HEADS, rotary_pos_emb=True, use_rmsnorm=True,
-        ff_glu=True, ff_swish=True, ff_mult=HIDDEN / WIDTH, ff_no_bias=True, attn_flash=True,
+        **PEER_BLOCK,
     )  # fmt: skip
-    model = TransformerWrapper(num_tokens=VOCAB, max_seq_len=TOKENS, attn_layers=decoder)
-    return {"x-transformers, plain decoder": loop(model, model)}
+    return TransformerWrapper(num_tokens=VOCAB, max_seq_len=TOKENS, attn_layers=decoder)
+
+
+def peer_free(bits: int) -> Callable[[], object]:
+    """A step of x-transformers' FreeTransformer, its map being joint."""
+    from x_transformers.free_transformer import FreeTransformer
+
+    half = LAYERS // 2
+    model = FreeTransformer(
+        num_tokens=VOCAB, dim=WIDTH, dec_head_depth=half, dec_tail_depth=half, max_seq_len=TOKENS, heads=HEADS,
+        attn_dim_head=WIDTH // HEADS, latent_bits=bits, **PEER_BLOCK,
+    )  # fmt: skip
+    return loop(model, model)

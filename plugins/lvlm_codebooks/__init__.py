@@ -1,0 +1,22 @@
+"""Codebooks: one categorical code a slot, chosen and not drawn, by the quantizers of vector-quantize-pytorch.
+
+| the papers | here |
+|---|---|
+| a prior is trained in a second stage | `prior: learned` trains it along: the KL of a code is -log p(code), and its gradient stays out of the encoder |
+| the KL to the uniform prior, log N, is constant and left out | it is logged and charged like any other, but moves nothing |
+| FSQ (Mentzer et al. 2023, arXiv 2309.15505) rounds lopsidedly to 2 levels | with a level count of 2, `fsq` rounds as Parker et al. 2024, arXiv 2411.19842 |
+| VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937), eq. 3 | `vq`, the same for each slot, in nats; slots of padding and dropped rows pull nothing |
+| VQ-VAE's other codebook, of moving averages | left out: it would average over padding and dropped rows |
+"""
+
+from lvlm.hookspecs import hookimpl
+from lvlm.interfaces import Register
+from lvlm_codebooks.fsq import FSQParams
+from lvlm_codebooks.vq import VQParams
+
+
+@hookimpl
+def register_quantizers(register: Register) -> None:
+    """Finite scalar quantization and the nearest row of a learned codebook."""
+    register(FSQParams)
+    register(VQParams)

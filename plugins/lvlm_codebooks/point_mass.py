@@ -1,0 +1,126 @@
+"""What quantizers have in common whose posterior is one code: all but how the code is found.
+
+The posterior is a point mass on one of N codes and the prior a categorical over them, so
+
+    KL(q || p) = -log p(code),    log N under the fixed prior, whatever the posterior numbers are
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lvlm.errors import MissingLibrary, UserError
+from lvlm.interfaces import Latent, Quantizer
+from lvlm.kl import full_precision, wide
+from lvlm.straight_through import straight_through
+
+
+def library(kind: str) -> Any:
+    """vector-quantize-pytorch, imported when a part is built, because it is an extra and takes a while.
+
+    Raises:
+        MissingLibrary: it isn't installed.
+    """
+    try:
+        return importlib.import_module("vector_quantize_pytorch")
+    except ImportError as error:
+        raise MissingLibrary(
+            f"kind {kind!r} needs vector-quantize-pytorch: pip install 'lvlm[codebooks]'"
+        ) from error
+
+
+class PointMass(Quantizer):
+    """numbers [B, S, K] ─ find the code ─ its vector, straight-through ─ linear ─► embedding [B, S, C].
+
+    Codes are int64 indices [B, S] in [0, N). The prior has a number, a logit, for each code. `log_prob` tells
+    posterior numbers from prior numbers by how many there are, so N must not be K.
+
+    Args:
+        dim: posterior numbers K, which is the width of a code's vector, too.
+        codes: N.
+        embedding_dim: width of the embedding.
+        embedding_std: of the linear map's weights at the start.
+    """
+
+    can_be_prior = False
+
+    def __init__(self, *, dim: int, codes: int, embedding_dim: int, embedding_std: float) -> None:
+        super().__init__()
+        assert dim != codes, f"{dim} numbers are those of a posterior and of a prior"
+        self.posterior_dim, self.prior_dim, self.kl_dim = dim, codes, 1
+        self.embedding_dim = embedding_dim
+        self.embedding = nn.Linear(dim, embedding_dim, bias=False)
+        nn.init.normal_(self.embedding.weight, std=embedding_std)
+
+    @abc.abstractmethod
+    def find(self, numbers_BSK: Tensor) -> tuple[Tensor, Tensor]:
+        """The code of those numbers, [B, S], and what its vector takes its gradient from, [B, S, K]."""
+
+    @abc.abstractmethod
+    def vectors(self, codes_BS: Tensor) -> Tensor:
+        """The vectors of codes, [B, S, K]."""
+
+    def penalty(self, numbers_BSK: Tensor, vectors_BSK: Tensor) -> Tensor | None:
+        """What the family adds to the objective, [B, S], nats."""
+        return None
+
+    def forward(
+        self, posterior_BSK: Tensor, prior_BSJ: Tensor, generator: torch.Generator | None = None
+    ) -> Latent:
+        """See `lvlm.interfaces.Quantizer`; nothing is drawn."""
+        with full_precision(posterior_BSK):
+            posterior_BSK, prior_BSJ = wide(posterior_BSK), wide(prior_BSJ)
+            codes_BS, soft_BSK = self.find(posterior_BSK)
+            vectors_BSK = self.vectors(codes_BS)
+            return Latent(
+                codes_BS,
+                self.embedding(straight_through(vectors_BSK, soft_BSK)),
+                kl_BSd=-log_categorical(codes_BS, prior_BSJ)[..., None],
+                posterior_BSK=posterior_BSK,
+                prior_BSJ=prior_BSJ,
+                penalty_BS=self.penalty(posterior_BSK, vectors_BSK),
+            )
+
+    def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
+        """See `lvlm.interfaces.Quantizer`."""
+        with full_precision(prior_BSJ):
+            prior_BSJ = wide(prior_BSJ)
+            drawn = torch.multinomial(prior_BSJ.softmax(-1).flatten(0, -2), 1, generator=generator)
+            codes_BS = drawn.view(prior_BSJ.shape[:-1])
+            return Latent(codes_BS, self.embedding(self.vectors(codes_BS)), prior_BSJ=prior_BSJ)
+
+    def given(self, codes: Tensor) -> Latent:
+        """Indices [B, S], int64, each in [0, N)."""
+        if codes.is_floating_point() or codes.dtype == torch.bool or codes.ndim != 2:
+            raise UserError(
+                f"codes of a codebook are integer indices of shape [rows, slots], "
+                f"not {codes.dtype} of shape {list(codes.shape)}"
+            )
+        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < self.prior_dim):
+            raise UserError(
+                f"a code of this codebook is an index from 0 to {self.prior_dim - 1}; "
+                f"got {int(codes.min())} to {int(codes.max())}"
+            )
+        codes = codes.long()
+        with full_precision(codes):
+            return Latent(codes, self.embedding(self.vectors(codes)))
+
+    def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """See `lvlm.interfaces.Quantizer`; under posterior numbers 0 for the code that they find, else -infinity."""
+        with full_precision(numbers):
+            numbers = wide(numbers)
+            if numbers.shape[-1] == self.prior_dim:
+                return log_categorical(codes, numbers)
+            assert numbers.shape[-1] == self.posterior_dim, f"{numbers.shape[-1]} numbers of neither kind"
+            found_BS, _ = self.find(numbers)
+            return numbers.new_zeros(codes.shape).masked_fill(found_BS != codes, -torch.inf)
+
+
+def log_categorical(codes_BS: Tensor, logits_BSN: Tensor) -> Tensor:
+    """Log p(code) of a categorical, [B, S], nats."""
+    return logits_BSN.log_softmax(-1).gather(-1, codes_BS[..., None])[..., 0]
