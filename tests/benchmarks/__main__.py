@@ -9,7 +9,12 @@ import torch
 
 from tests.benchmarks import memory, startup, training
 
-BENCHMARKS = {"training": training.run, "memory": memory.run, "startup": startup.run}
+BENCHMARKS = {
+    "training": training.run,
+    "bf16": training.run_bf16,
+    "memory": memory.run,
+    "startup": startup.run,
+}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -14,10 +15,14 @@ def in_turn(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
         for name, work in sides.items():
+            print(
+                f"\rround {number + 1 - warmup} of {rounds}: {name:60s}", end="", file=sys.stderr, flush=True
+            )
             began = time.perf_counter()
             work()
             if number >= warmup:
                 seconds[name].append(time.perf_counter() - began)
+    print(file=sys.stderr)
     return seconds
 
 
