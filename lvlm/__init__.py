@@ -4,8 +4,9 @@ The verbs of the command line are functions here; each imports what it needs whe
 
     build(recipe) -> model                 load(run) -> model
     train(recipe, out) -> run folder       evaluate(run) -> numbers
-    sample(run, prompt) -> text            study(file, out) -> report
-    check(recipe) -> resolved values       generate(model, tokens, …), kinds(), plugins(), schema()
+    doctor(run) -> findings                study(file, out) -> report
+    sample(run, prompt) -> text            generate(model, tokens, …), kinds(), plugins(), schema()
+    check(recipe) -> resolved values
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lvlm.api import (
         build,
         check,
+        doctor,
         evaluate,
         generate,
         kinds,
@@ -33,6 +35,7 @@ __all__ = [
     "UserError",
     "build",
     "check",
+    "doctor",
     "evaluate",
     "generate",
     "kinds",

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
 from lvlm.errors import Interrupted, UserError, listing, nearest
+from lvlm.examination import Examination, examine
 from lvlm.generation import generate
 from lvlm.model import LatentLM
 from lvlm.plugin import Kind
@@ -29,6 +30,7 @@ __all__ = [
     "Checked",
     "build",
     "check",
+    "doctor",
     "evaluate",
     "generate",
     "kinds",
@@ -112,6 +114,24 @@ def evaluate(
     """
     with Display(console or Console(quiet=True), f"evaluating {run}", 100) as display:
         return evaluate_run(Path(run), plugin_files=tuple(plugin_files), progress=display.share)
+
+
+def doctor(
+    run: str | Path,
+    *,
+    step: int | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> Examination:
+    """Whether the latent of a run lives, in numbers and in words, and what to try when it doesn't.
+
+    Looks at the best checkpoint by bound, or at that of `step`, on validation windows; changes nothing.
+
+    Raises:
+        UserError: no such run or checkpoint, or a damaged one.
+    """
+    with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
+        return examine(Path(run), step=step, plugin_files=tuple(plugin_files), progress=display.share)
 
 
 def sample(

@@ -114,6 +114,28 @@ def evaluate(run: RunArgument, as_json: AsJSON = False, plugin: PluginFiles = No
 
 
 @app.command()
+def doctor(
+    run: RunArgument,
+    step: Annotated[
+        int | None, typer.Option(help="Of which checkpoint; the best by bound unless given.")
+    ] = None,
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Say whether the latent of a run lives, and what to try when it doesn't. Changes nothing."""
+    from dataclasses import asdict
+
+    from lvlm import api
+    from lvlm.tables import examination_tables
+
+    examination = api.doctor(run, step=step, plugin_files=plugin or [], console=_console())
+    if as_json:
+        print(json.dumps(asdict(examination), indent=1))
+    else:
+        _show(*examination_tables(examination))
+
+
+@app.command()
 def sample(
     run: RunArgument,
     prompt: Annotated[str, typer.Option(help="What the text begins with.")],

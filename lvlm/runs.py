@@ -205,6 +205,7 @@ def load_run(
         checkpoint = by_step[step]
     model = assemble(resolved.recipe)
     load_weights(model, checkpoint)
+    model.at_step(checkpoint.step)
     return model.eval(), resolved, checkpoint.step
 
 

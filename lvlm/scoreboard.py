@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,8 +134,11 @@ def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[st
     if estimates.latent is None:
         return None
     slots = _slots(recipe, batch)
+    budget = recipe.loss.build().budget_nats(estimates.latent.units)
     return {
-        "budget_nats_per_slot": recipe.loss.build().budget_nats(estimates.latent.units),
+        "budget_nats_per_slot": None
+        if budget is None or math.isinf(budget)
+        else budget,  # JSON has no infinity
         "slots_per_row": slots / len(batch),
         "kl_nats_per_slot": float(estimates.nats["kl"].sum()) / slots,
         "active_units": estimates.latent.active_units,

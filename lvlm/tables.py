@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from lvlm.api import Checked
+    from lvlm.examination import Examination, Measured
     from lvlm.plugin import Kind
     from lvlm.registry import PluginInfo
 
@@ -60,6 +62,72 @@ def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
             f"latent: {latent['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
             f"{latent['active_units']} of {latent['units']} units active: {state}"
         )
+
+
+def examination_tables(examination: Examination) -> Iterator[Table | Text]:
+    """The numbers of a latent, then what they mean and what to try, one finding after another."""
+    newest = examination.newest_step
+    which = f"step {examination.step}" + (f" (newest: {newest})" if newest != examination.step else "")
+    measured = examination.measured
+    if measured is not None:
+        yield _title(f"{which}, {measured.windows} validation windows ({measured.windows_hash[:12]})")
+        yield _measured_table(measured)
+        yield Text()
+    findings = Table(box=None, show_header=False, pad_edge=False)
+    findings.add_column(style="bold")
+    findings.add_column(overflow="fold")
+    for finding in examination.findings:
+        findings.add_row(finding.tone, Text(finding.what))
+        for one in finding.tries:
+            findings.add_row("", Text(f"try {shlex.join(one.overrides)}: {one.why}"))
+    yield findings
+
+
+def _measured_table(m: Measured) -> Table:
+    table = _table("number", "value", "unit", "what it is", numbers=("value",))
+
+    def row(name: str, value: str, unit: str, meaning: str) -> None:
+        table.add_row(name, value, unit, Text(meaning))
+
+    def nats(name: str, value: float | None, meaning: str, stderr: float | None = None) -> None:
+        if value is not None:
+            spread = "" if stderr is None else f" ± {stderr:.4f}"
+            row(name, f"{value:z.4f}{spread}", "nats/token", meaning)
+
+    budget = m.budget_nats_per_slot
+    row(
+        "raw KL",
+        f"{m.kl_nats_per_slot:.4f}",
+        "nats/slot",
+        "without a budget" if budget is None else f"budget {budget:.4f}",
+    )
+    nats("", m.kl_nats_per_token, "what the codes cost")
+    row("active units", f"{m.active_units}", f"of {m.units}", "whose KL is over 0.01 bit")
+    if m.code_perplexity is not None:
+        most = f"codes in use: at most {m.code_perplexity_at_most}, the slots seen"
+        row("code perplexity", f"{m.code_perplexity:.2f}", "codes", most)
+    nats("ce_posterior", m.ce_posterior_nats_per_token, "no bound: the codes have seen the answer")
+    nats("ce_prior", m.ce_prior_nats_per_token, "codes from the prior, as in generation")
+    nats("ce_shuffled", m.ce_shuffled_nats_per_token, "codes of another row")
+    nats("worth", m.worth_nats_per_token, "ce_prior − ce_posterior: of the right code", m.worth_stderr)
+    cost, spread = m.shuffling_cost_nats_per_token, m.shuffling_cost_stderr
+    nats("cost of shuffling", cost, "ce_shuffled − ce_posterior", spread)
+    change = f"{m.output_change_nats_per_token:.3g}"
+    row("change of output", change, "nats/token", "KL between what two codes of the prior predict")
+    if m.exchange_efficiency is not None:
+        row("exchange efficiency", f"{m.exchange_efficiency:z.3f}", "nats/nat", "worth of a nat of KL")
+    if m.beta_effective is not None:
+        row(
+            "effective beta",
+            f"{m.beta_effective:z.3f}",
+            "nats/nat",
+            "what the loss charges for a nat of KL",
+        )
+    share = f"of the loss; the encoder's is {m.encoder_gradient_norm:.3g}, {100 * m.encoder_share:.2g} %"
+    row("gradient norm", f"{m.gradient_norm:.3g}", "", share)
+    optimised = m.optimised - len(m.never_updated)
+    row("trained", f"{optimised}", f"of {m.trainable}", "tensors that the optimiser has a state of")
+    return table
 
 
 def checked_tables(checked: Checked) -> Iterator[Table | Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -234,10 +235,17 @@ def test_dead_and_living_runs_are_never_averaged(usual: StudyFolder) -> None:
 
 @pytest.mark.parametrize(
     ("kl", "budget", "alive"),
-    [(0.051, 1.0, True), (0.049, 1.0, False), (0.011, None, True), (0.009, 0.0, False)],
+    [
+        (0.051, 1.0, True),
+        (0.049, 1.0, False),
+        (0.011, None, True),
+        (0.009, 0.0, False),
+        (0.011, math.inf, True),
+        (0.009, math.inf, False),
+    ],
 )
 def test_alive_rule(kl: float, budget: float | None, alive: bool) -> None:
-    """5 % of the budget, or 0.01 nats per slot without one."""
+    """5 % of the budget, or 0.01 nats per slot without one or with one that has no end."""
     assert is_alive(kl, budget) is alive
 
 

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lvlm.evaluation import is_ignored
 from lvlm.report.data import EXACT, Report, Row
 from lvlm.report.statistics import Interval, clopper_pearson
 
@@ -116,7 +117,7 @@ def _ignored(row: Row) -> str | None:
         row.mean(lambda run: run.value("ce_posterior")),
         row.mean(lambda run: run.value("ce_prior")),
     )
-    if rate is None or with_codes is None or without is None or without - with_codes > IGNORED_BELOW * rate:
+    if rate is None or with_codes is None or without is None or not is_ignored(without - with_codes, rate):
         return None
     return (
         f"Ignored latent in {row.label}: it pays {rate:.4f} nats/token of KL, yet codes from the posterior predict only "
@@ -127,7 +128,6 @@ def _ignored(row: Row) -> str | None:
 
 # ---- tables -------------------------------------------------------------------------------------------------
 
-IGNORED_BELOW = 0.05  # of what the codes cost
 BOUNDS_FROM, DETAILS_FROM = 140, 220  # console widths
 
 

@@ -1,0 +1,318 @@
+"""Whether the latent of a run lives: the numbers behind `lvlm doctor`. What they mean is said in `lvlm.findings`.
+
+best checkpoint ─ validation windows ─┬─ raw KL, bounds, active units               does the encoder say something?
+                                      ├─ codes of the prior, codes of another row   does the decoder listen?
+                                      ├─ gradient of the run's own loss             can the encoder learn?
+                                      └─ state of its optimiser                     was everything trained?
+
+Nothing of the run is changed, and two examinations give the same numbers: all noise has a seed of its own.
+
+Shape legend: see `lvlm.interfaces`; N windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lvlm.errors import UserError
+from lvlm.evaluation import Array, Estimates, estimate, is_alive
+from lvlm.findings import Finding, findings_of
+from lvlm.interfaces import IGNORE, Batch, Loss, Output
+from lvlm.kl import wide
+from lvlm.model import LatentLM
+from lvlm.objective import cross_entropy_nats, per_token
+from lvlm.runs import load_run, refuse_other_data
+from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state
+from lvlm.training.device import Autocast, pick_autocast, pick_device
+from lvlm.training.optim import parameter_groups
+
+if TYPE_CHECKING:
+    from lvlm.data.source import Windows
+    from lvlm.recipe import Recipe
+
+DRAWS = 8  # codes per slot, of each estimate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of a latent, on the validation windows that its checkpoint was chosen by.
+
+    windows, windows_hash          rows, and the digest of their bytes
+    kl_nats_per_slot, _per_token   raw KL; alive by `lvlm.evaluation.is_alive`
+    kl_has_floor                   no posterior of the family is the prior, so the KL can't show a death
+    budget_nats_per_slot           KL that costs nothing; None without a budget, or with one that has no end
+    code_perplexity                exp of the entropy of the codes' frequencies, pooled over slots, one draw; None for
+                                   continuous codes. It can't exceed `code_perplexity_at_most`, the slots seen
+    worth                          ce_prior - ce_posterior: what the right code is worth to the decoder
+    shuffling_cost                 ce_shuffled - ce_posterior: what another row's codes cost; None with one window
+    output_change                  KL between the next-token distributions under two codes drawn from the prior
+    exchange_efficiency            worth / KL: what a nat paid brings; None for a dead latent
+    beta_effective                 the price that the run's loss puts on a nat of KL here; None where it doesn't tell
+    encoder_share                  of the norm of the loss's gradient
+    trainable, optimised           tensors that want training, and those that the checkpoint's optimiser knows
+    never_updated                  names of those among them that never had a gradient
+    """
+
+    windows: int
+    windows_hash: str
+    kl_nats_per_slot: float
+    kl_nats_per_token: float
+    kl_has_floor: bool
+    budget_nats_per_slot: float | None
+    alive: bool
+    active_units: int
+    units: int
+    code_perplexity: float | None
+    code_perplexity_at_most: int | None
+    ce_posterior_nats_per_token: float
+    ce_prior_nats_per_token: float
+    ce_shuffled_nats_per_token: float | None
+    worth_nats_per_token: float
+    worth_stderr: float
+    shuffling_cost_nats_per_token: float | None
+    shuffling_cost_stderr: float | None
+    output_change_nats_per_token: float
+    exchange_efficiency: float | None
+    beta_effective: float | None
+    encoder_gradient_norm: float
+    gradient_norm: float
+    encoder_share: float
+    trainable: int
+    optimised: int
+    never_updated: list[str]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found. `newest_step` is that of the run's last checkpoint; `measured` is None without a latent."""
+
+    run: str
+    step: int
+    newest_step: int
+    measured: Measured | None
+    findings: list[Finding]
+
+
+def examine(
+    folder: Path,
+    *,
+    step: int | None = None,
+    plugin_files: tuple[str, ...] = (),
+    progress: Callable[[float], None] | None = None,
+) -> Examination:
+    """Examine the best checkpoint of a run, or that of `step`.
+
+    Raises:
+        UserError: no such run or checkpoint, a damaged one, other data than it was trained on.
+    """
+    model, resolved, step = load_run(folder, plugin_files=plugin_files, step=step)
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in Checkpoints(folder).list()}
+    measured = None
+    if model.latent is not None:
+        data = resolved.recipe.data.open()
+        refuse_other_data(folder, data.fingerprint)
+        windows = data.windows(resolved.recipe.train.evaluate_windows)
+        measured = measure(model, resolved.recipe, windows, checkpoints[step], progress=progress)
+    return Examination(str(folder), step, max(checkpoints), measured, findings_of(measured, resolved))
+
+
+def measure(
+    model: LatentLM,
+    recipe: Recipe,
+    windows: Windows,
+    checkpoint: Checkpoint,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> Measured:
+    """The numbers of a model with a latent, whose weights are those of the checkpoint."""
+    assert model.latent is not None and model.slots is not None
+    device = pick_device(recipe.train.device)
+    _, autocast = pick_autocast(recipe.train.precision, device)
+    model.to(device)
+    seed, rows = recipe.evaluate.seed, recipe.evaluate.rows
+    estimates = estimate(
+        model, windows.batch, samples=DRAWS, rows=rows, seed=seed, autocast=autocast, progress=progress
+    )
+    assert estimates.latent is not None
+    probe = Probe(model, windows.batch, rows=rows, seed=seed, autocast=autocast)
+    shuffled, codes = probe.shuffled()
+    _add_differences(estimates, shuffled)
+
+    loss, optimiser = _trainer_state(recipe, checkpoint)
+    loss.to(device)
+    norms = gradient_norms(
+        model, loss, windows.batch[:rows], step=checkpoint.step, seed=seed, autocast=autocast
+    )
+    trained = training_record(model, loss, recipe, optimiser)
+
+    keep_NS = model.slots.any(windows.batch.keep_BT)
+    per_slot = float(estimates.nats["kl"].sum()) / int(keep_NS.sum())
+    budget = loss.budget_nats(estimates.latent.units)
+    budget = budget if budget is not None and math.isfinite(budget) else None
+    alive = is_alive(per_slot, budget)
+    of_token = estimates.nats_per_token
+    discrete = not codes.is_floating_point()
+    with_others = shuffled is not None
+    return Measured(
+        windows=len(windows.batch),
+        windows_hash=windows.digest,
+        kl_nats_per_slot=per_slot,
+        kl_nats_per_token=of_token("kl"),
+        kl_has_floor=not model.latent.quantizer.can_be_prior,
+        budget_nats_per_slot=budget,
+        alive=alive,
+        active_units=estimates.latent.active_units,
+        units=estimates.latent.units,
+        code_perplexity=code_perplexity(codes[keep_NS]) if discrete else None,
+        code_perplexity_at_most=int(keep_NS.sum()) if discrete else None,
+        ce_posterior_nats_per_token=of_token("ce_posterior"),
+        ce_prior_nats_per_token=of_token("ce_prior"),
+        ce_shuffled_nats_per_token=of_token("ce_shuffled") if with_others else None,
+        worth_nats_per_token=of_token("worth"),
+        worth_stderr=estimates.standard_error("worth"),
+        shuffling_cost_nats_per_token=of_token("shuffling_cost") if with_others else None,
+        shuffling_cost_stderr=estimates.standard_error("shuffling_cost") if with_others else None,
+        output_change_nats_per_token=probe.output_change_nats() / float(estimates.targets.sum()),
+        exchange_efficiency=of_token("worth") / of_token("kl") if alive else None,
+        **norms,
+        **trained,
+    )
+
+
+def _add_differences(estimates: Estimates, shuffled: Array | None) -> None:
+    """By row, so that their standard errors are those of paired differences."""
+    nats = estimates.nats
+    nats["worth"] = nats["ce_prior"] - nats["ce_posterior"]
+    if shuffled is not None:
+        nats["ce_shuffled"], nats["shuffling_cost"] = shuffled, shuffled - nats["ce_posterior"]
+
+
+class Probe:
+    """Forwards of all windows with codes from somewhere.
+
+    Args:
+        model: in evaluation mode.
+        batch: the windows.
+        rows: windows per forward.
+        seed: of the codes' noise; the global random state is neither read nor changed.
+        autocast: makes the precision context of a forward.
+    """
+
+    def __init__(self, model: LatentLM, batch: Batch, *, rows: int, seed: int, autocast: Autocast) -> None:
+        self.model, self.batch, self.rows, self.autocast = model, batch, rows, autocast
+        self.generator = torch.Generator(device=model.device).manual_seed(seed)
+
+    def shuffled(self) -> tuple[Array | None, Tensor]:
+        """-log p of each row's targets [N] under the codes that the next row's posterior drew, averaged over
+        draws, or None for a single row; and the codes of one draw, on the CPU.
+        """
+        nats: list[Tensor] = []
+        for _ in range(DRAWS):
+            codes = torch.cat([_codes(output) for _, output in self.outputs("posterior")])
+            if len(self.batch) < 2:
+                return None, codes.cpu()
+            given = self.outputs(codes.roll(1, 0))
+            nats.append(torch.cat([_nats(output, part) for part, output in given]))
+        return torch.stack(nats).mean(0).cpu().double().numpy(), codes.cpu()
+
+    def output_change_nats(self) -> float:
+        """KL between the next-token distributions under two draws from the prior, summed over targets."""
+        total = 0.0
+        for (part, one), (_, other) in zip(self.outputs("prior"), self.outputs("prior"), strict=True):
+            log_p_BTV, log_q_BTV = (wide(x.logits_BTV).log_softmax(-1) for x in (one, other))
+            kl_BT = (log_p_BTV.exp() * (log_p_BTV - log_q_BTV)).sum(-1)
+            total += float(kl_BT[part.targets_BT != IGNORE].sum())
+        return max(0.0, total)  # of equal distributions, rounding may make it negative
+
+    def outputs(self, z: Literal["posterior", "prior"] | Tensor) -> Iterator[tuple[Batch, Output]]:
+        """Some windows at a time, with the model's output."""
+        for start in range(0, len(self.batch), self.rows):
+            part = self.batch[start : start + self.rows].to(self.model.device)
+            given = z[start : start + self.rows] if isinstance(z, Tensor) else z
+            with torch.no_grad(), self.autocast():  # not around the yield: it would reach into the caller
+                output = self.model(part.inputs_BT, part.keep_BT, z=given, generator=self.generator)
+            yield part, output
+
+
+def _codes(output: Output) -> Tensor:
+    assert output.latent is not None
+    return output.latent.codes
+
+
+def _nats(output: Output, part: Batch) -> Tensor:
+    return cross_entropy_nats(output.logits_BTV, part.targets_BT).sum(-1)
+
+
+def code_perplexity(codes: Tensor) -> float:
+    """How many codes are in use: exp of the entropy of their frequencies; at most as many as are given, along the
+    first dimension.
+    """
+    counts = np.unique(codes.numpy(), axis=0, return_counts=True)[1]
+    share = counts / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def gradient_norms(
+    model: LatentLM, loss: Loss, batch: Batch, *, step: int, seed: int, autocast: Autocast
+) -> dict[str, Any]:
+    """Norms of the gradient of the loss that the run would take its next step by, and the price of KL in it.
+
+    Both stay in evaluation mode: nothing is dropped, and a controller takes no notice.
+    """
+    assert model.latent is not None
+    batch = batch.to(model.device)
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    model.zero_grad(set_to_none=True)
+    loss.eval()
+    with autocast():
+        output = model(batch.inputs_BT, batch.keep_BT, generator=generator)
+        terms = loss(output, batch, num_tokens=batch.num_targets, step=step)
+    terms.loss.backward()
+    encoder, everything = (
+        _gradient_norm(model.latent.inference_parameters()),
+        _gradient_norm(model.parameters()),
+    )
+    model.zero_grad(set_to_none=True)
+    logged = per_token({name: float(value) for name, value in terms.sums.items()}, batch.num_targets)
+    return {
+        "beta_effective": logged.get("beta_effective"),
+        "encoder_gradient_norm": encoder,
+        "gradient_norm": everything,
+        "encoder_share": encoder / everything if everything else 0.0,
+    }
+
+
+def _gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
+    return math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None))
+
+
+def training_record(model: LatentLM, loss: Loss, recipe: Recipe, optimiser: dict[str, Any]) -> dict[str, Any]:
+    """What wants training, beside what the optimiser whose state this is has trained."""
+    named = [*model.named_parameters(), *((f"loss.{name}", p) for name, p in loss.named_parameters())]
+    wanted = {p: name for name, p in named if p.requires_grad}
+    of_groups = [p for group in parameter_groups(model, loss, recipe.train) for p in group["params"]]
+    known = [number for group in optimiser["param_groups"] for number in group["params"]]
+    never = []
+    if len(known) == len(of_groups):  # else nobody knows which state is whose
+        updated = {p for p, number in zip(of_groups, known, strict=True) if number in optimiser["state"]}
+        never = [name for p, name in wanted.items() if p not in updated]
+    return {"trainable": len(wanted), "optimised": len(known), "never_updated": never}
+
+
+def _trainer_state(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Loss, dict[str, Any]]:
+    """The run's loss with what its controller had learned, and the state of its optimiser."""
+    loss, state = recipe.loss.build(), load_trainer_state(checkpoint)
+    try:
+        loss.load_state_dict(state["loss"])
+        return loss, {name: state["optimiser"][name] for name in ("param_groups", "state")}
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        path = checkpoint.folder / "trainer.pt"
+        raise UserError(f"{path}: not the trainer state of the run's recipe: {error!r}") from None
