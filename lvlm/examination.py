@@ -47,7 +47,7 @@ class Measured:
 
     windows, windows_hash          rows, and the digest of their bytes
     kl_nats_per_slot, _per_token   raw KL; alive by `lvlm.evaluation.is_alive`
-    kl_has_floor                   no posterior of the family is the prior, so the KL can't show a death
+    kl_has_floor                   no posterior of the family is the fixed prior, so the KL can't show a death
     budget_nats_per_slot           KL that costs nothing; None without a budget, or with one that has no end
     code_perplexity                exp of the entropy of the codes' frequencies, pooled over slots, one draw; None for
                                    continuous codes. It can't exceed `code_perplexity_at_most`, the slots seen
@@ -166,7 +166,7 @@ def measure(
         windows_hash=windows.digest,
         kl_nats_per_slot=per_slot,
         kl_nats_per_token=of_token("kl"),
-        kl_has_floor=not model.latent.quantizer.can_be_prior,
+        kl_has_floor=recipe.model.prior == "fixed" and not model.latent.quantizer.can_be_prior,
         budget_nats_per_slot=budget,
         alive=alive,
         active_units=estimates.latent.active_units,

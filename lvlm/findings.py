@@ -24,7 +24,7 @@ ONE_CODE_PERPLEXITY = 1.05
 SAME_OUTPUT_NATS_PER_TOKEN = 1e-5  # logits that differ by less than a hundredth
 NO_GRADIENT_SHARE = 1e-6
 SHORT_RUN_STEPS = 1000  # in which what starts at zero hasn't got far
-PULLING_TERMS = ("target", "pid", "lagrangian")  # what is short of its budget is pulled up
+PULLING_TERMS = ("target", "lagrangian")  # what is short of its budget is pulled up
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ class Quantizer(nn.Module, abc.ABC):
     """
 
     can_be_prior: bool = True
-    """False where no posterior is the prior, and the KL has a floor: a point mass, a fixed variance."""
+    """False where no posterior is the fixed prior, and the KL to it has a floor: a point mass, a fixed variance."""
 
     posterior_dim: int
     prior_dim: int
@@ -322,7 +322,7 @@ class Loss(nn.Module, abc.ABC):
 
     def after_step(self) -> None:
         """Called once after every optimiser step, for what follows the KL of the whole step (a controller). State
-        belongs in buffers: they are saved with the trainer. What was seen is this process's: reduce it over ranks.
+        belongs in buffers or the extra state: they are saved with the trainer. What was seen is this process's: reduce it over ranks.
         """
 
     def budget_nats(self, units: int) -> float | None:
@@ -339,7 +339,9 @@ class Params(BaseModel):
     A subclass sets `kind: Literal["name"] = "name"`; its docstring's first line is the kind's help.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     role: ClassVar[str]
 
@@ -426,6 +428,11 @@ class LossParams(Params):
 
     needs_latent: ClassVar[bool] = False
     """True when the loss makes no sense without a latent."""
+
+    @property
+    def pays_for_kl(self) -> bool:
+        """Whether a nat of KL may have a negative price; a learned prior would then flee from the codes."""
+        return False
 
     def build(self) -> Loss:
         """The module."""

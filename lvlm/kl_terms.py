@@ -10,7 +10,8 @@ Controllers set one price per nat, or one per unit, from the mean KL of the whol
 same number for all micro-batches and ranks, and the loss is linear in the KL.
 
     clamp       1 where the mean was above k, else 0            the gradient of max(mean KL, k); one-sided
-    pid         P sigmoid(error) + integral, in [0, 1]          ControlVAE (Shao et al. 2020, arXiv 2004.05988)
+    pid         P sigmoid(error) + integral, in [0, 1]          ControlVAE (Shao et al. 2020, arXiv 2004.05988); the
+                                                                price stops at 0, so it pulls nothing up
     lagrangian  1 - lambda - relu(1 - mean / k), where lambda   a minimum rate (after Rezende and Viola 2018,
                 >= 0 grows while mean < k                       arXiv 1810.00597); two-sided: prices get negative
 """
@@ -86,9 +87,8 @@ class Controller(KLTerm):
     def __init__(self, budget_nats: float, per: Literal["unit", "slot"]) -> None:
         super().__init__()
         self.budget_nats, self.per = budget_nats, per
-        nothing = torch.zeros(1, dtype=torch.float64)  # broadcasts until the first batch shows the units
-        self.price_u = self.memory_u = nothing
-        self.seen_kl_u = self.seen_slots = nothing
+        # Broadcast until the first batch shows how many units there are.
+        self.price_u, self.memory_u, self.seen_kl_u, self.seen_slots = torch.zeros(4, 1, dtype=torch.float64)
 
     def forward(self, kl_BSd: Tensor, keep_BS: Tensor) -> tuple[Tensor, Tensor]:
         """See `KLTerm`."""
@@ -150,7 +150,7 @@ class PID(Controller):
 
     def steer(self, mean_u: Tensor) -> None:
         """See `Controller`; the integral is kept in [0, 1], so that it doesn't wind up."""
-        short_u = self.short_by_u(mean_u)
+        short_u = self.short_by_u(mean_u).clamp(min=-1)  # the same pace up and down
         self.memory_u = (self.memory_u.to(mean_u) - self.integral * short_u).clamp(0, 1)
         self.price_u = (self.proportional * torch.sigmoid(-short_u) + self.memory_u).clamp(0, 1)
 

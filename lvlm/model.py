@@ -125,8 +125,8 @@ class LatentLM(nn.Module):
         injection: what codes do to the stack; None for a baseline.
         seam: the block index at which the encoder reads and the code enters.
         latent_dropout: share of the rows whose latent is hidden during training.
-        token_dropout: share of the input tokens whose embedding is zeroed during training (word dropout: Bowman
-            et al. 2016, arXiv 1511.06349). An encoder over the tokens sees them all the same; one over the hidden
+        token_dropout: share of the input tokens, the first excepted, whose embedding is zeroed during training (word
+            dropout: Bowman et al. 2016, arXiv 1511.06349). An encoder over the tokens sees them all the same; one over the hidden
             at the seam sees what the lower blocks made of the rest.
     """
 
@@ -200,10 +200,7 @@ class LatentLM(nn.Module):
 
         x_BTD = self.backbone.embed(tokens_BT)
         if self.training and self.token_dropout:
-            x_BTD = (
-                x_BTD
-                * (torch.rand(tokens_BT.shape, device=tokens_BT.device) >= self.token_dropout)[..., None]
-            )
+            x_BTD = x_BTD * self._seen(tokens_BT)[..., None]
         where = self.backbone.locate(positions_T)
         mask = causal_mask(tokens, offset + tokens, x_BTD.device) if offset else None
         for block, layer in zip(self.backbone.blocks[: self.seam], layers, strict=False):
@@ -253,6 +250,13 @@ class LatentLM(nn.Module):
                 f"a sequence of {offset + tokens} tokens is longer than the model allows "
                 f"(model.backbone.context: {self.backbone.context})"
             )
+
+    def _seen(self, tokens_BT: Tensor) -> Tensor:
+        """Tokens that the decoder sees, [B, T]. The first always: with nothing but itself to look at, a zero would
+        stay exactly zero up to the seam, where the slope of an RMSNorm explodes.
+        """
+        seen_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) >= self.token_dropout
+        return seen_BT | (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) == 0)
 
     def _dropout(self, tokens_BT: Tensor) -> Tensor | None:
         """Rows whose latent stays, [B]; a mask rather than an `if`, so that every rank runs every unit."""

@@ -83,7 +83,7 @@ def score_function(ce_BT: Tensor, score_BS: Tensor, output: Output) -> Tensor:
 
     A code is charged the cross-entropy from its slot's first position on, the only one that it can move, less the
     mean of the other rows of these at the same slot: a baseline that is no function of the code, so the estimate
-    stays unbiased (Kool et al. 2019, Buy 4 REINFORCE Samples). A row by itself has none.
+    stays unbiased (after Kool et al. 2019, who average over other samples of the same row). A row by itself has none.
     """
     assert output.slots is not None and output.keep_BS is not None
     keep_BS = output.keep_BS.to(ce_BT)
@@ -120,6 +120,7 @@ class ELBO(Loss):
             return Terms(total / num_tokens, sums)
         step -= self.autoencoder_steps
         beta = value_at(self.beta, step) if step >= 0 else 0.0
+        self.term.train(self.training and beta > 0)  # a controller without a say would wind up
         charged, raw_times_price = self.term(kl_BSd, output.keep_BS)
         kl = {"kl": kl_BSd.sum(), "kl_hinged": charged, "kl_priced": beta * raw_times_price}
         return Terms((total + beta * charged) / num_tokens, sums | {k: v.detach() for k, v in kl.items()})

@@ -19,6 +19,7 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _seam(recipe)
     yield from _slots(recipe)
     yield from _without_latent(recipe)
+    yield from _learned_prior(recipe)
     yield from _context(recipe)
     yield from _train(recipe)
 
@@ -70,6 +71,15 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
         yield ("model", "prior"), f"a learned prior needs a latent, but {mend}, or set prior: fixed"
     if model.latent_dropout > 0:
         yield ("model", "latent_dropout"), f"dropout of the latent needs a latent, but {mend}, or set it to 0"
+    if recipe.train.encoder_learning_rate_factor != 1:
+        path = ("train", "encoder_learning_rate_factor")
+        yield path, f"a learning rate of the encoder needs a latent, but {mend}, or set it to 1"
+
+
+def _learned_prior(recipe: Recipe) -> Iterator[Broken]:
+    if recipe.model.prior == "learned" and recipe.loss.pays_for_kl:
+        says = "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from the codes"
+        yield ("model", "prior"), f"{says}; set prior: fixed, or a one-sided loss.term"
 
 
 def _context(recipe: Recipe) -> Iterator[Broken]:

@@ -82,7 +82,7 @@ def evaluate_run(
         },
         "excess_nats_per_sequence": _excess(estimates),
         "latent": latent,
-        "alive": latent and is_alive(latent["kl_nats_per_slot"], latent["budget_nats_per_slot"]),
+        "alive": _alive(model, recipe, latent),
         "parameters": parameters_record(model),
         "tokens_per_second": record.get("tokens_per_second"),
         "peak_memory_mib": record.get("peak_memory_mib"),
@@ -145,6 +145,15 @@ def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[st
         "units": estimates.latent.units,
         "kl_by_slot": estimates.latent.kl_by_slot,
     }
+
+
+def _alive(model: LatentLM, recipe: Recipe, latent: dict[str, Any] | None) -> bool | None:
+    """Whether the latent is used; None without one, and where the KL has a floor and so can't tell."""
+    if latent is None or model.latent is None:
+        return None
+    if recipe.model.prior == "fixed" and not model.latent.quantizer.can_be_prior:
+        return None
+    return is_alive(latent["kl_nats_per_slot"], latent["budget_nats_per_slot"])
 
 
 def _sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict[str, Any]:

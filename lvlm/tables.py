@@ -57,7 +57,11 @@ def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
     if latent:
         budget = latent["budget_nats_per_slot"]
         allowed = "no budget" if budget is None else f"budget {budget:.3f}"
-        state = "alive" if result["alive"] else "DEAD (raw KL under 5 % of its budget)"
+        state = {
+            True: "alive",
+            False: "DEAD (raw KL under 5 % of its budget)",
+            None: "its KL has a floor and can't tell whether it lives; lvlm doctor can",
+        }[result["alive"]]
         yield Text(
             f"latent: {latent['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
             f"{latent['active_units']} of {latent['units']} units active: {state}"

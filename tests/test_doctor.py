@@ -209,16 +209,6 @@ def test_codes_of_another_row_are_averaged_over_draws(examined: Examined) -> Non
     assert wrong * ROWS != pytest.approx(round(wrong * ROWS), abs=1e-3), "one draw"
 
 
-def test_what_follows_a_schedule_is_at_the_step_of_the_checkpoint(
-    examined: Examined, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def silence(model: Any, step: int) -> None:
-        model.latent.quantizer.table_RC.data.mul_(float(step != 7))
-
-    monkeypatch.setattr(LatentLM, "at_step", silence)
-    assert examined(sure=SURE)[0].worth_nats_per_token == 0.0
-
-
 def test_gradient_norms_by_hand(examined: Examined) -> None:
     """With a deaf decoder only the KL moves the encoder: d KL / d logit = logit p (1 - p) and so on up the chain."""
     measured, _ = examined("loss.budget_bits=0", "loss.beta=0.5", sure=1.5, loud=0.0)

@@ -23,6 +23,7 @@ from lvlm.interfaces import IGNORE, Batch, Latent, Output, Slots
 from lvlm.kl import bernoulli_kl, gaussian_kl, gaussian_log_prob
 from lvlm.kl_terms import PID, Clamp, Controller, Lagrangian, LocalTerm
 from lvlm.objective import NATS_PER_BIT, cross_entropy_nats, per_token, reconstruction, score_function
+from lvlm.recipe import read_recipe
 from lvlm.registry import Registry
 from lvlm.schedule import Ramp
 from lvlm.straight_through import straight_through
@@ -496,6 +497,51 @@ def test_controllers_agree_over_two_processes(tmp_path: Path) -> None:
     for rank in range(2):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)["_extra_state"]
         torch.testing.assert_close(state["price_u"], whole.price_u)
+
+
+def test_a_pid_that_has_no_say_does_not_wind_up() -> None:
+    batch, logits, kl = case()
+    loss = ElboParams(term="pid", budget_bits=0.1, autoencoder_steps=50).build()
+    term = loss.term
+    assert isinstance(term, PID)
+    prices = []
+    for step in range(60):
+        loss(output_of(logits, kl, KEEP), batch, num_tokens=3, step=step)
+        loss.after_step()
+        prices.append(term.price_u.item())
+    assert prices[:50] == [0.0] * 50
+    assert 0 < prices[50] < prices[59]
+    pace = PID(1.0, "slot", proportional=0.0, integral=0.01)
+    pace.steer(torch.tensor([60.0], dtype=torch.float64))
+    assert pace.price_u.item() == pytest.approx(0.01), (
+        "one step far above its budget weighs like one far below"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["loss.term=lagrangian", "model.prior=learned"], "this loss pays for KL that is missing"),
+        (["loss.term=lagrangian", "loss.budget_bits=0"], "steers to its budget"),
+        (["loss.term=target", "loss.budget_bits=.inf"], "steers to its budget"),
+        (["loss.term=pid", "loss.per=sequence"], "follows a mean over the batch"),
+        (["loss.pid_integral=0.5"], "pid_integral does nothing with term 'hinge'"),
+        (["loss.term=pid", "loss.pid_integral=0", "loss.pid_proportional=0"], "never charges anything"),
+        (["loss.beta={start: 0, end: 1, steps: 9, cycle_steps: 5}"], "cycle_steps 5 are fewer"),
+        (["loss.beta=.inf"], "finite"),
+        (["model.quantizer.temperature=0.5"], "temperature does nothing with estimator 'exact'"),
+        (["model.quantizer={estimator: gumbel, temperature: 0}"], "temperature must stay above 0"),
+        (["model.quantizer={kind: gaussian, variance: 1e9}"], "lies outside log_variance_bound"),
+        (["model.quantizer={kind: gaussian, log_variance_bound: .inf}"], "finite"),
+        (
+            ["model.quantizer=null", "model.encoder=null", "model.injection=null", "loss.kind=cross_entropy",
+             "train.encoder_learning_rate_factor=3"], "a learning rate of the encoder needs a latent",
+        ),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_work_are_refused_in_words(overrides: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        read_recipe("free", overrides, registry=Registry.load())
 
 
 @pytest.mark.parametrize("name", ["lagrangian", "target"])

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from lvlm import api
 from lvlm.errors import Interrupted, UserError
+from lvlm.model import LatentLM
 from lvlm.recipe import read_recipe
 from lvlm.runs import write_atomically
 from lvlm.training import checkpoint
@@ -480,7 +481,11 @@ def test_the_saved_recipe_is_the_resolved_one(run: Path, text: Path) -> None:
 
 
 def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
-    model = api.load(run, step=6)
+    steps: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LatentLM, "at_step", lambda _, step: steps.append(step))
+        model = api.load(run, step=6)
+    assert steps == [6], "what follows a schedule is at the step of the checkpoint"
     assert not model.training
     saved = safetensors.torch.load_file(run / NEWEST / "model.safetensors")
     assert saved.keys() <= weights(run).keys()

@@ -12,6 +12,11 @@ from lvlm.kl_terms import PID, Clamp, KLTerm, Lagrangian, LocalTerm
 from lvlm.objective import ELBO, NATS_PER_BIT
 from lvlm.schedule import Schedule
 
+OPTIONS_OF_TERM = {
+    "pid": ("pid_proportional", "pid_integral"),
+    "lagrangian": ("lagrangian_rate", "lagrangian_largest"),
+}
+
 
 class ElboParams(LossParams):
     """Cross-entropy plus beta times a KL term: hinge, mask, target, clamp, pid or lagrangian."""
@@ -19,11 +24,11 @@ class ElboParams(LossParams):
     kind: Literal["elbo"] = "elbo"
     needs_latent: ClassVar[bool] = True
     term: Literal["hinge", "mask", "target", "clamp", "pid", "lagrangian"] = "hinge"
-    """What is charged: KL above the budget (hinge, mask; of the batch's mean: clamp), or also KL short of it (target,
-    pid, lagrangian)."""
+    """What is charged: KL above the budget (hinge, mask; of the batch's mean: clamp, pid), or KL short of it, too
+    (target, lagrangian)."""
     per: Literal["unit", "slot", "sequence"] = "slot"
     """Whether each unit (a bit, a dimension) has its budget, each slot, or a sequence shares those of its slots."""
-    budget_bits: float = Field(default=0.0, ge=0)
+    budget_bits: float = Field(default=0.0, ge=0, allow_inf_nan=True)
     """The KL that costs nothing, in bits per slot, or per unit of a slot with `per: unit`."""
     beta: Schedule = 1.0
     """Weight of the term, in nats of cross-entropy per nat: a number, or {start, end, steps, cycle_steps}."""
@@ -42,15 +47,23 @@ class ElboParams(LossParams):
     def _fits(self) -> Self:
         if self.term in ("clamp", "pid", "lagrangian") and self.per == "sequence":
             raise ValueError(f"term {self.term!r} follows a mean over the batch, per 'slot' or 'unit'")
-        if self.term in ("target", "pid", "lagrangian") and not 0 < self.budget_bits < math.inf:
+        if self.term in ("target", *OPTIONS_OF_TERM) and not 0 < self.budget_bits < math.inf:
             raise ValueError(
                 f"term {self.term!r} steers to its budget, so budget_bits {self.budget_bits} must be above 0 and finite"
             )
-        for name in ("pid_proportional", "pid_integral", "lagrangian_rate", "lagrangian_largest"):
-            default = type(self).model_fields[name].default
-            if not name.startswith(self.term) and getattr(self, name) != default:
-                raise ValueError(f"{name} does nothing with term {self.term!r}")
+        for term, names in OPTIONS_OF_TERM.items():
+            for name in names:
+                default = type(self).model_fields[name].default
+                if term != self.term and getattr(self, name) != default:
+                    raise ValueError(f"{name} does nothing with term {self.term!r}")
+        if self.term == "pid" and self.pid_proportional == self.pid_integral == 0:
+            raise ValueError("with both gains at 0, pid never charges anything")
         return self
+
+    @property
+    def pays_for_kl(self) -> bool:
+        """See `lvlm.interfaces.LossParams`."""
+        return self.term in ("target", "lagrangian")
 
     def build(self) -> ELBO:
         """The loss."""

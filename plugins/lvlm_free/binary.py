@@ -3,7 +3,7 @@
 | estimator | gradient to the logits | an estimate of |
 |---|---|---|
 | `exact` | slope of the expectation over all codes of a group, the decoder's gradient held (the paper's) | the exact gradient, unbiased where the decoder is linear in the embedding and groups are added |
-| `bitwise` | the same, over each bit with the other sampled bits held | `exact`, unbiased for it; noisier, and without the cost of 2^n rows |
+| `bitwise` | the same, over each bit with the other sampled bits held | the exact gradient, unbiased where the decoder is linear, with another bias than `exact` where it bends; noisier, and without the cost of 2^n rows |
 | `gumbel` | that of a binary concrete sample, straight through (Maddison et al. 2017, arXiv 1611.00712; Jang et al. 2017, arXiv 1611.01144) | biased; a low temperature trades bias for variance |
 | `reinforce` | score function with the other rows as baseline, see `lvlm.objective.score_function` | the exact gradient, unbiased for any decoder; the noisiest |
 

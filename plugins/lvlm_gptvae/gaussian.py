@@ -39,7 +39,7 @@ class Gaussian(Quantizer):
         super().__init__()
         self.prior_dim = 2 * dim
         self.posterior_dim = 2 * dim if variance == "own" else dim
-        self.can_be_prior = variance == "own"
+        self.can_be_prior = isinstance(variance, str) or variance == 1
         self.kl_dim = self.dim = dim
         if variance == "shared":
             self.raw_log_variance_Z = nn.Parameter(torch.zeros(dim))
@@ -112,7 +112,7 @@ class GaussianParams(QuantizerParams):
     """The log-variance stays softly inside plus and minus this."""
     variance: Literal["own", "shared"] | Annotated[float, Field(gt=0)] = "own"
     """The posterior's: each slot's 'own', one learned per dimension ('shared'), or a fixed number. Other than 1, a
-    fixed one costs KL whatever the mean is, a rate that can't be lost (Razavi et al. 2019, arXiv 1901.03416)."""
+    fixed one costs KL under a fixed prior whatever the mean is (Razavi et al. 2019, arXiv 1901.03416)."""
 
     @model_validator(mode="after")
     def _bound_holds_the_variance(self) -> Self:
