@@ -548,12 +548,12 @@ def test_bf16_trains_with_its_kl_in_float32(arm: str, text: Path, tmp_path: Path
 
 
 def test_threads_and_device_of_the_recipe(text: Path, tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    try:
-        run = api.train(tiny("baseline", text, train={"threads": 2, "steps": 2}), tmp_path / "run")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+    threads, seen = torch.get_num_threads(), list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 1, lambda: seen.append(torch.get_num_threads()))
+        run = api.train(tiny("baseline", text, train={"threads": threads + 1, "steps": 2}), tmp_path / "run")
+    assert seen == [threads + 1]
+    assert torch.get_num_threads() == threads, "the next run of the process would have them too"
     assert read_record(run)["device"] == "cpu"
     for device in ("meta", "nonsense", "cuda:99"):
         with pytest.raises(UserError, match=f"train.device: '{device}' is not to be had here") as told:

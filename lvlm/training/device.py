@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -38,6 +38,16 @@ def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
     if precision == "fp32":
         return precision, nullcontext
     return precision, lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """CPU threads afterwards as before, whatever a recipe asks for inside."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -38,7 +38,7 @@ from lvlm.runs import (
 )
 from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state, load_weights
 from lvlm.training.console import Display, describe
-from lvlm.training.device import PeakMemory, keep_freed_memory, pick_autocast, pick_device
+from lvlm.training.device import PeakMemory, keep_freed_memory, pick_autocast, pick_device, threads_restored
 from lvlm.training.metrics import Metrics
 from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lvlm.recipe import Resolved
 
 
+@threads_restored()
 def train(
     resolved: Resolved,
     out: Path,
