@@ -323,3 +323,9 @@ def test_a_run_with_a_learned_prior(kind: str, text: Path, tmp_path: Path) -> No
     assert logged(other) == logged(run)
     ours, theirs = weights(other), weights(run)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("kind", ["fsq", "vq"])
+def test_a_check_builds_it_without_memory(kind: str) -> None:
+    shapes = api.check("free", f"model.quantizer={{kind: {kind}}}").shapes
+    assert shapes["prior_BSJ"] == (16, 128, {"fsq": 1000, "vq": 512}[kind])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -27,7 +28,8 @@ class FSQ(PointMass):
             dim=len(levels), codes=math.prod(levels), embedding_dim=embedding_dim, embedding_std=embedding_std
         )
         # The numbers come wide and without autocast; the library's own guard is for CUDA alone.
-        self.fsq = library("fsq").FSQ(levels, preserve_symmetry=2 in levels, force_quantization_f32=False)
+        with torch.device("cpu"):  # it reads from its tensors at once, and on 'meta' they hold nothing
+            self.fsq = library("fsq").FSQ(levels, preserve_symmetry=2 in levels, force_quantization_f32=False)
 
     def find(self, numbers_BSK: Tensor) -> tuple[Tensor, Tensor]:
         """See `PointMass`."""
