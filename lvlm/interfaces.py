@@ -23,8 +23,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
+
+from lvlm.section import Section
 
 if TYPE_CHECKING:
     from lvlm.nn.cache import LayerCache
@@ -333,15 +335,11 @@ class Loss(nn.Module, abc.ABC):
 # ------------------------------------------------------------------------------- params: what a recipe says
 
 
-class Params(BaseModel):
+class Params(Section):
     """A part's entry in a recipe. Field docstrings are the documentation, `build` makes the module.
 
     A subclass sets `kind: Literal["name"] = "name"`; its docstring's first line is the kind's help.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
     role: ClassVar[str]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from lvlm.data import DATA_KINDS, DataUnion
 from lvlm.errors import listing, nearest
@@ -31,6 +31,7 @@ from lvlm.recipe_errors import Part, faults_of_parts, in_words
 from lvlm.recipe_files import expand, load_plugins, read_tree
 from lvlm.registry import Registry
 from lvlm.rules import broken_rules
+from lvlm.section import Section
 
 PART_PATHS: dict[str, Keys] = {
     "backbone": ("model", "backbone"),
@@ -39,14 +40,6 @@ PART_PATHS: dict[str, Keys] = {
     "injection": ("model", "injection"),
     "loss": ("loss",),
 }
-
-
-class Section(BaseModel):
-    """What every section of a recipe has in common: nothing unknown, nothing coerced, nothing changed."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class ModelParams(Section):
@@ -149,7 +142,7 @@ class Recipe(Section):
     """What it is for."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the weights, the order of the data and the training noise."""
-    plugins: list[str] = []
+    plugins: list[str] = Field(default=[])
     """Plugins that must be there: names of installed ones, or paths of single files."""
     model: ModelParams
     """The stack and its latent."""

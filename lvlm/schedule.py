@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from lvlm.section import Section
 
 
-class Ramp(BaseModel):
+class Ramp(Section):
     """From `start` to `end` in a straight line over `steps` steps, then constant; with `cycle_steps`, again and
     again (Fu et al. 2019, Cyclical Annealing Schedule, arXiv 1903.10145).
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
     start: float = Field(default=0.0, ge=0)
     """The value at step 0, and at the start of every cycle."""

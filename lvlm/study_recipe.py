@@ -18,10 +18,11 @@ from pydantic import Field, ValidationError
 from lvlm.errors import listing, nearest
 from lvlm.plain_yaml import parse_overrides, read_yaml
 from lvlm.provenance import Fault, RecipeError, Tree, collect, merge, split_path
-from lvlm.recipe import Resolved, Section, apply_overrides, validate
+from lvlm.recipe import Resolved, apply_overrides, validate
 from lvlm.recipe_errors import in_words
 from lvlm.recipe_files import expand, load_plugins, locate
 from lvlm.registry import Registry
+from lvlm.section import Section
 
 
 class StudyParams(Section):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,10 @@ def peak_mib(side: str) -> float:
 
 def run(rounds: int) -> None:  # noqa: ARG001 (a peak is the same every time)
     """Print MiB and ratios; needs Linux and x-transformers."""
-    first = {}
+    if importlib.util.find_spec("x_transformers") is None:
+        print("(x-transformers is not installed: pip install 'lvlm[bench]')")
+        return
+    first: dict[str, float] = {}
     print(f"{'side':46s} {'MiB':>6s}   over the plain model of the same package")
     for side in sides(Path()):
         command = [sys.executable, "-m", "tests.benchmarks.memory", side]
