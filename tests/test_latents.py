@@ -32,7 +32,7 @@ from lvlm_baseline.elbo import ElboParams
 from lvlm_free.binary import Binary, BinaryParams
 from lvlm_free.kv import KVParams
 from lvlm_free.learned_query import LearnedQueryParams
-from lvlm_free.mapper import TILE_NUMBERS, code_bits, code_probabilities, group_gradient
+from lvlm_free.mapper import TILE, code_bits, code_probabilities, group_gradient
 from lvlm_gptvae.gaussian import Gaussian, GaussianParams
 
 # ---------------------------------------------------------------------------------------------------- KL
@@ -122,7 +122,7 @@ def test_the_mapper_equals_its_dense_form_in_value_and_all_gradients(
     bits: int, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # several tiles both ways, the last ones short
-    monkeypatch.setitem(TILE_NUMBERS, "cpu", 3 * 2 ** (group // 2) + 1)
+    monkeypatch.setitem(TILE, "cpu", (3, 3 * 2 ** (group // 2)))
     torch.manual_seed(bits * 100 + group)
     mapper = Binary(bits=bits, bits_per_group=group, embedding_dim=6, embedding_std=1.0).double()
     logits = (2 * torch.randn(2, 5, bits, dtype=torch.float64)).requires_grad_()
@@ -134,6 +134,22 @@ def test_the_mapper_equals_its_dense_form_in_value_and_all_gradients(
     theirs = torch.autograd.grad((other.tanh() * weight).sum(), [logits, mapper.table_RC])
     for mine, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-11, rtol=1e-9)
+
+
+def test_under_autocast_the_mapper_multiplies_as_the_dense_form_would() -> None:
+    torch.manual_seed(0)
+    mapper = Binary(bits=8, bits_per_group=8, embedding_dim=32, embedding_std=1.0)
+    half = torch.randn(2, 9, 8, dtype=torch.bfloat16).requires_grad_()
+    wide = half.detach().float().requires_grad_()
+    pull = torch.randn(2, 9, 32)
+
+    def gradient(logits: Tensor) -> Tensor:
+        latent = mapper(logits, torch.zeros(2, 9, 8), torch.Generator().manual_seed(0))
+        assert latent.embedding_BSC.dtype == torch.float32
+        return torch.autograd.grad((latent.embedding_BSC * pull).sum(), logits)[0].float()
+
+    error = (gradient(half) - gradient(wide)).norm() / gradient(wide).norm()
+    assert 0 < error < 0.01  # bfloat16 has 8 bits; 0 would be products in float32
 
 
 def test_the_joint_mapper_returns_a_row_of_its_table_to_the_last_bit() -> None:

@@ -84,13 +84,14 @@ class Binary(Quantizer):
         )
         return logits_BSH + torch.logit(noise)
 
-    def _latent(self, bits_BSH: Tensor, logits_BSH: Tensor) -> Latent:
+    def _latent(self, bits_BSH: Tensor, logits_BSH: Tensor, products: torch.dtype | None = None) -> Latent:
         embedding_NC = look_up(
             logits_BSH.reshape(-1, self.bits),
             self.table_RC,
             self._rows_of(bits_BSH),
             self.bits_per_group,
             bitwise=self.estimator == "bitwise",
+            products=products,
         )
         codes_BS = (bits_BSH << torch.arange(self.bits, device=bits_BSH.device)).sum(-1)
         return Latent(codes_BS, embedding_NC.view(*codes_BS.shape, self.embedding_dim))
@@ -107,7 +108,9 @@ class Binary(Quantizer):
                 slopes_from = noisy_BSH / self.temperature_now
             elif self.estimator == "reinforce":
                 slopes_from = logits_BSH.detach()
-            latent = self._latent((noisy_BSH > 0).long(), slopes_from)
+            # Numbers in bfloat16 come from a model under autocast, whose products are.
+            half = posterior_BSK.dtype if posterior_BSK.dtype != logits_BSH.dtype else None
+            latent = self._latent((noisy_BSH > 0).long(), slopes_from, half)
             if self.estimator == "reinforce":
                 latent.score_BS = self.log_prob(latent.codes, logits_BSH)
             latent.kl_BSd = bernoulli_kl(logits_BSH, prior_BSH)

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 FEW_BITS = 4
-TILE_NUMBERS = {"cpu": 1 << 21}  # of g W^T, what is held at once: the cache of a CPU,
-TILE_NUMBERS_ELSEWHERE = 1 << 26  # 256 MiB on a GPU
+TILE = {"cpu": (1024, 2048)}  # tokens by rows of g W^T, what is held at once: the cache of a CPU,
+TILE_ELSEWHERE = (16_384, 4096)  # 256 MiB on a GPU
 
 
 def code_bits(bits: int, device: torch.device) -> Tensor:
@@ -50,7 +50,13 @@ def group_sizes(bits: int, bits_per_group: int) -> list[int]:
 
 
 def look_up(
-    logits_NH: Tensor, table_RC: Tensor, rows_NG: Tensor, bits_per_group: int, *, bitwise: bool = False
+    logits_NH: Tensor,
+    table_RC: Tensor,
+    rows_NG: Tensor,
+    bits_per_group: int,
+    *,
+    bitwise: bool = False,
+    products: torch.dtype | None = None,
 ) -> Tensor:
     """The sum of each token's rows, one a group, [N, C], with a gradient to the logits.
 
@@ -61,23 +67,32 @@ def look_up(
         bits_per_group: n.
         bitwise: not the slope of the expectation over all codes of a group, but over each bit with the other
             sampled bits held.
+        products: what g W^T is computed in, as autocast would the dense form's; the table's own type unless given.
+            Its sums over codes are kept in the type of the logits.
     """
-    out: Tensor = _Lookup.apply(logits_NH, table_RC, rows_NG, bits_per_group, bitwise)  # type: ignore[no-untyped-call]
+    args = (logits_NH, table_RC, rows_NG, bits_per_group, bitwise, products or table_RC.dtype)
+    out: Tensor = _Lookup.apply(*args)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits_NH: Tensor, table_RC: Tensor, rows_NG: Tensor, bits_per_group: int, bitwise: bool
+        ctx: Any,
+        logits_NH: Tensor,
+        table_RC: Tensor,
+        rows_NG: Tensor,
+        bits_per_group: int,
+        bitwise: bool,
+        products: torch.dtype,
     ) -> Tensor:
         ctx.save_for_backward(logits_NH, table_RC, rows_NG)
-        ctx.bits_per_group, ctx.bitwise = bits_per_group, bitwise
+        ctx.bits_per_group, ctx.bitwise, ctx.products = bits_per_group, bitwise, products
         return F.embedding_bag(rows_NG, table_RC, mode="sum")
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         logits_NH, table_RC, rows_NG = ctx.saved_tensors
         grad_NC = grads[0].to(table_RC.dtype)
         d_logits = d_table = None
@@ -89,8 +104,9 @@ class _Lookup(torch.autograd.Function):
             if ctx.bitwise:
                 d_logits = bitwise_gradient(grad_NC, logits_NH, table_RC, rows_NG, ctx.bits_per_group)
             else:
-                d_logits = exact_gradient(grad_NC, logits_NH, table_RC, ctx.bits_per_group)
-        return d_logits, d_table, None, None, None
+                g, table = grad_NC.to(ctx.products), table_RC.to(ctx.products)
+                d_logits = exact_gradient(g, logits_NH, table, ctx.bits_per_group)
+        return d_logits, d_table, None, None, None, None
 
 
 def exact_gradient(grad_NC: Tensor, logits_NH: Tensor, table_RC: Tensor, bits_per_group: int) -> Tensor:
@@ -107,22 +123,22 @@ def group_gradient(grad_NC: Tensor, logits_Nn: Tensor, table_RC: Tensor) -> Tens
     """`exact_gradient` of one group with its table of R = 2^n rows, [N, n]."""
     n = logits_Nn.shape[1]
     if n <= FEW_BITS:  # nothing to save by halving
-        v = code_probabilities(logits_Nn) * (grad_NC @ table_RC.T)
+        v = code_probabilities(logits_Nn) * (grad_NC @ table_RC.T).to(logits_Nn.dtype)
         return _slopes(v, logits_Nn)
     low = n // 2
     p_low, p_high = code_probabilities(logits_Nn[:, :low]), code_probabilities(logits_Nn[:, low:])
-    v_low, v_high = torch.zeros_like(p_low), torch.empty_like(p_high)
-    tile = TILE_NUMBERS.get(grad_NC.device.type, TILE_NUMBERS_ELSEWHERE)
-    tokens = max(1, min(len(grad_NC), tile // 2**low))
-    highs = max(1, tile // (tokens * 2**low))
+    v_low, v_high = torch.zeros_like(p_low), torch.zeros_like(p_high)
+    weigh_low, weigh_high = p_low.to(grad_NC.dtype), p_high.to(grad_NC.dtype)
+    tokens, rows = TILE.get(grad_NC.device.type, TILE_ELSEWHERE)
+    highs = max(1, rows >> low)
     for first in range(0, 2 ** (n - low), highs):
         some = slice(first, first + highs)
         rows_RC = table_RC[first << low : (first + highs) << low]
         for start in range(0, len(grad_NC), tokens):
             part = slice(start, start + tokens)
             pull = (grad_NC[part] @ rows_RC.T).view(-1, len(rows_RC) >> low, 2**low)
-            v_high[part, some] = torch.bmm(pull, p_low[part, :, None])[:, :, 0]
-            v_low[part] += torch.bmm(p_high[part, None, some], pull)[:, 0]
+            v_high[part, some] = torch.bmm(pull, weigh_low[part, :, None])[:, :, 0].to(v_high.dtype)
+            v_low[part] += torch.bmm(weigh_high[part, None, some], pull)[:, 0]
     return torch.cat(
         (_slopes(v_low * p_low, logits_Nn[:, :low]), _slopes(v_high * p_high, logits_Nn[:, low:])), dim=-1
     )

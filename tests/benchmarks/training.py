@@ -99,10 +99,12 @@ def ours(folder: Path, recipe: str, *overrides: str) -> Callable[[], object]:
     return step
 
 
-def loop(model: nn.Module, loss_of: Callable[[Tensor], Tensor] | None = None) -> Callable[[], object]:
+def loop(
+    model: nn.Module, loss_of: Callable[[Tensor], Tensor] | None = None, *, fused: bool | None = True
+) -> Callable[[], object]:
     """The plain training loop around a model that returns logits, or has a loss of its own of TOKENS + 1."""
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+        model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=fused
     )
     generator = torch.Generator().manual_seed(0)
 
@@ -131,6 +133,8 @@ def run(rounds: int) -> None:
         for bits, group, estimator in FREE:
             name = f"ours, FREE, H = {bits}, groups of {group}, {estimator}"
             sides[name] = ours(Path(folder), "free", *free(bits, group, estimator))
+        compiled = [*free(8, 8, "exact"), "train.compile=true"]
+        sides["ours, FREE, H = 8, train.compile"] = ours(Path(folder), "free", *compiled)
         sides["ours, GPT-VAE"] = ours(Path(folder), "gptvae")
         sides |= x_transformers()
         report(sides, rounds)
@@ -153,10 +157,10 @@ def report(sides: dict[str, Callable[[], object]], rounds: int) -> None:
     """Measure and print."""
     seconds = in_turn(sides, rounds)
     first = next(iter(seconds))
-    print(f"{'side':42s} {'tokens/s':>9s}   step time over ours, baseline (median of {rounds})")
+    print(f"{'side':50s} {'tokens/s':>9s}   step time over ours, baseline (median of {rounds})")
     for name, measured in seconds.items():
         speed = ROWS * TOKENS / statistics.median(measured)
-        print(f"{name:42s} {speed:9,.0f}   {median_ratio(measured, seconds[first]):.3f}")
+        print(f"{name:50s} {speed:9,.0f}   {median_ratio(measured, seconds[first]):.3f}")
 
 
 def x_transformers() -> dict[str, Callable[[], object]]:
@@ -167,6 +171,7 @@ def x_transformers() -> dict[str, Callable[[], object]]:
     sides = {"x-transformers, plain decoder": loop(peer_decoder())}
     for bits in (8, 16):
         sides[f"x-transformers, FreeTransformer, H = {bits}"] = peer_free(bits)
+    sides["x-transformers, FreeTransformer, H = 8, defaults"] = peer_free(8, tuned=False)
     return sides
 
 
@@ -190,13 +195,17 @@ def peer_decoder() -> nn.Module:
     return TransformerWrapper(num_tokens=VOCAB, max_seq_len=TOKENS, attn_layers=decoder)
 
 
-def peer_free(bits: int) -> Callable[[], object]:
-    """A step of x-transformers' FreeTransformer, its map being joint."""
+def peer_free(bits: int, *, tuned: bool = True) -> Callable[[], object]:
+    """A step of x-transformers' FreeTransformer, its map being joint.
+
+    Args:
+        tuned: with flash attention and a fused optimiser; else with what both packages do unless told.
+    """
     from x_transformers.free_transformer import FreeTransformer
 
     half = LAYERS // 2
     model = FreeTransformer(
         num_tokens=VOCAB, dim=WIDTH, dec_head_depth=half, dec_tail_depth=half, max_seq_len=TOKENS, heads=HEADS,
-        attn_dim_head=WIDTH // HEADS, latent_bits=bits, **PEER_BLOCK,
+        attn_dim_head=WIDTH // HEADS, latent_bits=bits, **(PEER_BLOCK | {"attn_flash": tuned}),
     )  # fmt: skip
-    return loop(model, model)
+    return loop(model, model, fused=tuned or None)
