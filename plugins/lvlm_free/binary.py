@@ -168,6 +168,8 @@ class BinaryParams(QuantizerParams):
             raise ValueError(
                 f"a joint table of 2^{self.bits} rows is too large; set bits_per_group, at most 16"
             )
+        if self.bits_per_group is not None and self.bits_per_group > self.bits:
+            raise ValueError(f"bits_per_group {self.bits_per_group} exceeds bits {self.bits}")
         lowest = (
             min(self.temperature.start, self.temperature.end)
             if isinstance(self.temperature, Ramp)
@@ -188,7 +190,7 @@ class BinaryParams(QuantizerParams):
         """The quantizer whose codes become vectors of that width."""
         return Binary(
             bits=self.bits,
-            bits_per_group=min(self.bits, self.bits_per_group or self.bits),
+            bits_per_group=self.bits_per_group or self.bits,
             embedding_dim=embedding_dim,
             embedding_std=self.embedding_std,
             estimator=self.estimator,

@@ -199,6 +199,7 @@ def peer_free(bits: int, *, tuned: bool = True) -> Callable[[], object]:
     """A step of x-transformers' FreeTransformer, its map being joint.
 
     Args:
+        bits: H.
         tuned: with flash attention and a fused optimiser; else with what both packages do unless told.
     """
     from x_transformers.free_transformer import FreeTransformer
