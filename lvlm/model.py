@@ -5,7 +5,7 @@ Shape legend: see `lvlm.interfaces`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from lvlm.errors import NotFinite, UserError
 from lvlm.interfaces import Backbone, Conditioning, Encoder, Injection, Latent, Output, Quantizer, Slots
 from lvlm.nn.cache import LayerCache
 
-CodeSource = Literal["posterior", "prior"] | Tensor
+CodeSource = Literal["posterior", "prior", "shuffled"] | Tensor
 
 
 class Cache:
@@ -97,23 +97,34 @@ class LatentPath(nn.Module):
                 )
             return self.quantizer.given(z[:, drawn:wanted])
         first_S = self.slots.first_positions(offset + tokens_BT.shape[1], hidden_BTD.device)[drawn:] - offset
-        hidden_BSD = hidden_BTD[:, first_S]
-        if self.prior_head is None:
-            zero = hidden_BSD.new_zeros(())
-            prior_BSJ = zero.expand(*hidden_BSD.shape[:2], self.quantizer.prior_dim)
-        else:
-            prior_BSJ = self.prior_head(hidden_BSD)
+        prior_BSJ = self.prior(hidden_BTD[:, first_S])
         if z == "prior":
             return self.quantizer.sample(prior_BSJ, generator)
         assert offset == 0, "a posterior needs the whole row"
-        features_BSE = self.encoder(tokens_BT, hidden_BTD, keep_BT)
-        posterior_BSK = self.readout(self.norm(features_BSE))
-        if not bool(posterior_BSK.isfinite().all()):  # a NaN would become a code like any other
+        latent: Latent = self.quantizer(self.posterior(tokens_BT, hidden_BTD, keep_BT), prior_BSJ, generator)
+        if z == "shuffled":  # by row, so that the gradient goes where the code came from
+            latent.codes, latent.embedding_BSC = latent.codes.roll(1, 0), latent.embedding_BSC.roll(1, 0)
+        return latent
+
+    def prior(self, hidden_BSD: Tensor) -> Tensor:
+        """Prior numbers [B, S, J] from the hidden at the seam, at each slot's first position."""
+        if self.prior_head is not None:
+            numbers: Tensor = self.prior_head(hidden_BSD)
+            return numbers
+        return hidden_BSD.new_zeros(()).expand(*hidden_BSD.shape[:2], self.quantizer.prior_dim)
+
+    def posterior(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
+        """Posterior numbers [B, S, K] of whole rows.
+
+        Raises:
+            NotFinite: they hold NaN or infinity.
+        """
+        numbers_BSK: Tensor = self.readout(self.norm(self.encoder(tokens_BT, hidden_BTD, keep_BT)))
+        if not bool(numbers_BSK.isfinite().all()):  # a NaN would become a code like any other
             raise NotFinite(
                 "the numbers of the posterior hold NaN or infinity: the weights or the encoder diverged"
             )
-        latent: Latent = self.quantizer(posterior_BSK, prior_BSJ, generator)
-        return latent
+        return numbers_BSK
 
 
 class LatentLM(nn.Module):
@@ -180,8 +191,9 @@ class LatentLM(nn.Module):
             tokens_BT: int64 token ids, padding on the right.
             keep_BT: bool, False at padding; all real unless given.
             z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
-                int64 [B, S] or float [B, S, Z], for at least the slots of these tokens.
-            cache: continue after what it holds, and add to it. With 'posterior' it must be empty.
+                int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each row the
+                code that the posterior of the row before drew, and charges the KL of its own.
+            cache: continue after what it holds, and add to it. With 'posterior' or 'shuffled' it must be empty.
             generator: the noise of codes; torch's global one unless given.
 
         Raises:
@@ -191,23 +203,13 @@ class LatentLM(nn.Module):
         offset = 0 if cache is None else cache.length
         tokens = tokens_BT.shape[1]
         self._check_length(tokens, offset)
-        positions_T = torch.arange(offset, offset + tokens, device=tokens_BT.device)
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
-        layers: list[LayerCache | None] = (
-            [None] * len(self.backbone.blocks) if cache is None else [*cache.layers]
-        )
+        layers = None if cache is None else cache.layers
+        x_BTD = self.below(tokens_BT, offset=offset, layers=layers)
 
-        x_BTD = self.backbone.embed(tokens_BT)
-        if self.training and self.token_dropout:
-            x_BTD = x_BTD * self._seen(tokens_BT)[..., None]
-        where = self.backbone.locate(positions_T)
-        mask = causal_mask(tokens, offset + tokens, x_BTD.device) if offset else None
-        for block, layer in zip(self.backbone.blocks[: self.seam], layers, strict=False):
-            x_BTD = block(x_BTD, where, mask=mask, cache=layer)
-
-        latent, keep_BS, port = None, None, Conditioning()
-        if self.latent is not None and self.injection is not None:
+        latent, keep_BS, embedding_BSC, keep_B = None, None, None, None
+        if self.latent is not None:
             drawn = 0 if cache is None else cache.drawn
             embedding_BSC = None if cache is None else cache.embedding_BSC
             if drawn < self.latent.slots.count(offset + tokens):
@@ -219,28 +221,80 @@ class LatentLM(nn.Module):
             if offset == 0:
                 keep_BS = self.latent.slots.any(keep_BT)
                 keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
-            port = self.injection(embedding_BSC, positions_T, keep_B)
 
+        logits_BTV = self.above(x_BTD, embedding_BSC, offset=offset, layers=layers, keep_B=keep_B)
+        if cache is not None:
+            cache.length += tokens
+        return Output(logits_BTV, latent, keep_BS, self.slots)
+
+    def below(
+        self, tokens_BT: Tensor, *, offset: int = 0, layers: Sequence[LayerCache] | None = None
+    ) -> Tensor:
+        """Everything under the seam, where no code has entered: tokens [B, T] -> hidden [B, T, D].
+
+        Args:
+            tokens_BT: they start at `offset`.
+            offset: tokens before these, whose keys and values are in `layers`.
+            layers: a cache for each block of the stack.
+        """
+        x_BTD = self.backbone.embed(tokens_BT)
+        if self.training and self.token_dropout:
+            x_BTD = x_BTD * self._seen(tokens_BT)[..., None]
+        tokens = tokens_BT.shape[1]
+        where = self.backbone.locate(positions(offset, tokens, x_BTD.device))
+        mask = causal_mask(tokens, offset + tokens, x_BTD.device) if offset else None
+        for number, block in enumerate(self.backbone.blocks[: self.seam]):
+            x_BTD = block(x_BTD, where, mask=mask, cache=layers[number] if layers else None)
+        return x_BTD
+
+    def above(
+        self,
+        x_BTD: Tensor,
+        embedding_BSC: Tensor | None,
+        *,
+        offset: int = 0,
+        layers: Sequence[LayerCache] | None = None,
+        keep_B: Tensor | None = None,
+    ) -> Tensor:
+        """Everything from the seam on: hidden and codes -> logits [B, T, V].
+
+        Args:
+            x_BTD: the hidden at the seam, from `below`.
+            embedding_BSC: embeddings of all slots up to these tokens'; None without a latent.
+            offset, layers: as for `below`.
+            keep_B: rows that get their code; all unless given.
+        """
+        tokens, device = x_BTD.shape[1], x_BTD.device
+        positions_T = positions(offset, tokens, device)
+        where = self.backbone.locate(positions_T)
+        mask = causal_mask(tokens, offset + tokens, device) if offset else None
+        port = Conditioning()
+        if self.injection is not None:
+            port = self.injection(embedding_BSC, positions_T, keep_B)
         prefix = 0
         if port.add_BTD is not None:
             x_BTD = x_BTD + port.add_BTD
         if port.prefix_BPD is not None:
             in_front = port.prefix_BPD.shape[1]
-            mask = causal_mask(tokens, offset + tokens + in_front, x_BTD.device) if offset else None
+            mask = causal_mask(tokens, offset + tokens + in_front, device) if offset else None
             if offset == 0:  # later tokens find the prefix in the cache
                 prefix = in_front
                 x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
-                where = self.backbone.locate(torch.arange(-prefix, tokens, device=tokens_BT.device))
+                where = self.backbone.locate(positions(-prefix, prefix + tokens, device))
                 mask = prefix_mask(prefix, tokens, port.prefix_keep_B)
         source_BUD = None if port.kv_BTD is None else x_BTD + port.kv_BTD
         shift_BUD = port.kv_normed_BTD
-        for block, layer in zip(self.backbone.blocks[self.seam :], layers[self.seam :], strict=True):
-            x_BTD = block(x_BTD, where, source_BUD=source_BUD, shift_BUD=shift_BUD, mask=mask, cache=layer)
+        for number, block in enumerate(self.backbone.blocks[self.seam :], start=self.seam):
+            x_BTD = block(
+                x_BTD,
+                where,
+                source_BUD=source_BUD,
+                shift_BUD=shift_BUD,
+                mask=mask,
+                cache=layers[number] if layers else None,
+            )
             source_BUD = shift_BUD = None  # the port is the block at the seam alone
-
-        if cache is not None:
-            cache.length += tokens
-        return Output(self.backbone.head(x_BTD[:, prefix:]), latent, keep_BS, self.slots)
+        return self.backbone.head(x_BTD[:, prefix:])
 
     def _check_length(self, tokens: int, offset: int) -> None:
         if tokens == 0:
@@ -263,6 +317,11 @@ class LatentLM(nn.Module):
         if not (self.training and self.latent_dropout):
             return None
         return torch.rand(tokens_BT.shape[0], device=tokens_BT.device) >= self.latent_dropout
+
+
+def positions(start: int, count: int, device: torch.device) -> Tensor:
+    """`count` positions from `start` on, [T]."""
+    return torch.arange(start, start + count, device=device)
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor | None:

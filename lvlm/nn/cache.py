@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -22,3 +24,14 @@ class LayerCache:
         self.keys[:, :, start : self.length] = k_BHUd
         self.values[:, :, start : self.length] = v_BHUd
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def part(self, rows: slice) -> LayerCache:
+        """Some of the rows: a cache of its own length on the same memory."""
+        view = copy.copy(self)
+        view.keys, view.values = self.keys[rows], self.values[rows]
+        return view
+
+    def take(self, rows_B: Tensor) -> None:
+        """Row i becomes a copy of what row `rows_B[i]` was."""
+        for held in (self.keys, self.values):
+            held[:, :, : self.length] = held[rows_B, :, : self.length]
