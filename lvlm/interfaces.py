@@ -257,6 +257,8 @@ class Quantizer(nn.Module, abc.ABC):
 
     can_be_prior: bool = True
     """False where no posterior is the fixed prior, and the KL to it has a floor: a point mass, a fixed variance."""
+    num_codes: int | None = None
+    """How many codes a slot can hold, the indices 0 to num_codes - 1; None for continuous codes."""
 
     posterior_dim: int
     prior_dim: int

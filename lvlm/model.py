@@ -261,7 +261,8 @@ class LatentLM(nn.Module):
         Args:
             x_BTD: the hidden at the seam, from `below`.
             embedding_BSC: embeddings of all slots up to these tokens'; None without a latent.
-            offset, layers: as for `below`.
+            offset: as for `below`.
+            layers: as for `below`.
             keep_B: rows that get their code; all unless given.
         """
         tokens, device = x_BTD.shape[1], x_BTD.device

@@ -53,6 +53,7 @@ class PointMass(Quantizer):
         super().__init__()
         assert dim != codes, f"{dim} numbers are those of a posterior and of a prior"
         self.posterior_dim, self.prior_dim, self.kl_dim = dim, codes, 1
+        self.num_codes = codes
         self.embedding_dim = embedding_dim
         self.embedding = nn.Linear(dim, embedding_dim, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)

@@ -49,6 +49,7 @@ class Binary(Quantizer):
     ) -> None:
         super().__init__()
         self.posterior_dim = self.prior_dim = self.kl_dim = self.bits = bits
+        self.num_codes = 2**bits
         self.embedding_dim, self.bits_per_group = embedding_dim, bits_per_group
         self.estimator, self.temperature = estimator, temperature
         self.at_step(0)
