@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
 from lvlm.errors import Interrupted, UserError, listing, nearest
+from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
 from lvlm.generation import generate
 from lvlm.model import LatentLM
+from lvlm.particles import Resampling
 from lvlm.plugin import Kind
 from lvlm.recipe import Recipe, Resolved, json_schema, read_recipe
 from lvlm.registry import PluginInfo, Registry
 from lvlm.runs import load_run, read_run
-from lvlm.scoreboard import evaluate_run
+from lvlm.scoreboard import Settings, evaluate_run
 from lvlm.studies import run_study
 from lvlm.training.console import Display
 from lvlm.training.trainer import train as train_resolved
@@ -105,15 +107,70 @@ def train(
 
 
 def evaluate(
-    run: str | Path, *, plugin_files: Sequence[str] = (), console: Console | None = None
+    run: str | Path,
+    *,
+    estimators: Sequence[EstimatorName] | None = None,
+    k: int | Sequence[int] | None = None,
+    windows: int | None = None,
+    chunk: int | None = None,
+    resampling: Resampling | None = None,
+    resample_below: float | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run's best checkpoint on its test windows; what is returned is stored in evaluation.json.
+    """Evaluate a run's best checkpoint on its test windows.
+
+    With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and shown by
+    reports; with any it is returned alone. No number is computed twice either way.
+
+    Args:
+        run: its folder.
+        estimators: 'exact', 'elbo', 'prior', 'iwae', 'iwae_prior', 'smc', 'smc_prior', 'smc_deferred'.
+        k: particles, one number or several.
+        windows: how many.
+        chunk: tokens between two looks at a filter's weights.
+        resampling: 'systematic', 'stratified' or 'multinomial'.
+        resample_below: the share of K under which the effective sample size must fall.
+        plugin_files: single-file plugins.
+        console: where progress goes; quiet unless given.
 
     Raises:
-        UserError: no such run, or a damaged one.
+        UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't allow.
     """
+    ks = [k] if isinstance(k, int) else k
+    _check_evaluation(estimators, ks, windows, chunk, resampling, resample_below)
+    settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
     with Display(console or Console(quiet=True), f"evaluating {run}", 100) as display:
-        return evaluate_run(Path(run), plugin_files=tuple(plugin_files), progress=display.share)
+        return evaluate_run(Path(run), settings, plugin_files=tuple(plugin_files), progress=display.share)
+
+
+def _check_evaluation(
+    estimators: Sequence[str] | None,
+    ks: Sequence[int] | None,
+    windows: int | None,
+    chunk: int | None,
+    resampling: str | None,
+    resample_below: float | None,
+) -> None:
+    for name in estimators or ():
+        if name not in ESTIMATOR_NAMES:
+            raise UserError(
+                f"unknown estimator {name!r}; known: {listing(ESTIMATOR_NAMES)}{nearest(name, ESTIMATOR_NAMES)}"
+            )
+    for what, value in (
+        ("k", min(ks, default=0) if ks is not None else None),
+        ("windows", windows),
+        ("chunk", chunk),
+    ):
+        if value is not None and value < 1:
+            raise UserError(f"{what} is {value}; it is at least 1")
+    rules = get_args(Resampling)
+    if resampling is not None and resampling not in rules:
+        raise UserError(
+            f"unknown resampling {resampling!r}; known: {listing(rules)}{nearest(resampling, rules)}"
+        )
+    if resample_below is not None and not 0 <= resample_below <= 1:
+        raise UserError(f"resample_below is {resample_below}; it is a share, from 0 to 1")
 
 
 def doctor(

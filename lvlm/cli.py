@@ -101,16 +101,52 @@ def train(
 
 
 @app.command(name="eval")
-def evaluate(run: RunArgument, as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
-    """Evaluate a run: valid bounds on the likelihood, and what the latent does."""
+def evaluate(
+    run: RunArgument,
+    estimators: Annotated[
+        str | None, typer.Option(help="exact, elbo, prior, iwae, iwae_prior, smc, smc_prior, smc_deferred.")
+    ] = None,
+    k: Annotated[str | None, typer.Option(help="Codes per slot and particles: 16, or 4,16,64.")] = None,
+    windows: Annotated[int | None, typer.Option(help="How many test windows.")] = None,
+    chunk: Annotated[int | None, typer.Option(help="Tokens between two looks at a filter's weights.")] = None,
+    resampling: Annotated[str | None, typer.Option(help="systematic, stratified or multinomial.")] = None,
+    resample_below: Annotated[
+        float | None, typer.Option(help="Share of K under which the effective sample size must fall.")
+    ] = None,
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Evaluate a run: valid bounds on the likelihood, and what the latent does. As the recipe declares, unless told."""
     from lvlm import api
     from lvlm.tables import evaluation_table
 
-    result = api.evaluate(run, plugin_files=plugin or [], console=_console())
+    names: Any = None if estimators is None else _listed(estimators)
+    result = api.evaluate(
+        run,
+        estimators=names,
+        k=None if k is None else [_whole(number) for number in _listed(k)],
+        windows=windows,
+        chunk=chunk,
+        resampling=resampling,  # type: ignore[arg-type]  # checked there
+        resample_below=resample_below,
+        plugin_files=plugin or [],
+        console=_console(),
+    )
     if as_json:
         print(json.dumps(result, indent=1))
     else:
         _show(*evaluation_table(result))
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"k is {text!r}; it is a whole number, or several with commas between") from None
 
 
 @app.command()

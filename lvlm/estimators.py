@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lvlm.errors import UserError
-from lvlm.objective import cross_entropy_nats
 from lvlm.particles import Bounds, Filter, Proposal, Resampling, Rows, averaged, importance, run_filter
 
 EstimatorName = Literal["exact", "elbo", "prior", "iwae", "iwae_prior", "smc", "smc_prior", "smc_deferred"]
@@ -37,10 +36,8 @@ class Estimator(abc.ABC):
     def label(self) -> str:
         """The name of its number."""
 
-    @property
-    @abc.abstractmethod
-    def forwards(self) -> float:
-        """Passes above the seam for a row, to tell the time left."""
+    k: int
+    """Codes per slot; 1 where none are drawn."""
 
     @abc.abstractmethod
     def __call__(self, rows: Rows) -> Bounds:
@@ -56,14 +53,12 @@ class Exact(Estimator):
     """The likelihood itself."""
 
     label = "nll_exact"
-    forwards = 1.0
+    k = 1
 
     def __call__(self, rows: Rows) -> Bounds:
         """See `Estimator`."""
         if rows.model.latent is None:
-            with rows.autocast():
-                logits = rows.model.above(rows.hidden_BTD, None)
-            return Bounds(cross_entropy_nats(logits, rows.batch.targets_BT).double().sum(-1))
+            return Bounds(rows.exact_by_target().sum(-1))
         sequences_NS = rows.code_sequences()
         quantizer, batch = rows.model.latent.quantizer, len(rows.batch)
         codes = sequences_NS.expand(batch, -1, -1)
@@ -80,11 +75,6 @@ class Elbo(Estimator):
     k: int
     label = "elbo"
 
-    @property
-    def forwards(self) -> float:
-        """See `Estimator`."""
-        return self.k
-
     def __call__(self, rows: Rows) -> Bounds:
         """See `Estimator`."""
         ce = averaged(rows.cost("posterior", self.k))
@@ -97,11 +87,6 @@ class PriorRollout(Estimator):
 
     k: int
     label = "ce_prior"
-
-    @property
-    def forwards(self) -> float:
-        """See `Estimator`."""
-        return self.k
 
     def __call__(self, rows: Rows) -> Bounds:
         """See `Estimator`."""
@@ -120,11 +105,6 @@ class Importance(Estimator):
         """See `Estimator`."""
         return f"nll_iwae_{'prior_' * (self.proposal == 'prior')}{self.k}"
 
-    @property
-    def forwards(self) -> float:
-        """Those of `elbo` or `prior`, whose draws it shares."""
-        return 0.0 if self.proposal == "prior" else self.k
-
     def __call__(self, rows: Rows) -> Bounds:
         """See `Estimator`."""
         log_ratio_BKS = rows.draws(self.proposal, self.k).log_ratio_BKS
@@ -138,15 +118,15 @@ class ParticleFilter(Estimator):
     spec: Filter
 
     @property
+    def k(self) -> int:  # type: ignore[override]
+        """See `Estimator`."""
+        return self.spec.k
+
+    @property
     def label(self) -> str:
         """See `Estimator`."""
         kind = "deferred_" if self.spec.deferred else "prior_" if self.spec.proposal == "prior" else ""
         return f"nll_smc_{kind}{self.spec.k}"
-
-    @property
-    def forwards(self) -> float:
-        """See `Estimator`."""
-        return 1.5 * self.spec.k
 
     def __call__(self, rows: Rows) -> Bounds:
         """See `Estimator`."""

@@ -1,13 +1,11 @@
 """Honest numbers on fixed windows: what is a bound on the likelihood, and what has seen the answer.
 
+The bounds are `lvlm.estimators`'; beside them, for a model with a latent,
+
 | name         | what it is                                                        | bounds the NLL |
 |--------------|-------------------------------------------------------------------|----------------|
 | ce_posterior | cross-entropy with codes from the encoder, which saw the answer   | no             |
 | kl           | KL(q(z given x) || p(z)), raw                                     | no             |
-| elbo         | ce_posterior + kl, the negative evidence lower bound              | yes            |
-| ce_prior     | cross-entropy with codes from the prior, averaged                 | yes            |
-| nll_iwae_K   | importance-weighted with K codes (Burda et al. 2016, 1509.00519)  | yes            |
-| nll_exact    | cross-entropy of a model without a latent                         | is the NLL     |
 | nll_oracle   | -log p of the data's own distribution, where it is known          | -              |
 
 All are nats per sequence here; dividing by tokens or bytes is the reader's.
@@ -16,23 +14,25 @@ All are nats per sequence here; dividing by tokens or bytes is the reader's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lvlm.interfaces import IGNORE, Batch, Output
+from lvlm.estimators import Estimator
+from lvlm.interfaces import IGNORE, Batch
 from lvlm.model import LatentLM
-from lvlm.objective import NATS_PER_BIT, cross_entropy_nats
+from lvlm.objective import NATS_PER_BIT
+from lvlm.particles import Bounds, Rows, averaged
+from lvlm.training.device import Autocast
 
 ACTIVE_UNIT_BITS = 0.01
 ALIVE_SHARE_OF_BUDGET = 0.05
 ALIVE_NATS_PER_SLOT = 0.01  # where there is no budget, or one without end
 IGNORED_SHARE_OF_KL = 0.05
-BOUNDS = ("nll_exact", "elbo", "ce_prior")  # and nll_iwae_K; whatever else is no bound
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -51,12 +51,28 @@ class LatentUse:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """How far a bound can be trusted, [N] each, or None where nothing is drawn or weighed: see `lvlm.particles.Bounds`."""
+
+    ess: Array | None = None
+    log_weight_variance: Array | None = None
+    noise: Array | None = None
+
+
+@dataclass(frozen=True)
 class Estimates:
-    """Nats per sequence, [N] each, by name; and what the latent does, where there is one."""
+    """Nats per sequence, [N] each, by name; and what the latent does, where there is one.
+
+    quality         of each bound
+    ce_by_position  mean cross-entropy of each target position, nats, [T]: ce_posterior, or nll_exact without a latent;
+                    NaN where no row has a target
+    """
 
     nats: dict[str, Array]
     targets: Array
     latent: LatentUse | None
+    quality: dict[str, Quality] = field(default_factory=dict)
+    ce_by_position: Array | None = None
 
     def nats_per_token(self, name: str) -> float:
         """Sum over sequences divided by the number of target tokens."""
@@ -68,10 +84,14 @@ class Estimates:
         n = len(residual)
         return float(residual.std(ddof=1) * math.sqrt(n) / self.targets.sum()) if n > 1 else 0.0
 
-
-def is_bound(name: str) -> bool:
-    """Whether a number by that name is a valid upper bound on the negative log-likelihood (or is it)."""
-    return name in BOUNDS or name.startswith("nll_iwae_")
+    def noise_error(self, name: str) -> float | None:
+        """Monte Carlo standard error of `nats_per_token`, these sequences given; None where nothing is drawn, or one
+        particle can't tell.
+        """
+        noise = self.quality[name].noise if name in self.quality else None
+        if noise is None or not np.isfinite(noise).all():
+            return None
+        return math.sqrt(max(0.0, float(noise.sum()))) / float(self.targets.sum())
 
 
 def is_alive(kl_nats_per_slot: float, budget_nats_per_slot: float | None) -> bool:
@@ -93,87 +113,85 @@ def is_ignored(worth_nats: float, kl_nats: float) -> bool:
 def estimate(
     model: LatentLM,
     windows: Batch,
+    estimators: Sequence[Estimator],
     *,
-    samples: int,
     rows: int,
     seed: int,
-    importance: bool = True,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    describe: bool = True,
+    autocast: Autocast = nullcontext,
     progress: Callable[[float], None] | None = None,
 ) -> Estimates:
-    """Every number that the model has on these windows.
+    """Every number that is asked for, on these windows.
+
+    The same arguments give the same numbers, and those of a window depend on no other, nor on `rows`, but for rounding.
 
     Args:
         model: any model of the zoo; its training mode is restored.
         windows: N rows.
-        samples: K, codes per row, from the posterior and again from the prior.
-        rows: rows per forward.
+        estimators: see `lvlm.estimators.make_estimators`.
+        rows: rows per forward; K particles of one window go through in several forwards where K is more.
         seed: of the codes' noise. The global random state is neither read nor changed.
-        importance: also ce_prior and nll_iwae_K, which need forwards of their own.
+        describe: also `ce_posterior`, `kl`, and what the latent does.
         autocast: makes the precision context of a forward.
         progress: called with the share done, 0 to 1.
+
+    Raises:
+        UserError: an estimator can't be had for this model.
+        NotFinite: the encoder yields NaN or infinity.
     """
     training = model.training
     model.eval()
-    generator = torch.Generator(device=model.device).manual_seed(seed)
-    nats: list[dict[str, Tensor]] = []
+    k = max((one.k for one in estimators), default=1)
+    together = max(1, rows // k)
+    found: list[dict[str, Bounds]] = []
     kl_parts: list[tuple[Tensor, Tensor]] = []
+    positions: list[Tensor] = []
     try:
-        for start in range(0, len(windows), rows):
-            batch = windows[start : start + rows].to(model.device)
-            with autocast():
-                if model.latent is None:
-                    output = model(batch.inputs_BT, batch.keep_BT)
-                    nats.append({"nll_exact": _nats(output, batch)})
-                else:
-                    row_nats, kl_BSd, keep_BS = _latent_rows(model, batch, samples, generator, importance)
-                    nats.append(row_nats)
-                    kl_parts.append((kl_BSd.sum(0), keep_BS.sum(0)))
-            if progress:
-                progress(min(1.0, (start + rows) / len(windows)))
+        for start in range(0, len(windows), together):
+            batch = windows[start : start + together].to(model.device)
+            seeds = [(seed << 32) + start + row for row in range(len(batch))]
+            some = Rows(model, batch, seeds=seeds, at_once=rows, autocast=autocast)
+            bounds = {}
+            for number, one in enumerate(estimators):
+                bounds[one.label] = one(some)
+                if progress:
+                    progress((start + len(batch) * (number + 1) / len(estimators)) / len(windows))
+            if describe and model.latent is not None:
+                kl_BSd = some.kl()
+                bounds["ce_posterior"] = averaged(some.cost("posterior", k))
+                bounds["kl"] = Bounds(kl_BSd.double().sum((1, 2)))
+                kl_parts.append((kl_BSd.sum(0), some.keep_BS.sum(0)))
+                positions.append(some.mean_cost_by_target("posterior", k).sum(0))
+            elif describe:
+                positions.append(some.exact_by_target().sum(0))
+            found.append(bounds)
     finally:
         model.train(training)
+
+    def joined(name: str, of: str) -> Array | None:
+        pieces = [getattr(bounds[name], of) for bounds in found]
+        return None if pieces[0] is None else torch.cat(pieces).cpu().double().numpy()
+
+    nats: dict[str, Array] = {name: as_array(joined(name, "nats")) for name in found[0]}
+    counts_T = (windows.targets_BT != IGNORE).sum(0).double().numpy()
+    with np.errstate(invalid="ignore"):
+        by_position = torch.stack(positions).sum(0).cpu().numpy() / counts_T if positions else None
     return Estimates(
-        nats={name: torch.cat([n[name] for n in nats]).cpu().double().numpy() for name in nats[0]},
+        nats=nats,
         targets=(windows.targets_BT != IGNORE).sum(-1).double().numpy(),
         latent=_use(kl_parts) if kl_parts else None,
+        quality={
+            one.label: Quality(*(joined(one.label, of) for of in ("ess", "log_weight_variance", "noise")))
+            for one in estimators
+        },
+        ce_by_position=by_position,
     )
 
 
-def _nats(output: Output, batch: Batch) -> Tensor:
-    """-log p of each row's targets, [B]."""
-    return cross_entropy_nats(output.logits_BTV, batch.targets_BT).sum(-1)
-
-
-def _latent_rows(
-    model: LatentLM, batch: Batch, samples: int, generator: torch.Generator, importance: bool
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The numbers of some rows, [B] nats each, with their KL [B, S, d] and real slots [B, S]."""
-    assert model.latent is not None
-    quantizer = model.latent.quantizer
-    posterior_ce, prior_ce, log_weights = [], [], []
-    kl_BSd = keep_BS = torch.empty(0)  # the same for every draw
-    for _ in range(samples):
-        output: Output = model(batch.inputs_BT, batch.keep_BT, z="posterior", generator=generator)
-        latent = output.latent
-        assert latent is not None and latent.kl_BSd is not None and output.keep_BS is not None
-        assert latent.posterior_BSK is not None and latent.prior_BSJ is not None
-        keep_BS = output.keep_BS
-        kl_BSd = latent.kl_BSd * keep_BS[..., None]
-        ce_B = _nats(output, batch)
-        posterior_ce.append(ce_B)
-        if importance:
-            log_p_BS = quantizer.log_prob(latent.codes, latent.prior_BSJ)
-            log_q_BS = quantizer.log_prob(latent.codes, latent.posterior_BSK)
-            log_weights.append(((log_p_BS - log_q_BS) * keep_BS).sum(-1) - ce_B)
-            rollout = model(batch.inputs_BT, batch.keep_BT, z="prior", generator=generator)
-            prior_ce.append(_nats(rollout, batch))
-    nats = {"ce_posterior": torch.stack(posterior_ce).mean(0), "kl": kl_BSd.sum((-1, -2))}
-    nats["elbo"] = nats["ce_posterior"] + nats["kl"]
-    if importance:
-        nats["ce_prior"] = torch.stack(prior_ce).mean(0)
-        nats[f"nll_iwae_{samples}"] = math.log(samples) - torch.stack(log_weights).logsumexp(0)
-    return nats, kl_BSd, keep_BS
+def as_array(found: Array | None) -> Array:
+    """What must be there."""
+    assert found is not None
+    return found
 
 
 def _use(parts: list[tuple[Tensor, Tensor]]) -> LatentUse:

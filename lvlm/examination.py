@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm.errors import UserError
+from lvlm.estimators import make_estimators
 from lvlm.evaluation import Array, Estimates, estimate, is_alive
 from lvlm.findings import Finding, findings_of
 from lvlm.interfaces import IGNORE, Batch, Loss, Output
@@ -138,8 +139,9 @@ def measure(
     _, autocast = pick_autocast(recipe.train.precision, device)
     model.to(device)
     seed, rows = recipe.evaluate.seed, recipe.evaluate.rows
+    estimators = make_estimators(["elbo", "prior"], [DRAWS], has_latent=True)
     estimates = estimate(
-        model, windows.batch, samples=DRAWS, rows=rows, seed=seed, autocast=autocast, progress=progress
+        model, windows.batch, estimators, rows=rows, seed=seed, autocast=autocast, progress=progress
     )
     assert estimates.latent is not None
     probe = Probe(model, windows.batch, rows=rows, seed=seed, autocast=autocast)

@@ -14,8 +14,7 @@ Shape legend: B rows, K particles, P = B x K rows of a forward, T tokens, S slot
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,10 +27,10 @@ from lvlm.interfaces import IGNORE, Batch
 from lvlm.model import LatentLM
 from lvlm.nn.cache import LayerCache
 from lvlm.objective import cross_entropy_nats
+from lvlm.training.device import Autocast
 
 Proposal = Literal["posterior", "prior"]
 Resampling = Literal["systematic", "stratified", "multinomial"]
-Autocast = Callable[[], AbstractContextManager[None]]
 
 SLOTS_A_DRAW = (
     16  # codes are drawn in blocks of so many slots: a longer row begins with a shorter one's noise
@@ -98,6 +97,7 @@ class Rows:
         tokens_BT, keep_BT = batch.inputs_BT, batch.keep_BT
         self._draws: dict[tuple[Proposal, int], Draws] = {}
         self._costs: dict[tuple[Proposal, int], Tensor] = {}
+        self._costs_by_target: dict[tuple[Proposal, int], Tensor] = {}
         with autocast():
             self.hidden_BTD = model.below(tokens_BT)
             if model.latent is None:
@@ -166,11 +166,22 @@ class Rows:
         return torch.cat(codes, 1)[:, :total], log_ratio_KS
 
     def cost(self, proposal: Proposal, k: int) -> Tensor:
-        """-log p(x given z) of each draw, nats, float64."""
+        """-log p(x given z) of each draw, [B, K], nats, float64."""
         if (proposal, k) not in self._costs:
-            codes = self.draws(proposal, k).codes
-            self._costs[proposal, k] = self.cost_of(codes)
+            cost_BKT = self.cost_by_target(self.draws(proposal, k).codes)
+            self._costs[proposal, k], self._costs_by_target[proposal, k] = cost_BKT.sum(-1), cost_BKT.mean(1)
         return self._costs[proposal, k]
+
+    def mean_cost_by_target(self, proposal: Proposal, k: int) -> Tensor:
+        """The same by target, averaged over draws, [B, T]."""
+        self.cost(proposal, k)
+        return self._costs_by_target[proposal, k]
+
+    def exact_by_target(self) -> Tensor:
+        """-log p of each target of a model without a latent, [B, T], nats, float64."""
+        with self.autocast():
+            logits = self.model.above(self.hidden_BTD, None)
+        return cross_entropy_nats(logits, self.batch.targets_BT).double()
 
     def cost_of(self, codes: Tensor) -> Tensor:
         """-log p(x given z) of codes [B, K, S] or [B, K, S, Z]; [B, K], nats, float64."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from lvlm.data import DATA_KINDS, DataUnion
 from lvlm.errors import listing, nearest
+from lvlm.estimators import EstimatorName
 from lvlm.interfaces import (
     PARAMS_OF_ROLE,
     BackboneParams,
@@ -25,6 +26,7 @@ from lvlm.interfaces import (
     Params,
     QuantizerParams,
 )
+from lvlm.particles import Resampling
 from lvlm.plain_yaml import dump, parse_overrides
 from lvlm.provenance import Fault, Keys, Origin, RecipeError, Tree, collect, dotted, merge, plain
 from lvlm.recipe_errors import Part, faults_of_parts, in_words
@@ -125,12 +127,22 @@ class EvaluateParams(Section):
     """Fixed windows of the evaluation data, the same for every arm."""
     rows: int = Field(default=16, ge=1)
     """Sequences per forward."""
-    iwae_k: int = Field(default=16, ge=1)
-    """Samples of the importance-weighted bound."""
+    estimators: list[EstimatorName] = Field(
+        default=["elbo", "prior", "iwae", "smc", "smc_deferred"], min_length=1
+    )
+    """What is estimated of a model with a latent: exact, elbo, prior, iwae, iwae_prior, smc, smc_prior, smc_deferred."""
+    k: int = Field(default=16, ge=1)
+    """Codes drawn per slot, and particles of a filter."""
+    chunk: int = Field(default=4, ge=1)
+    """Tokens between two looks at the weights of a particle filter."""
+    resampling: Resampling = "systematic"
+    """How a particle filter draws ancestors."""
+    resample_below: float = Field(default=0.5, ge=0, le=1)
+    """The share of K under which the effective sample size must fall for that; 0 never, 1 at every chunk."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """The noise of the estimators."""
-    headline: Literal["elbo", "ce_prior", "nll_iwae"] = "nll_iwae"
-    """The estimator named beforehand as the arm's figure; a baseline's is always nll_exact."""
+    headline: EstimatorName = "smc"
+    """The estimator named beforehand as the arm's figure; a baseline's is always its exact likelihood."""
 
 
 class Recipe(Section):

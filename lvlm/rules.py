@@ -22,6 +22,7 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _learned_prior(recipe)
     yield from _context(recipe)
     yield from _train(recipe)
+    yield from _evaluate(recipe)
 
 
 def _trio(recipe: Recipe) -> Iterator[Broken]:
@@ -100,3 +101,13 @@ def _train(recipe: Recipe) -> Iterator[Broken]:
             f"final_learning_rate {train.final_learning_rate} exceeds learning_rate {train.learning_rate}"
         )
         yield ("train", "final_learning_rate"), f"{values}, which the cosine comes down from"
+
+
+def _evaluate(recipe: Recipe) -> Iterator[Broken]:
+    evaluate = recipe.evaluate
+    if recipe.model.has_latent and evaluate.headline not in evaluate.estimators:
+        named = ", ".join(evaluate.estimators)
+        yield (
+            ("evaluate", "headline"),
+            f"headline {evaluate.headline!r} is not among evaluate.estimators: {named}",
+        )

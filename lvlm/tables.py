@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,11 +30,11 @@ def _table(*columns: str, numbers: Sequence[str] = ()) -> Table:
 
 
 def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
-    """The estimates of one run, bounds apart from what has seen the answer."""
+    """The estimates of one run, bounds apart from what has seen the answer, and what the gaps between them suggest."""
     title = f"step {result['step']}, {result['windows']} test windows ({result['windows_hash'][:12]})"
-    columns = ("estimate", "nats/token", "± s.e.", "bits/byte", "what it is")
+    columns = ("estimate", "nats/token", "± s.e.", "± draws", "bits/byte", "ESS", "var(log w)", "what it is")
     yield _title(title)
-    table = _table(*columns, numbers=columns[1:4])
+    table = _table(*columns, numbers=columns[1:7])
     for name, estimate in result["estimates"].items():
         kind = "upper bound on the NLL" if estimate["bound"] else "no bound"
         kind = {
@@ -41,16 +43,20 @@ def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
             "ce_posterior": "no bound: the codes have seen the answer",
             "kl": "no bound: what the codes cost, raw",
         }.get(name, kind)
-        bits = estimate["bits_per_byte"]
         headline = "  <- headline" if name == result["headline"] else ""
         table.add_row(
             name,
             f"{estimate['nats_per_token']:.4f}",
             f"{estimate['stderr']:.4f}",
-            "-" if bits is None else f"{bits:.4f}",
+            _number(estimate["noise_stderr"], ".4f"),
+            _number(estimate["bits_per_byte"], ".4f"),
+            _number(estimate["ess"], ".1f"),
+            _number(estimate["log_weight_variance"], ".3g"),
             kind + headline,
         )
     yield table
+    for sentence in gaps(result):
+        yield Text(sentence)
     for name, excess in result["excess_nats_per_sequence"].items():
         yield Text(f"{name} over the oracle: {excess['mean']:.3f} ± {excess['stderr']:.3f} nats per sequence")
     latent = result["latent"]
@@ -66,6 +72,44 @@ def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
             f"latent: {latent['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
             f"{latent['active_units']} of {latent['units']} units active: {state}"
         )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def gaps(result: dict[str, Any]) -> Iterator[str]:
+    """What the differences between the bounds of one model suggest."""
+    nats = {name: one["nats_per_token"] for name, one in result["estimates"].items() if one["bound"]}
+    error = {name: one["noise_stderr"] or 0.0 for name, one in result["estimates"].items()}
+    if len(nats) < 2 or result["latent"] is None:
+        return
+    best = min(nats, key=lambda name: nats[name])
+
+    def below(one: str, other: str) -> bool:
+        return bool(nats[other] - nats[one] > 2 * math.hypot(error[one], error[other]) + 5e-5)
+
+    def last(kind: str) -> str | None:
+        return next((name for name in reversed(nats) if re.fullmatch(kind + r"_\d+", name)), None)
+
+    yield f"The tightest bound is {best}: {nats[best]:.4f} nats/token. All bound the same number from above."
+    if "elbo" in nats and below(best, "elbo"):
+        yield (
+            f"elbo is {nats['elbo'] - nats[best]:.4f} above it: at least so much it loses because the posterior isn't "
+            "the model's own."
+        )
+    iwae, smc, deferred = last("nll_iwae"), last("nll_smc"), last("nll_smc_deferred")
+    if iwae and smc and below(smc, iwae):
+        yield f"{smc} is below {iwae}: weights of whole sequences degenerate with length; trust the filter."
+    if iwae and smc and below(iwae, smc):
+        yield f"{iwae} is below {smc}: the filter drops codes that pay off later, so they say something of the whole text."
+    if smc and deferred and below(deferred, smc):
+        yield f"{deferred} is below {smc}: codes are paid for early and pay off late."
+    if "ce_prior" in nats and not below(best, "ce_prior"):
+        yield "ce_prior is as low as any: knowing the codes is worth nothing, or there are none to speak of."
+    ess = result["estimates"][best]["ess"]
+    if ess is not None and ess < 2:
+        yield f"Of {best} hardly one weight counts (ESS {ess:.1f}); more particles would lower it."
 
 
 def examination_tables(examination: Examination) -> Iterator[Table | Text]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lvlm.assemble import assemble, count_parameters
 from lvlm.errors import UserError
+from lvlm.estimators import Estimator, make_estimators
 from lvlm.evaluation import estimate
 from lvlm.generation import generate
 from lvlm.interfaces import Batch
@@ -216,12 +217,16 @@ def test_one_more_layer_matches_frees_parameters() -> None:
 # --------------------------------------------------------------------------------------------------- evaluation
 
 
+def battery(k: int) -> list[Estimator]:
+    return make_estimators(["elbo", "prior", "iwae", "smc", "smc_deferred"], [k], has_latent=True)
+
+
 def test_every_bound_of_a_dead_latent_is_the_same_number() -> None:
     model = assemble(read_recipe(FREE.recipe(), registry=REGISTRY).recipe)  # the table is zero
     assert model.latent is not None
     torch.nn.init.zeros_(model.latent.readout.weight)  # and so is the KL
-    got = estimate(model, batch_of(token_rows(6, 8)), samples=3, rows=4, seed=0)
-    for name in ("elbo", "ce_prior", "nll_iwae_3", "ce_posterior"):
+    got = estimate(model, batch_of(token_rows(6, 8)), battery(3), rows=4, seed=0)
+    for name in ("elbo", "ce_prior", "nll_iwae_3", "nll_smc_3", "nll_smc_deferred_3", "ce_posterior"):
         assert got.nats[name] == pytest.approx(got.nats["elbo"], rel=1e-6)
     assert got.latent is not None
     assert got.latent.active_units == 0
@@ -251,7 +256,7 @@ def test_the_bounds_lie_above_the_exact_likelihood_and_iwae_closes_the_gap(per: 
         exact = exact_nll(model, batch).mean().item()
     means = {}
     for samples in (1, 1000):
-        got = estimate(model, batch, samples=samples, rows=3, seed=0)
+        got = estimate(model, batch, battery(samples), rows=3, seed=0)
         means |= {name: got.nats[name].mean() for name in got.nats}
     assert means["nll_iwae_1000"] == pytest.approx(exact, abs=0.05)
     assert means["elbo"] > exact - 0.05
@@ -264,7 +269,7 @@ def test_estimates_do_not_touch_the_global_random_state(samples: int) -> None:
     model = build_cross(GPTVAE, REGISTRY)
     before = torch.get_rng_state()
     one, two = (
-        estimate(model, batch_of(token_rows(3, 6)), samples=samples, rows=2, seed=5) for _ in range(2)
+        estimate(model, batch_of(token_rows(3, 6)), battery(samples), rows=2, seed=5) for _ in range(2)
     )
     assert torch.equal(before, torch.get_rng_state())
     assert all((one.nats[name] == two.nats[name]).all() for name in one.nats)

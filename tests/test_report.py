@@ -70,7 +70,7 @@ class StudyFolder:
             folder / "evaluation.npz", targets=TARGETS, **{name: v * TARGETS for name, v in values.items()}
         )
         evaluation = {
-            "schema": 1,
+            "schema": 2,
             "step": 300,
             "windows_hash": "cafe",
             "windows": 2,
@@ -78,7 +78,8 @@ class StudyFolder:
             "codec": "bytes",
             "bytes_per_token": 1.0,
             "headline": "nll_exact" if kl is None else "nll_iwae_16",
-            "iwae_k": 16,
+            "settings": {"nll_exact": "Exact()"} if kl is None else {"nll_iwae_16": "Importance(k=16)"},
+            "ce_by_position": [nll + 0.1, None, nll - 0.1],
             "estimates": {
                 name: {
                     "nats_per_token": value,
@@ -351,7 +352,6 @@ def test_no_banner_without_a_reason(study: StudyFolder) -> None:
     ("field", "value", "reason"),
     [
         ("windows_hash", "beef", "different windows"),
-        ("iwae_k", 64, "more samples is tighter"),
         ("codec", "gpt2", "a token of one"),
     ],
 )
@@ -364,10 +364,15 @@ def test_arms_that_cannot_be_compared_are_refused(
         study.read()
 
 
-def test_a_baseline_needs_no_iwae_k(study: StudyFolder) -> None:
-    study.add("baseline", 0, 1.5, iwae_k=None)
+@pytest.mark.parametrize(
+    "other", [{"nll_iwae_64": "Importance(k=64)"}, {"nll_iwae_16": "Importance(k=16, proposal='prior')"}]
+)
+def test_estimates_with_other_settings_are_refused(study: StudyFolder, other: dict[str, str]) -> None:
+    study.add("baseline", 0, 1.5)
     study.add("free", 0, 1.5, kl=0.5)
-    assert len(study.read().rows) == 2
+    study.add("gptvae", 0, 1.5, kl=0.5, settings=other)
+    with pytest.raises(UserError, match="nll_iwae was estimated in different ways.*free.*gptvae.*tighter"):
+        study.read()
 
 
 def test_posterior_cross_entropy_cannot_be_a_headline(study: StudyFolder) -> None:
@@ -390,7 +395,7 @@ def test_no_evaluated_run_is_refused(study: StudyFolder) -> None:
         ("evaluation.json", lambda data: data[:50]),
         ("evaluation.json", lambda _: b"[]"),
         ("evaluation.json", lambda data: data.replace(b'"windows": 2', b'"windows": "two"')),
-        ("evaluation.json", lambda data: data.replace(b'"schema": 1', b'"schema": 2')),
+        ("evaluation.json", lambda data: data.replace(b'"schema": 2', b'"schema": 1')),
         ("evaluation.json", lambda data: data.replace(b'"headline": "nll_exact"', b'"headline": "nll_best"')),
         ("metrics.jsonl", lambda data: data[:-5]),
         ("run.json", lambda data: data[:-1]),

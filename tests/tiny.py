@@ -39,7 +39,7 @@ def tiny(arm: str, text: Path, **changes: Any) -> dict[str, Any]:
             "steps": STEPS, "rows": 4, "warmup_steps": 2, "log_every": 1, "evaluate_every": 4,
             "evaluate_windows": 4, "device": "cpu", "precision": "fp32", "threads": 1,
         },
-        "evaluate": {"windows": 4, "rows": 4, "iwae_k": 2},
+        "evaluate": {"windows": 4, "rows": 4, "k": 2},
     }  # fmt: skip
     if arm == "gptvae":  # half of the rows drop their latent, so that a lost random state cannot hide
         small["model"]["latent_dropout"] = 0.5  # type: ignore[index]

@@ -6,6 +6,7 @@ A row is an arm, or the living or the dead half of one: the two are never averag
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,13 +62,15 @@ class Sample(BaseModel):
 class Evaluation(BaseModel):
     """`evaluation.json`, the part of it that the report reads."""
 
-    version: Literal[1] = Field(alias="schema")
+    version: Literal[2] = Field(alias="schema")
     windows_hash: str
     windows: int
     target_tokens: int
     codec: str
     headline: str
-    iwae_k: int | None
+    settings: dict[str, str]
+    """All that each estimate depends on beside model, windows and noise."""
+    ce_by_position: tuple[float | None, ...]
     estimates: dict[str, Estimate]
     latent: LatentFacts | None
     parameters: Parameters
@@ -252,7 +255,6 @@ def _refuse(runs: Sequence[Run]) -> None:
     """Raise UserError for runs whose numbers must not stand side by side."""
     rules = (
         ("windows_hash", "they were scored on different windows", "the same data and evaluation settings"),
-        ("iwae_k", "a bound with more samples is tighter whatever the model", "one number of samples"),
         ("codec", "a token of one is not a token of another", "one codec"),
     )
     for field, reason, remedy in rules:
@@ -266,6 +268,7 @@ def _refuse(runs: Sequence[Run]) -> None:
                 f"these runs can't be compared: {field} differs ({who}), so {reason}. "
                 f"Evaluate them all again with {remedy}, or report them as separate studies."
             )
+    _refuse_other_settings(runs)
     headlines: dict[str, str] = {}
     for run in runs:
         name = run.evaluation.headline
@@ -276,6 +279,22 @@ def _refuse(runs: Sequence[Run]) -> None:
             )
         if not np.array_equal(run.nats["targets"], runs[0].nats["targets"]):
             raise UserError(f"{run.arm}, seed {run.seed}: other targets; evaluate all runs again")
+
+
+def _refuse_other_settings(runs: Sequence[Run]) -> None:
+    """Estimates by one name, whatever its K, must have been computed in one way."""
+    arms: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        for label, setting in run.evaluation.settings.items():
+            arms.setdefault(re.sub(r"_\d+$", "", label), {}).setdefault(setting, set()).add(run.arm)
+    for name, by_setting in arms.items():
+        if name != EXACT and len(by_setting) > 1:
+            who = "; ".join(f"{setting}: {', '.join(sorted(names))}" for setting, names in by_setting.items())
+            raise UserError(
+                f"these runs can't be compared: {name} was estimated in different ways ({who}), and a bound with more "
+                "samples is tighter whatever the model. Give all arms one evaluate section, in the study's common part, "
+                "or report them as separate studies."
+            )
 
 
 def _row(label: str, runs: Sequence[Run], of_arm: Sequence[Run], control: Sequence[Run]) -> Row:

@@ -23,6 +23,7 @@ from rich.console import Console
 from lvlm.assemble import assemble
 from lvlm.data import Source
 from lvlm.errors import Interrupted, NotFinite, UserError
+from lvlm.estimators import make_estimators
 from lvlm.evaluation import estimate
 from lvlm.interfaces import Batch
 from lvlm.objective import per_token
@@ -272,10 +273,9 @@ class Trainer:
             estimates = estimate(
                 self.model,
                 self.windows.batch,
-                samples=1,
+                make_estimators(["elbo"], [1], has_latent=self.model.latent is not None),
                 rows=self.recipe.evaluate.rows,
                 seed=self.recipe.evaluate.seed,
-                importance=False,
                 autocast=self.autocast,
             )
         except NotFinite as error:
