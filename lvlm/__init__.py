@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         plugins,
         sample,
         schema,
+        score,
         study,
         train,
     )
@@ -43,6 +44,7 @@ __all__ = [
     "plugins",
     "sample",
     "schema",
+    "score",
     "study",
     "train",
 ]

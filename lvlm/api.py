@@ -22,6 +22,7 @@ from lvlm.recipe import Recipe, Resolved, json_schema, read_recipe
 from lvlm.registry import PluginInfo, Registry
 from lvlm.runs import load_run, read_run
 from lvlm.scoreboard import Settings, evaluate_run
+from lvlm.scoring import score
 from lvlm.studies import run_study
 from lvlm.training.console import Display
 from lvlm.training.trainer import train as train_resolved
@@ -40,6 +41,7 @@ __all__ = [
     "plugins",
     "sample",
     "schema",
+    "score",
     "study",
     "train",
 ]

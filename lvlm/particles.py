@@ -13,6 +13,7 @@ Shape legend: B rows, K particles, P = B x K rows of a forward, T tokens, S slot
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -330,8 +331,9 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     log_mean_B, spread_B, crowd_B = zeros_BK[:, 0].clone(), zeros_BK[:, 0].clone(), zeros_BK[:, 0] + k
     eve_BK = torch.arange(k, device=device).expand(batch, k).clone()
     generations_B = torch.ones(batch, device=device)
-    for start in range(0, tokens, spec.chunk):
-        end = min(start + spec.chunk, tokens)
+    first = max(rows.prompt, spec.chunk)  # a prompt is no target: nothing to weigh in it
+    edges = [0, *range(first, tokens, spec.chunk), tokens]
+    for start, end in itertools.pairwise(edges):
         begun = 0 if start == 0 else slots.count(start)
         new = slice(begun, slots.count(end))
         gain_BK = -_cost_of_chunk(rows, embedding_PSC, layers, start, end)

@@ -25,6 +25,7 @@ from lvlm.estimators import (
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.model import LatentLM, LatentPath
 from lvlm.particles import Filter, Rows, ancestors
+from lvlm.scoring import score
 from lvlm.testing import randomise
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_codebooks.fsq import FSQParams
@@ -51,7 +52,7 @@ def model_of(
     sure: float = 1.0,
     seed: int = 0,
 ) -> LatentLM:
-    """Two layers of width 8 around a seam, all weights random, float64; `sure` scales the posterior's numbers: an
+    """Two layers of width 8 around a seam, all weights random, float64; `sure` scales the numbers of posterior and prior: an
     untrained posterior that is sure of itself makes weights whose mean no sample shows.
     """
     torch.manual_seed(seed)
@@ -61,9 +62,17 @@ def model_of(
     quantizes = quantizer.build(embedding_dim=injects.embedding_dim)
     latent = LatentPath(encodes, quantizes, width=8, prior=prior)
     model = randomise(LatentLM(backbone, latent, injects, seam=1).double().eval(), seed=seed, std=std)
-    latent.readout.weight *= sure
-    latent.readout.bias *= sure
+    for numbers in filter(None, (latent.readout, latent.prior_head)):
+        for parameter in numbers.parameters():
+            parameter.mul_(sure)
     return model
+
+
+def matters(model: LatentLM) -> None:
+    """Make codes move the text a lot."""
+    assert model.latent is not None
+    for table in model.latent.quantizer.table_parameters():
+        table.mul_(20)
 
 
 def batch_of(texts_BT: Tensor) -> Batch:
@@ -88,7 +97,7 @@ def texts(tokens: int = TOKENS) -> Tensor:
 
 
 ONE = batch_of(torch.tensor([[2, 0, 1, 1]]))
-CROSSES = {
+CROSSES: dict[str, dict[str, Any]] = {
     "binary, token, kv": {},
     "binary, token, kv, learned prior": {"prior": "learned"},
     "two bits, chunk, add": {"per": 2, "quantizer": BinaryParams(bits=2), "injection": AddParams()},
@@ -300,7 +309,8 @@ def test_many_particles_come_to_the_likelihood() -> None:
     for options in CROSSES.values():
         if isinstance(options.get("quantizer"), FSQParams):
             continue
-        model = model_of(**(options | {"sure": 0.1}))
+        changes: Any = options | {"sure": 0.1}
+        model = model_of(**changes)
         nll = Exact()(rows_of(model, ONE)).nats
         excess = ParticleFilter(Filter(64, 1))(rows_of(model, repeated(ONE, 1_000))).nats - nll
         error = excess.std().item() / math.sqrt(1_000)
@@ -332,7 +342,7 @@ def test_ancestors_are_drawn_in_proportion_to_their_weight() -> None:
 def test_an_encoder_that_sees_the_answer_is_caught() -> None:
     """Codes that the whole text gave, free of charge, score more than probabilities allow."""
     model, batch = model_of("sequence", std=0.7), batch_of(texts())
-    model.latent.quantizer.table_RC *= 20  # type: ignore[union-attr, operator]  # codes that matter
+    matters(model)
     rows = rows_of(model, batch)
     cost_BN = rows.cost_of(torch.tensor([[[0], [1]]]).expand(len(batch), -1, -1))
     rows.posterior_BSK = (cost_BN[:, 0] - cost_BN[:, 1]).view(-1, 1, 1)  # the best that an encoder can say
@@ -342,6 +352,88 @@ def test_an_encoder_that_sees_the_answer_is_caught() -> None:
     leaking.posterior_BSK, leaking.prompt = rows.posterior_BSK, TOKENS
     leaked = ParticleFilter(Filter(32, 1, proposal="prior"))(leaking).nats
     assert torch.logsumexp(-leaked, 0).item() > 0.1
+
+
+# -------------------------------------------------------------------------------------------------- continuations
+
+PROMPT = [0, 2, 1]
+
+
+def total_probability(model: LatentLM, length: int, **options: Any) -> float:
+    """Of all continuations of a length; 1 to rounding while all are weighed with the same codes."""
+    return sum(
+        math.exp(score(model, PROMPT, text, **options).log_prob_nats) for text in texts(length).tolist()
+    )
+
+
+@anywhere
+def test_all_continuations_share_one_probability(options: dict[str, Any]) -> None:
+    model = build(options)
+    for length in (1, 3):
+        assert total_probability(model, length, k=3, chunk=8) == pytest.approx(1.0, abs=1e-9)
+    assert total_probability(model, 2, k=64, chunk=1) == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_encoder_that_sees_the_continuation_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("sequence", std=0.7)
+    matters(model)
+    assert total_probability(model, 3, k=3, chunk=8) == pytest.approx(1.0, abs=1e-9)
+
+    class Leaking(Rows):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **(options | {"prompt": 100}))  # the encoder sees the whole row
+
+    monkeypatch.setattr("lvlm.scoring.Rows", Leaking)
+    assert abs(total_probability(model, 3, k=3, chunk=8) - 1) > 1e-3
+
+
+def test_a_score_is_the_mean_of_what_generation_says() -> None:
+    model, text = model_of(prior="learned"), [1, 0, 2]
+    row = torch.tensor([PROMPT + text])
+    prompt = model(row[:, :3].expand(5_000, -1), generator=torch.Generator().manual_seed(0)).latent
+    rest = model(row.expand(5_000, -1), z="prior", generator=torch.Generator().manual_seed(1)).latent
+    codes = torch.cat((prompt.codes, rest.codes[:, 3:]), 1)
+    logits = model(row[:, :-1].expand(5_000, -1), z=codes).logits_BTV[:, 2:].log_softmax(-1)
+    log_p = logits.gather(-1, row[:, 3:].expand(5_000, -1)[..., None]).sum((1, 2))
+    expected = log_p.exp().mean().log().item()
+    for chunk in (4, 1):
+        found = score(model, PROMPT, text, k=3_000, chunk=chunk)
+        assert found.log_prob_nats == pytest.approx(expected, abs=0.05)
+        assert found.stderr_nats < 0.05
+
+
+def test_choices_share_their_noise_and_a_longer_one_begins_like_a_shorter() -> None:
+    model = model_of(prior="learned")
+    one = score(model, PROMPT, [1, 0], k=2, chunk=8)
+    assert one == score(model, PROMPT, [1, 0], k=2, chunk=8, rows=1)
+    both = [score(model, PROMPT, [1, 0, last], k=2, chunk=8).log_prob_nats for last in range(VOCAB)]
+    assert sum(map(math.exp, both)) == pytest.approx(math.exp(one.log_prob_nats))
+    assert one != score(model, PROMPT, [1, 0], k=2, chunk=8, seed=1)
+
+
+def test_scores_of_a_model_without_a_latent_are_exact() -> None:
+    backbone = DecoderParams(layers=2, width=8, heads=2, hidden=16, context=8).build(vocab=VOCAB)
+    model = randomise(LatentLM(backbone).double())
+    assert total_probability(model, 3) == pytest.approx(1.0)
+    assert score(model, PROMPT, [1]).stderr_nats == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "options", "words"),
+    [
+        ([], [1], {}, "the prompt is empty"),
+        ([1], [], {}, "the continuation is empty"),
+        ([0] * 5, [1] * 5, {}, "make 10; the model scores at most 9"),
+        ([0], [3], {}, "the vocabulary is 0 to 2"),
+        ([0], [1], {"k": 0}, "k is 0"),
+    ],
+)
+def test_what_can_not_be_scored_is_told(prompt: Any, text: Any, options: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        score(model_of(), prompt, text, **options)
+
+
+# -------------------------------------------------------------------------------------------------- refusals
 
 
 def test_what_can_not_be_enumerated_is_refused() -> None:
