@@ -88,6 +88,9 @@ class TrainParams(Section):
     """The highest learning rate, reached after the warm-up."""
     final_learning_rate: float = Field(default=3e-4, ge=0)
     """Where the cosine ends."""
+    codes: Literal["posterior", "prior", "shuffled"] = "posterior"
+    """What the decoder trains on. 'prior' (noise) and 'shuffled' (the posterior of another row) are controls: codes that
+    tell nothing of the row."""
     encoder_learning_rate_factor: float = Field(default=1.0, ge=0)
     """The learning rate of encoder and readout over that of all else."""
     warmup_steps: int = Field(default=20, ge=0)

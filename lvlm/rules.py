@@ -72,6 +72,8 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
         yield ("model", "prior"), f"a learned prior needs a latent, but {mend}, or set prior: fixed"
     if model.latent_dropout > 0:
         yield ("model", "latent_dropout"), f"dropout of the latent needs a latent, but {mend}, or set it to 0"
+    if recipe.train.codes != "posterior":
+        yield ("train", "codes"), f"codes to train on need a latent, but {mend}, or set codes: posterior"
     if recipe.train.encoder_learning_rate_factor != 1:
         path = ("train", "encoder_learning_rate_factor")
         yield path, f"a learning rate of the encoder needs a latent, but {mend}, or set it to 1"
@@ -94,6 +96,8 @@ def _train(recipe: Recipe) -> Iterator[Broken]:
     train = recipe.train
     if train.micro_rows is not None and train.rows % train.micro_rows:
         yield ("train", "micro_rows"), f"micro_rows {train.micro_rows} must divide rows {train.rows}"
+    if train.codes == "shuffled" and (train.micro_rows or train.rows) < 2:
+        yield ("train", "codes"), "codes: shuffled needs at least 2 rows per forward, to take another's"
     if train.warmup_steps > train.steps:
         yield ("train", "warmup_steps"), f"warmup_steps {train.warmup_steps} exceed steps {train.steps}"
     if train.final_learning_rate > train.learning_rate:

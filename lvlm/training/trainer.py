@@ -243,7 +243,7 @@ class Trainer:
         for micro in self._micro_batches(batch):
             try:
                 with self.autocast():
-                    output = self.model(micro.inputs_BT, micro.keep_BT)
+                    output = self.model(micro.inputs_BT, micro.keep_BT, z=self.spec.codes)
                     terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
             except NotFinite as error:
                 raise UserError(self._diverged(f"{where}: {error}", {})) from None
