@@ -331,7 +331,7 @@ def test_ancestors_are_drawn_in_proportion_to_their_weight() -> None:
     weight = torch.tensor([0.5, 0.25, 0.2, 0.05, 0.0], dtype=torch.float64)
     for rule in ("systematic", "stratified", "multinomial"):
         generator = torch.Generator().manual_seed(1)
-        drawn = torch.stack([ancestors(weight, rule, generator) for _ in range(20_000)])  # type: ignore[arg-type]
+        drawn = torch.stack([ancestors(weight, rule, generator) for _ in range(20_000)])
         counts = torch.stack([(drawn == i).sum(1) for i in range(5)], 1).double()
         error = counts.std(0) / math.sqrt(len(counts))
         assert ((counts.mean(0) - 5 * weight).abs() <= 4 * error + 1e-12).all(), rule

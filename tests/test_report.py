@@ -472,13 +472,13 @@ def test_every_invisible_character_is_shown() -> None:
 
 
 def test_a_study_of_baselines_alone_has_a_page(study: StudyFolder) -> None:
-    """No latents table, no plane, no KL; and runs that logged nothing have no curves."""
+    """No latents table, no plane, no KL; and runs that logged nothing have no curves. Cross-entropy by position stays."""
     folder = study.add("baseline", 0, 1.5, sample=None, tokens_per_second=None, peak_memory_mib=None)
     for name in ("metrics.jsonl", "run.json", "recipe.yaml"):
         (folder / name).unlink()
     text = study.page()
-    assert "Latents" not in Page(text).tables
-    assert text.count('<svg role="img"') == 1
+    assert not {"Latents", "Diagnostics of the estimators"} & set(Page(text).tables)
+    assert text.count('<svg role="img"') == 2
     assert "No run stored a sample" in text
 
 

@@ -36,6 +36,9 @@ class Estimate(BaseModel):
     nats_per_token: float
     bits_per_byte: float | None
     bound: bool
+    noise_stderr: float | None = None
+    ess: float | None = None
+    log_weight_variance: float | None = None
 
 
 class LatentFacts(BaseModel):

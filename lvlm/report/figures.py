@@ -244,18 +244,33 @@ def _curves(report: Report) -> Picture | None:
 
 
 def _by_position(report: Report) -> Picture | None:
-    """Where in the row the codes carry something."""
-    canvas, (axis,) = _canvas(3.4)
+    """Where in the row the codes carry something, and where the text is hard."""
+    canvas, (left, right) = _canvas(3.6, panels=2)
     told = []
     for row in report.rows:
         found = [run.evaluation.latent.kl_by_slot for run in row.runs if run.evaluation.latent is not None]
-        mean = _lines(axis, report, row, [dict(enumerate(kls)) for kls in found if len(kls) > 1])
+        mean = _lines(left, report, row, [dict(enumerate(kls)) for kls in found if len(kls) > 1])
         if mean is not None:
-            told.append(f"{row.label} is largest at position {mean.argmax()}")
+            told.append(f"the KL of {row.label} is largest at slot {mean.argmax()}")
+        by_place = [
+            {place: ce for place, ce in enumerate(run.evaluation.ce_by_position) if ce is not None}
+            for run in row.runs
+        ]
+        mean = _lines(right, report, row, by_place)
+        if mean is not None:
+            told.append(f"the cross-entropy of {row.label} ends at {mean[-1]:.4f}")
     if not told:
         return None
-    axis.set_ylim(bottom=0)
-    _finish(axis, x="slot position in the row", y="raw KL, nats per slot")
-    alt = f"Raw KL by slot position: {'; '.join(told)}."
-    note = "A flat line spends the same everywhere; a peak says where the model has something to decide."
-    return Picture("KL by position", _svg(canvas, "position", alt), note)
+    if left.lines:
+        left.set_ylim(bottom=0)
+        _finish(left, x="slot position in the row", y="raw KL, nats per slot")
+    else:
+        left.set_visible(False)
+    right.set_ylim(bottom=0)
+    _finish(right, x="target position in the row", y="ce_posterior or nll_exact, nats")
+    alt = f"Raw KL by slot and cross-entropy by position: {'; '.join(told)}."
+    note = (
+        "On the left, a flat line spends the same everywhere; a peak says where the model has something to decide. On the "
+        "right, ce_posterior has seen the answer, and is no likelihood: only its shape is to be read beside nll_exact."
+    )
+    return Picture("KL and cross-entropy by position", _svg(canvas, "position", alt), note)

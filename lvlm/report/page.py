@@ -51,12 +51,16 @@ def render_report(report: Report) -> Path:
         (row, next((r.evaluation.sample for r in row.runs if r.evaluation.sample), None))
         for row in report.rows
     ]
+    diagnostics = words.diagnostics(report)
+    arm_of = {row.label: row.arm for row in report.rows}
     page = environment.get_template("report.html.j2").render(
         report=report,
         verdicts=words.verdicts(report),
         banners=words.banners(report),
         comparison=words.comparison(report),
         latents=words.latents(report),
+        diagnostics=diagnostics,
+        diagnostics_arms=[arm_of[cells[0].text] for cells in diagnostics.rows],
         styles=figures.styles(report),
         figures=figures.draw(report),
         samples=samples,

@@ -19,13 +19,23 @@ from lvlm.report.statistics import Interval, clopper_pearson
 GLOSSARY = {  # name: status, what it is
     "nll_exact": (
         "exact",
-        "the model's own negative log-likelihood; only a model without a latent has it for free",
+        "the model's own negative log-likelihood; a model with a latent has it only where all codes can be tried",
     ),
     "elbo": ("upper bound", "ce_posterior + raw KL: the negative evidence lower bound"),
     "ce_prior": ("upper bound", "cross-entropy with codes drawn from the prior, as in generation"),
     "nll_iwae_K": (
         "upper bound",
         "K weighted posterior samples of the whole sequence; tighter as K grows",
+    ),
+    "nll_iwae_prior_K": ("upper bound", "the same with K samples of the prior"),
+    "nll_smc_K": (
+        "upper bound",
+        "particle filter of K particles, codes from the posterior, weighed on the way",
+    ),
+    "nll_smc_prior_K": ("upper bound", "particle filter with codes from the prior"),
+    "nll_smc_deferred_K": (
+        "upper bound",
+        "particle filter that charges for the codes at the end: for plans that pay off late",
     ),
     "nll_oracle": (
         "exact",
@@ -251,6 +261,37 @@ def latents(report: Report) -> Table:
             Cell(f"{fmean(f.active_units for f in facts):.3g} of {facts[0].units}"),
         ]
         rows.append(cells)
+    return Table(headers, rows)
+
+
+def diagnostics(report: Report) -> Table:
+    """How far each bound can be trusted: spread of its weights, means over windows and seeds."""
+    headers = [
+        Header("arm"),
+        Header("estimator"),
+        Header("nats/token", "", "mean over seeds"),
+        Header("± draws", "nats/token", "Monte Carlo standard error of one run, its windows given"),
+        Header("ESS", "particles", "effective sample size of the weights; of a filter the least on the way"),
+        Header(
+            "var(log w)",
+            "nats²",
+            "of a filter summed over the way; importance weighting needs exp of it in samples",
+        ),
+    ]
+    rows = []
+    for row in report.rows:
+        for name, interval in row.estimates.items():
+
+            def mean(of: str, name: str = name, row: Row = row) -> float | None:
+                return row.mean(lambda run: getattr(run.evaluation.estimates[name], of))
+
+            if mean("noise_stderr") is not None or mean("ess") is not None:
+                cells = [
+                    _cell(mean("noise_stderr")),
+                    _cell(mean("ess"), ".1f"),
+                    _cell(mean("log_weight_variance"), ".3g"),
+                ]
+                rows.append([Cell(row.label), Cell(name), _cell(interval.mean), *cells])
     return Table(headers, rows)
 
 

@@ -1,0 +1,223 @@
+"""The evaluation of a run: what is stored, what is computed again, and a model whose likelihood is known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvlm import api
+from lvlm.data.letters import ENTROPY_NATS
+from lvlm.errors import UserError
+from tests.tiny import tiny, write_text
+
+FILTER = '''
+"""The exact Bayes filter of the letters data, as a backbone without anything to learn."""
+from typing import Literal
+import torch
+from torch import nn
+from lvlm.hookspecs import hookimpl
+from lvlm.interfaces import Backbone, BackboneParams
+from lvlm.data.letters import BLANK, LENGTH, NOISE, NOISE_RATE, RUN, STARTS
+
+class Filter(Backbone):
+    def __init__(self, vocab):
+        super().__init__()
+        self.width, self.vocab, self.context, self.blocks = vocab, vocab, LENGTH + 1, nn.ModuleList()
+        self.nothing = nn.Parameter(torch.zeros(1))
+
+    def embed(self, tokens_BT):
+        """Log-probabilities of each next token."""
+        batch, tokens = tokens_BT.shape
+        offset_SL = torch.arange(LENGTH) - torch.arange(STARTS)[:, None]
+        inside_SL = (offset_SL >= 0) & (offset_SL < RUN)
+        clean_BSL = torch.where(inside_SL, tokens_BT[:, :1, None], BLANK)
+        belief_BS = torch.full((batch, STARTS), 1 / STARTS, dtype=torch.float64)
+        rows = [torch.zeros(batch, self.vocab, dtype=torch.float64)]  # what follows the letter isn't scored
+        for place in range(tokens - 1):
+            p_BV = torch.zeros(batch, self.vocab, dtype=torch.float64)
+            p_BV.scatter_add_(1, clean_BSL[:, :, place], (1 - NOISE_RATE) * belief_BS)
+            p_BV[:, NOISE] += NOISE_RATE
+            rows.append(p_BV.log().clamp(min=-1e4))
+            if place + 2 < tokens:
+                seen_B1 = tokens_BT[:, place + 2, None]
+                belief_BS = belief_BS * ((seen_B1 == clean_BSL[:, :, place]) | (seen_B1 == NOISE))
+                total_B1 = belief_BS.sum(1, keepdim=True)
+                belief_BS = torch.where(total_B1 > 0, belief_BS / total_B1, 1 / STARTS)
+        return torch.stack(rows, 1).float() + self.nothing
+
+    def locate(self, positions_T):
+        return None
+
+    def head(self, x_BTD):
+        return x_BTD
+
+    def make_block(self, *, causal):
+        raise NotImplementedError
+
+    def make_cache(self, rows, capacity):
+        raise NotImplementedError
+
+class FilterParams(BackboneParams):
+    """The exact filter of the letters data."""
+    kind: Literal["letters_filter"] = "letters_filter"
+    layers: int = 1
+    width: int = 29
+
+    def build(self, *, vocab):
+        return Filter(vocab)
+
+@hookimpl
+def register_backbones(register):
+    register(FilterParams)
+'''
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    api.train(tiny("free", write_text(folder)), folder / "run")
+    return folder / "run"
+
+
+def nats(found: dict[str, Any]) -> dict[str, float]:
+    return {name: one["nats_per_token"] for name, one in found["estimates"].items()}
+
+
+def forbid_computing(patch: pytest.MonkeyPatch) -> None:
+    def computed(*_: Any, **__: Any) -> Any:
+        raise AssertionError("computed again")
+
+    patch.setattr(sys.modules["lvlm.scoreboard"], "estimate", computed)
+
+
+def test_the_exact_filter_of_the_letters_has_their_entropy(tmp_path: Path) -> None:
+    plugin = tmp_path / "letters_filter.py"
+    plugin.write_text(FILTER)
+    recipe = {
+        "extends": "letters",
+        "plugins": [str(plugin)],
+        "model": {"backbone": {"kind": "letters_filter", "context": 65, "layers": 1, "width": 29}, "seam": 0},
+        "train": {"steps": 1, "rows": 2, "evaluate_every": 1, "warmup_steps": 0, "learning_rate": 1e-12, "final_learning_rate": 0.0},
+        "evaluate": {"windows": 4000, "rows": 500},
+    }  # fmt: skip
+    api.train(recipe, tmp_path / "run")
+    found = api.evaluate(tmp_path / "run", plugin_files=[str(plugin)])
+    mean = found["estimates"]["nll_exact"]["nats_per_token"] * 64
+    error = found["estimates"]["nll_exact"]["stderr"] * 64
+    assert abs(mean - ENTROPY_NATS) < 4 * error < 0.5
+    excess = found["excess_nats_per_sequence"]["nll_exact"]
+    assert abs(excess["mean"]) < 1e-4
+    with np.load(tmp_path / "run" / "evaluation.npz") as arrays:
+        assert np.abs(arrays["nll_exact"] - arrays["nll_oracle"]).max() < 1e-3
+
+
+def test_evaluating_again_computes_nothing_and_says_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = api.evaluate(run)
+    forbid_computing(monkeypatch)
+    again = api.evaluate(run)
+    assert again == first == json.loads((run / "evaluation.json").read_text())
+    with pytest.raises(AssertionError, match="computed again"):
+        api.evaluate(run, k=3)
+
+
+def test_only_what_is_new_is_computed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.evaluate(run)
+    estimate = sys.modules["lvlm.scoreboard"].estimate  # type: ignore[attr-defined]
+    asked: list[str] = []
+
+    def counting(model: Any, windows: Any, estimators: Any, **options: Any) -> Any:
+        asked.extend(one.label for one in estimators)
+        return estimate(model, windows, estimators, **options)
+
+    monkeypatch.setattr(sys.modules["lvlm.scoreboard"], "estimate", counting)
+    found = api.evaluate(run, estimators=["smc", "iwae", "iwae_prior"])
+    assert asked == ["nll_iwae_prior_2"]
+    assert set(nats(found)) == {"ce_posterior", "kl", "nll_smc_2", "nll_iwae_2", "nll_iwae_prior_2"}
+
+
+def test_options_leave_the_declared_evaluation_alone(run: Path) -> None:
+    api.evaluate(run)
+    before = (run / "evaluation.json").read_text()
+    found = api.evaluate(run, estimators=["elbo", "smc"], k=[1, 3], windows=3, chunk=2)
+    assert found["windows"] == 3
+    assert found["headline"] is None
+    assert {"elbo", "nll_smc_1", "nll_smc_3"} < set(found["estimates"])
+    assert (run / "evaluation.json").read_text() == before
+
+
+def test_a_damaged_store_is_computed_anew(run: Path) -> None:
+    first = nats(api.evaluate(run))
+    for number, file in enumerate(sorted((run / "evaluations").iterdir())):
+        file.write_bytes(file.read_bytes()[: 50 * number] or b"nonsense")
+    assert nats(api.evaluate(run)) == first
+
+
+def test_numbers_do_not_depend_on_rows_per_forward_or_threads(run: Path) -> None:
+    import torch
+
+    from lvlm.estimators import make_estimators
+    from lvlm.evaluation import estimate
+    from lvlm.runs import load_run
+
+    model, resolved, _ = load_run(run)
+    windows = resolved.recipe.data.open().windows(5, "test").batch
+    battery = make_estimators(
+        ["elbo", "prior", "iwae", "iwae_prior", "smc", "smc_prior", "smc_deferred"], [5], has_latent=True
+    )
+    threads, found = torch.get_num_threads(), []
+    try:
+        for rows, count in ((16, 1), (16, 2), (3, 2), (100, 2)):
+            torch.set_num_threads(count)
+            found.append(estimate(model, windows, battery, rows=rows, seed=1).nats)
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        for name, values in other.items():
+            np.testing.assert_allclose(values, found[0][name], rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"estimators": ["scm"]}, "unknown estimator 'scm'.*did you mean 'smc'"),
+        ({"k": 0}, "k is 0"),
+        ({"k": []}, "k is 0"),
+        ({"windows": 0}, "windows is 0"),
+        ({"chunk": -1}, "chunk is -1"),
+        ({"resampling": "residual"}, "unknown resampling 'residual'; known"),
+        ({"resample_below": 1.5}, "resample_below is 1.5; it is a share"),
+        ({"estimators": ["exact"]}, "exact enumeration would try 256 codes in each of 12 slots"),
+    ],
+)
+def test_wrong_options_are_told(run: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        api.evaluate(run, **options)
+
+
+def test_a_headline_that_is_not_estimated_is_refused() -> None:
+    with pytest.raises(UserError, match=r"headline 'smc' is not among evaluate.estimators: elbo"):
+        api.check("free", "evaluate.estimators=[elbo]")
+
+
+def test_codes_to_train_on() -> None:
+    with pytest.raises(UserError, match="codes to train on need a latent"):
+        api.check("baseline", "train.codes=prior")
+    with pytest.raises(UserError, match="at least 2 rows per forward"):
+        api.check("free", "train.codes=shuffled", "train.micro_rows=1")
+
+
+@pytest.mark.parametrize("codes", ["prior", "shuffled"])
+def test_the_controls_train_and_their_codes_tell_nothing(codes: str, tmp_path: Path) -> None:
+    api.train(tiny("free", write_text(tmp_path), train={"codes": codes}), tmp_path / "run")
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    names = {name for line in log if line["event"] == "train" for name in line}
+    assert ("kl" in names) == (codes == "shuffled")
+    assert ("ce_prior" in names) == (codes == "prior")
+    assert "elbo" in nats(api.evaluate(tmp_path / "run"))
