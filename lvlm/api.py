@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
-from lvlm.errors import Interrupted, UserError, listing, nearest
+from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
 from lvlm.generation import generate
@@ -37,6 +37,7 @@ __all__ = [
     "evaluate",
     "generate",
     "kinds",
+    "lm_eval",
     "load",
     "plugins",
     "sample",
@@ -173,6 +174,45 @@ def _check_evaluation(
         )
     if resample_below is not None and not 0 <= resample_below <= 1:
         raise UserError(f"resample_below is {resample_below}; it is a share, from 0 to 1")
+
+
+def lm_eval(
+    run: str | Path,
+    tasks: Sequence[str],
+    *,
+    k: int = 16,
+    seed: int = 0,
+    limit: int | None = None,
+    include_path: str | Path | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Results of tasks of EleutherAI's lm-evaluation-harness; needs `pip install 'lvlm[lm-eval]'`.
+
+    Args:
+        run: its folder.
+        tasks: names; lm-eval's own may download their data.
+        k: particles, the same for every choice.
+        seed: of all noise.
+        limit: documents of each task; all unless given.
+        include_path: a folder with further tasks.
+        plugin_files: single-file plugins.
+        console: where progress goes; quiet unless given.
+
+    Raises:
+        UserError: no such run, an unknown task, a choice longer than the context.
+        lvlm.errors.MissingLibrary: lm-eval isn't installed.
+    """
+    try:
+        from lvlm.harness import run_tasks
+    except ImportError as error:
+        raise MissingLibrary("lm-eval isn't installed: pip install 'lvlm[lm-eval]'") from error
+    folder = None if include_path is None else Path(include_path)
+    with Display(console or Console(quiet=True), f"lm-eval of {run}", 100) as display:
+        return run_tasks(
+            Path(run), tasks, k=k, seed=seed, limit=limit, include_path=folder, plugin_files=plugin_files,
+            progress=display.share,
+        )  # fmt: skip
 
 
 def doctor(

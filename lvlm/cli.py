@@ -149,6 +149,33 @@ def _whole(text: str) -> int:
         raise UserError(f"k is {text!r}; it is a whole number, or several with commas between") from None
 
 
+@app.command(name="lm-eval")
+def lm_eval(
+    run: RunArgument,
+    tasks: Annotated[str, typer.Option(help="Names of lm-eval's tasks, with commas between.")],
+    k: Annotated[int, typer.Option(help="Particles, the same for every choice.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Documents of each task; all unless given.")] = None,
+    include_path: Annotated[str | None, typer.Option(help="A folder with further tasks.")] = None,
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Run tasks of EleutherAI's lm-evaluation-harness on a run; needs the extra lm-eval."""
+    from lvlm import api
+    from lvlm.tables import tasks_table
+
+    if not _listed(tasks):
+        raise UserError("which tasks? --tasks NAME,NAME")
+    found = api.lm_eval(
+        run, _listed(tasks), k=k, seed=seed, limit=limit, include_path=include_path, plugin_files=plugin or [],
+        console=_console(),
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        _show(tasks_table(found))
+
+
 @app.command()
 def doctor(
     run: RunArgument,

@@ -74,6 +74,18 @@ def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
         )
 
 
+def tasks_table(found: dict[str, Any]) -> Table:
+    """The results of lm-eval's tasks."""
+    table = _table("task", "metric", "value", "± s.e.", numbers=("value", "± s.e."))
+    for task, numbers in found["results"].items():
+        for name, value in numbers.items():
+            metric, _, kind = name.partition(",")
+            if "," in name and not metric.endswith("_stderr"):
+                error = numbers.get(f"{metric}_stderr,{kind}")
+                table.add_row(task, metric, f"{value:.4f}", _number(error, ".4f"))
+    return table
+
+
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
