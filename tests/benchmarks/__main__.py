@@ -7,13 +7,14 @@ import platform
 
 import torch
 
-from tests.benchmarks import memory, startup, training
+from tests.benchmarks import estimators, memory, startup, training
 
 BENCHMARKS = {
     "training": training.run,
     "bf16": training.run_bf16,
     "memory": memory.run,
     "startup": startup.run,
+    "estimators": estimators.run,
 }
 
 
