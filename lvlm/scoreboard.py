@@ -93,13 +93,13 @@ def evaluate_run(
     }
     stored = EvaluationStore(folder, windows.digest, common)
 
-    def compute(missing: list[Estimator], describe: bool) -> Estimates:
+    def compute(missing: list[Estimator], describe: bool, told: Callable[[float], None] | None) -> Estimates:
         return estimate(
             model, windows.batch, missing, rows=spec.rows, seed=spec.seed, describe=describe, autocast=autocast,
-            progress=progress,
+            progress=told,
         )  # fmt: skip
 
-    estimates = with_stored(stored, estimators, windows.batch, compute)
+    estimates = with_stored(stored, estimators, windows.batch, compute, progress)
     oracle = data.oracle_nll_nats(windows.batch)
     if oracle is not None:
         estimates.nats["nll_oracle"] = oracle
@@ -149,7 +149,8 @@ def with_stored(
     stored: EvaluationStore,
     estimators: Sequence[Estimator],
     batch: Batch,
-    compute: Callable[[list[Estimator], bool], Estimates],
+    compute: Callable[[list[Estimator], bool, Callable[[float], None] | None], Estimates],
+    progress: Callable[[float], None] | None = None,
 ) -> Estimates:
     """What was computed before, and by `compute` what was not, which is then stored.
 
@@ -172,9 +173,14 @@ def with_stored(
     sharing = [one for one in missing if not isinstance(one, ParticleFilter)]
     groups: list[list[Estimator]] = [sharing] if sharing or description is None else []
     groups += [[one] for one in missing if isinstance(one, ParticleFilter)]
-    for group in groups:
+    for done, group in enumerate(groups):
         describe = description is None
-        new = compute(group, describe)
+
+        def told(share: float, done: int = done) -> None:
+            if progress:
+                progress((done + share) / len(groups))
+
+        new = compute(group, describe, told)
         for one in group:
             nats[one.label], quality[one.label] = new.nats[one.label], new.quality[one.label]
             arrays = {

@@ -96,7 +96,7 @@ def gaps(result: dict[str, Any]) -> Iterator[str]:
     error = {name: one["noise_stderr"] or 0.0 for name, one in result["estimates"].items()}
     if len(nats) < 2 or result["latent"] is None:
         return
-    best = min(nats, key=lambda name: nats[name])
+    best = "nll_exact" if "nll_exact" in nats else min(nats, key=lambda name: nats[name])
 
     def below(one: str, other: str) -> bool:
         return bool(nats[other] - nats[one] > 2 * math.hypot(error[one], error[other]) + 5e-5)
@@ -104,7 +104,10 @@ def gaps(result: dict[str, Any]) -> Iterator[str]:
     def last(kind: str) -> str | None:
         return next((name for name in reversed(nats) if re.fullmatch(kind + r"_\d+", name)), None)
 
-    yield f"The tightest bound is {best}: {nats[best]:.4f} nats/token. All bound the same number from above."
+    if best == "nll_exact":
+        yield f"All codes were tried: {best} is the likelihood, {nats[best]:.4f} nats/token, and the others bound it."
+    else:
+        yield f"The tightest bound is {best}: {nats[best]:.4f} nats/token. All bound the same number from above."
     if "elbo" in nats and below(best, "elbo"):
         yield (
             f"elbo is {nats['elbo'] - nats[best]:.4f} above it: at least so much it loses because the posterior isn't "

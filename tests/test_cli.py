@@ -328,6 +328,21 @@ def test_train_then_eval(run_lvlm: Lvlm, tmp_path: Path) -> None:
     assert result == json.loads((run / "evaluation.json").read_text())
     assert result["estimates"]["elbo"]["bound"] is True
     assert result["estimates"]["ce_posterior"]["bound"] is False
+    other = run_lvlm("eval", run, "--estimators", "elbo, smc", "--k", "2,5", "--windows", 3, "--chunk", 1)
+    assert other.status == 0
+    assert "3 test windows" in other.out
+    assert all(
+        name in other.out for name in ("nll_smc_2", "nll_smc_5", "var(log w)", "The tightest bound is")
+    )
+    assert result == json.loads((run / "evaluation.json").read_text())
+    for options, words in (
+        (("--k", "many"), "k is 'many'; it is a whole number"),
+        (("--estimators", "sms"), "unknown estimator 'sms'"),
+        (("--resampling", "sistematic"), "did you mean 'systematic'?"),
+    ):
+        wrong = run_lvlm("eval", run, *options)
+        assert wrong.status == 2
+        assert words in wrong.err
 
 
 def test_json_stands_alone_on_the_standard_output(
