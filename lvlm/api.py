@@ -128,7 +128,7 @@ def evaluate(
 
     Args:
         run: its folder.
-        estimators: 'exact', 'elbo', 'prior', 'iwae', 'iwae_prior', 'smc', 'smc_prior', 'smc_deferred'.
+        estimators: of `lvlm.estimators.ESTIMATOR_NAMES`: 'elbo', 'smc', 'smc_mixture', …
         k: particles, one number or several.
         windows: how many.
         chunk: tokens between two looks at a filter's weights.

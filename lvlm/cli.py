@@ -104,7 +104,10 @@ def train(
 def evaluate(
     run: RunArgument,
     estimators: Annotated[
-        str | None, typer.Option(help="exact, elbo, prior, iwae, iwae_prior, smc, smc_prior, smc_deferred.")
+        str | None,
+        typer.Option(
+            help="exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as iwae_prior, smc_mixture."
+        ),
     ] = None,
     k: Annotated[str | None, typer.Option(help="Codes per slot and particles: 16, or 4,16,64.")] = None,
     windows: Annotated[int | None, typer.Option(help="How many test windows.")] = None,

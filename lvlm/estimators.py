@@ -1,15 +1,15 @@
 """The estimators of a model's likelihood, on one interface: rows in, a bound for each out.
 
-| estimator        | name of the number    | what it is                                                          | bounds the NLL |
-|------------------|-----------------------|---------------------------------------------------------------------|----------------|
-| `exact`          | `nll_exact`           | all codes of all slots, summed; a model without a latent, as it is  | is the NLL     |
-| `elbo`           | `elbo`                | ce_posterior + raw KL                                               | yes            |
-| `prior`          | `ce_prior`            | cross-entropy with codes from the prior, averaged                   | yes            |
-| `iwae`           | `nll_iwae_K`          | -log mean of K weights, codes of whole sequences from the posterior | yes            |
-| `iwae_prior`     | `nll_iwae_prior_K`    | the same with codes from the prior                                  | yes            |
-| `smc`            | `nll_smc_K`           | particle filter, codes from the posterior                           | yes            |
-| `smc_prior`      | `nll_smc_prior_K`     | particle filter, codes from the prior                               | yes            |
-| `smc_deferred`   | `nll_smc_deferred_K`  | particle filter that charges p(z)/q(z given x) at the end           | yes            |
+| estimator      | name of the number    | what it is                                                          | bounds the NLL |
+|----------------|-----------------------|---------------------------------------------------------------------|----------------|
+| `exact`        | `nll_exact`           | all codes of all slots, summed; a model without a latent, as it is  | is the NLL     |
+| `elbo`         | `elbo`                | ce_posterior + raw KL                                               | yes            |
+| `prior`        | `ce_prior`            | cross-entropy with codes from the prior, averaged                   | yes            |
+| `iwae`         | `nll_iwae_K`          | -log mean of K weights, codes of whole sequences from the posterior | yes            |
+| `smc`          | `nll_smc_K`           | particle filter, codes from the posterior                           | yes            |
+| `smc_deferred` | `nll_smc_deferred_K`  | particle filter that charges p(z)/q(z given x) at the end           | yes            |
+| `…_prior`      | `nll_…_prior_K`       | `iwae` or `smc` with codes from the prior                           | yes            |
+| `…_mixture`    | `nll_…_mixture_K`     | `iwae` or `smc`, each code from posterior or prior with even odds   | yes            |
 
 All are upper bounds in expectation; means over sequences and their errors are `lvlm.evaluation`'s.
 """
@@ -24,7 +24,18 @@ from typing import Literal, get_args
 from lvlm.errors import UserError
 from lvlm.particles import Bounds, Filter, Proposal, Resampling, Rows, averaged, importance, run_filter
 
-EstimatorName = Literal["exact", "elbo", "prior", "iwae", "iwae_prior", "smc", "smc_prior", "smc_deferred"]
+EstimatorName = Literal[
+    "exact",
+    "elbo",
+    "prior",
+    "iwae",
+    "iwae_prior",
+    "iwae_mixture",
+    "smc",
+    "smc_prior",
+    "smc_mixture",
+    "smc_deferred",
+]
 ESTIMATOR_NAMES: tuple[EstimatorName, ...] = get_args(EstimatorName)
 
 
@@ -103,7 +114,7 @@ class Importance(Estimator):
     @property
     def label(self) -> str:
         """See `Estimator`."""
-        return f"nll_iwae_{'prior_' * (self.proposal == 'prior')}{self.k}"
+        return f"nll_iwae_{_of(self.proposal)}{self.k}"
 
     def __call__(self, rows: Rows) -> Bounds:
         """See `Estimator`."""
@@ -125,12 +136,15 @@ class ParticleFilter(Estimator):
     @property
     def label(self) -> str:
         """See `Estimator`."""
-        kind = "deferred_" if self.spec.deferred else "prior_" if self.spec.proposal == "prior" else ""
-        return f"nll_smc_{kind}{self.spec.k}"
+        return f"nll_smc_{'deferred_' * self.spec.deferred}{_of(self.spec.proposal)}{self.spec.k}"
 
     def __call__(self, rows: Rows) -> Bounds:
         """See `Estimator`."""
         return run_filter(rows, self.spec)
+
+
+def _of(proposal: Proposal) -> str:
+    return "" if proposal == "posterior" else f"{proposal}_"
 
 
 def make_estimators(
@@ -162,17 +176,20 @@ def make_estimators(
         elif name == "prior":
             found.append(PriorRollout(max(ks)))
         else:
-            proposal: Proposal = "prior" if name.endswith("_prior") else "posterior"
+            kind, _, of = name.partition("_")
+            proposal: Proposal = "prior" if of == "prior" else "mixture" if of == "mixture" else "posterior"
             for k in sorted(set(ks)):
-                if name.startswith("iwae"):
+                if kind == "iwae":
                     found.append(Importance(k, proposal))
                 else:
-                    spec = Filter(k, chunk, resampling, resample_below, proposal, name == "smc_deferred")
+                    spec = Filter(k, chunk, resampling, resample_below, proposal, of == "deferred")
                     found.append(ParticleFilter(spec))
     return found
 
 
-_PATTERN = re.compile(r"nll_exact|elbo|ce_prior|nll_iwae_(prior_)?\d+|nll_smc_(prior_|deferred_)?\d+")
+_PATTERN = re.compile(
+    r"nll_exact|elbo|ce_prior|nll_iwae_(prior_|mixture_)?\d+|nll_smc_(prior_|mixture_|deferred_)?\d+"
+)
 
 
 def is_bound(name: str) -> bool:

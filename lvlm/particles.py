@@ -30,7 +30,7 @@ from lvlm.nn.cache import LayerCache
 from lvlm.objective import cross_entropy_nats
 from lvlm.training.device import Autocast
 
-Proposal = Literal["posterior", "prior"]
+Proposal = Literal["posterior", "prior", "mixture"]
 Resampling = Literal["systematic", "stratified", "multinomial"]
 
 SLOTS_A_DRAW = (
@@ -150,17 +150,22 @@ class Rows:
                 _block(numbers_BSn[row], start).expand(k, -1, -1)
                 for numbers_BSn in (self.prior_BSJ, self.posterior_BSK)
             )
+            drawn = quantizer.sample(prior_KSJ, generator).codes
             ratio = prior_KSJ.new_zeros(prior_KSJ.shape[:2])
-            if proposal == "prior" or self.prompt:
-                drawn = quantizer.sample(prior_KSJ, generator).codes
-            if proposal == "posterior" or (start < known and self.prompt):
+            if self.prompt:
+                own = torch.arange(start, start + SLOTS_A_DRAW, device=drawn.device) < known
+                drawn = _choose(own, quantizer(posterior_KSK, prior_KSJ, generator).codes, drawn)
+            elif proposal != "prior":
                 from_posterior = quantizer(posterior_KSK, prior_KSJ, generator).codes
-                if self.prompt:
-                    own = torch.arange(start, start + SLOTS_A_DRAW, device=drawn.device) < known
-                    drawn = torch.where(own.view(1, -1, *[1] * (drawn.ndim - 2)), from_posterior, drawn)
-                else:
-                    drawn = from_posterior
-                    ratio = quantizer.log_prob(drawn, prior_KSJ) - quantizer.log_prob(drawn, posterior_KSK)
+                own = torch.ones(drawn.shape[:2], dtype=torch.bool, device=drawn.device)
+                if proposal == "mixture":
+                    own = torch.rand(own.shape, generator=generator, device=own.device) < 0.5
+                drawn = _choose(own, from_posterior, drawn)
+                log_p = quantizer.log_prob(drawn, prior_KSJ)
+                log_q = quantizer.log_prob(drawn, posterior_KSK)
+                if proposal == "mixture":
+                    log_q = torch.logaddexp(log_q, log_p) - math.log(2)
+                ratio = log_p - log_q
             codes.append(drawn)
             ratios.append(ratio)
         log_ratio_KS = torch.cat(ratios, 1)[:, :total].double() * self.keep_BS[row]
@@ -223,6 +228,11 @@ class Rows:
             )
         sequences = torch.cartesian_prod(*[torch.arange(codes)] * slots)
         return sequences.view(-1, slots).to(self.batch.inputs_BT.device)
+
+
+def _choose(first_KS: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Codes [K, S] or [K, S, Z] of `one` where it is said, else of `other`."""
+    return torch.where(first_KS.view(-1, first_KS.shape[-1], *[1] * (one.ndim - 2)), one, other)
 
 
 def _block(numbers_Sn: Tensor, start: int) -> Tensor:
@@ -294,7 +304,8 @@ class Filter:
     chunk          tokens between two looks at the weights
     resampling     how ancestors are drawn
     resample_below of K, the effective sample size under which they are; 0 never does, 1 does at every chunk
-    proposal       where codes come from
+    proposal       where codes come from: 'mixture' draws each slot from posterior or prior with even odds, so that no
+                   slot's p(z)/q(z given x) exceeds 2 (defensive sampling: Hesterberg 1995, Technometrics 37(2))
     deferred       log p(z)/q(z given x) enters at the end, and not on the way: for a plan that is paid for early and
                    pays off late
     """

@@ -131,9 +131,10 @@ class EvaluateParams(Section):
     rows: int = Field(default=16, ge=1)
     """Sequences per forward."""
     estimators: list[EstimatorName] = Field(
-        default=["elbo", "prior", "iwae", "smc", "smc_deferred"], min_length=1
+        default=["elbo", "prior", "iwae", "smc", "smc_prior", "smc_mixture"], min_length=1
     )
-    """What is estimated of a model with a latent: exact, elbo, prior, iwae, iwae_prior, smc, smc_prior, smc_deferred."""
+    """What is estimated of a model with a latent: exact, elbo, prior, iwae, smc, smc_deferred, and iwae and smc with codes of
+    the prior (smc_prior) or of either (smc_mixture)."""
     k: int = Field(default=16, ge=1)
     """Codes drawn per slot, and particles of a filter."""
     chunk: int = Field(default=4, ge=1)
@@ -144,7 +145,7 @@ class EvaluateParams(Section):
     """The share of K under which the effective sample size must fall for that; 0 never, 1 at every chunk."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """The noise of the estimators."""
-    headline: EstimatorName = "smc"
+    headline: EstimatorName = "smc_mixture"
     """The estimator named beforehand as the arm's figure; a baseline's is always its exact likelihood."""
 
 

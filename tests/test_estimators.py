@@ -224,7 +224,7 @@ def test_the_exact_posterior_as_a_proposal_needs_one_draw() -> None:
 
 
 @anywhere
-@pytest.mark.parametrize("proposal", ["posterior", "prior"])
+@pytest.mark.parametrize("proposal", ["posterior", "prior", "mixture"])
 @pytest.mark.parametrize("deferred", [False, True])
 def test_a_filter_is_an_unbiased_estimate_of_the_probability(
     options: dict[str, Any], proposal: Any, deferred: bool
@@ -285,7 +285,7 @@ def test_without_resampling_the_filter_is_importance_weighting_too() -> None:
 @anywhere
 def test_neither_the_micro_batch_nor_the_other_rows_change_a_value(options: dict[str, Any]) -> None:
     model, batch = build(options), batch_of(texts()[::9])
-    estimators = [Exact(), *make_estimators(["elbo", "prior", "iwae", "iwae_prior", "smc", "smc_deferred"], [5], has_latent=True, chunk=1)]  # fmt: skip
+    estimators = [Exact(), *make_estimators(["elbo", "prior", "iwae", "iwae_prior", "smc", "smc_mixture", "smc_deferred"], [5], has_latent=True, chunk=1)]  # fmt: skip
     for estimator in estimators:
         whole = estimator(rows_of(model, batch)).nats
         for at_once in (1, 3, 7):

@@ -169,7 +169,9 @@ def test_numbers_do_not_depend_on_rows_per_forward_or_threads(run: Path) -> None
     model, resolved, _ = load_run(run)
     windows = resolved.recipe.data.open().windows(5, "test").batch
     battery = make_estimators(
-        ["elbo", "prior", "iwae", "iwae_prior", "smc", "smc_prior", "smc_deferred"], [5], has_latent=True
+        ["elbo", "prior", "iwae", "iwae_prior", "smc", "smc_prior", "smc_mixture", "smc_deferred"],
+        [5],
+        has_latent=True,
     )
     threads, found = torch.get_num_threads(), []
     try:
@@ -202,7 +204,7 @@ def test_wrong_options_are_told(run: Path, options: dict[str, Any], words: str) 
 
 
 def test_a_headline_that_is_not_estimated_is_refused() -> None:
-    with pytest.raises(UserError, match=r"headline 'smc' is not among evaluate.estimators: elbo"):
+    with pytest.raises(UserError, match=r"headline 'smc_mixture' is not among evaluate.estimators: elbo"):
         api.check("free", "evaluate.estimators=[elbo]")
 
 

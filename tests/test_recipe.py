@@ -172,7 +172,7 @@ def test_a_recipe_by_name_by_path_and_as_a_mapping(toy: Registry) -> None:
     assert (recipe.data.kind, recipe.train.learning_rate, recipe.evaluate.headline) == (
         "letters",
         3e-3,
-        "smc",
+        "smc_mixture",
     )
     assert by_name.source == "free"
     for source in ("recipes/free.yaml", Path("recipes/free.yaml").absolute(), recipe, recipe.model_dump()):
@@ -272,8 +272,8 @@ evaluate: {headline: elbow}
             "recipes/bad.yaml:10: train.rows: Input should be greater than or equal to 1",
             "recipes/bad.yaml:11: train.clip_norm: Input should be a finite number",
             "recipes/bad.yaml:12: train.warmup: unknown key 'warmup'; did you mean 'warmup_steps'?",
-            "recipes/bad.yaml:13: evaluate.headline: Input should be 'exact', 'elbo', 'prior', 'iwae', 'iwae_prior', 'smc', "
-            "'smc_prior' or 'smc_deferred'; did you mean 'elbo'?",
+            "recipes/bad.yaml:13: evaluate.headline: Input should be 'exact', 'elbo', 'prior', 'iwae', 'iwae_prior', "
+            "'iwae_mixture', 'smc', 'smc_prior', 'smc_mixture' or 'smc_deferred'; did you mean 'elbo'?",
         ]
 
     def test_a_plugins_own_validator(self, faults: Faults) -> None:

@@ -33,6 +33,11 @@ GLOSSARY = {  # name: status, what it is
         "particle filter of K particles, codes from the posterior, weighed on the way",
     ),
     "nll_smc_prior_K": ("upper bound", "particle filter with codes from the prior"),
+    "nll_smc_mixture_K": (
+        "upper bound",
+        "particle filter, each code from posterior or prior with even odds, so that no weight runs away",
+    ),
+    "nll_iwae_mixture_K": ("upper bound", "importance weighting with such codes"),
     "nll_smc_deferred_K": (
         "upper bound",
         "particle filter that charges for the codes at the end: for plans that pay off late",
