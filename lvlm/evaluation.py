@@ -117,7 +117,7 @@ def estimate(
     *,
     rows: int,
     seed: int,
-    describe: bool = True,
+    describe: int | None = None,
     autocast: Autocast = nullcontext,
     progress: Callable[[float], None] | None = None,
 ) -> Estimates:
@@ -131,7 +131,8 @@ def estimate(
         estimators: see `lvlm.estimators.make_estimators`.
         rows: rows per forward; K particles of one window go through in several forwards where K is more.
         seed: of the codes' noise. The global random state is neither read nor changed.
-        describe: also `ce_posterior`, `kl`, and what the latent does.
+        describe: also `ce_posterior` of so many draws, `kl`, and what the latent does; as many as the largest K unless
+            given, and 0 for none of it.
         autocast: makes the precision context of a forward.
         progress: called with the share done, 0 to 1.
 
@@ -142,7 +143,8 @@ def estimate(
     training = model.training
     model.eval()
     k = max((one.k for one in estimators), default=1)
-    together = max(1, rows // k)
+    describe = k if describe is None else describe
+    together = max(1, rows // max(k, describe))
     found: list[dict[str, Bounds]] = []
     kl_parts: list[tuple[Tensor, Tensor]] = []
     positions: list[Tensor] = []
@@ -158,10 +160,10 @@ def estimate(
                     progress((start + len(batch) * (number + 1) / len(estimators)) / len(windows))
             if describe and model.latent is not None:
                 kl_BSd = some.kl()
-                bounds["ce_posterior"] = averaged(some.cost("posterior", k))
+                bounds["ce_posterior"] = averaged(some.cost("posterior", describe))
                 bounds["kl"] = Bounds(kl_BSd.double().sum((1, 2)))
                 kl_parts.append((kl_BSd.sum(0), some.keep_BS.sum(0)))
-                positions.append(some.mean_cost_by_target("posterior", k).sum(0))
+                positions.append(some.mean_cost_by_target("posterior", describe).sum(0))
             elif describe:
                 positions.append(some.exact_by_target().sum(0))
             found.append(bounds)

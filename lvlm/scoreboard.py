@@ -93,7 +93,7 @@ def evaluate_run(
     }
     stored = EvaluationStore(folder, windows.digest, common)
 
-    def compute(missing: list[Estimator], describe: bool, told: Callable[[float], None] | None) -> Estimates:
+    def compute(missing: list[Estimator], describe: int, told: Callable[[float], None] | None) -> Estimates:
         return estimate(
             model, windows.batch, missing, rows=spec.rows, seed=spec.seed, describe=describe, autocast=autocast,
             progress=told,
@@ -149,7 +149,7 @@ def with_stored(
     stored: EvaluationStore,
     estimators: Sequence[Estimator],
     batch: Batch,
-    compute: Callable[[list[Estimator], bool, Callable[[float], None] | None], Estimates],
+    compute: Callable[[list[Estimator], int, Callable[[float], None] | None], Estimates],
     progress: Callable[[float], None] | None = None,
 ) -> Estimates:
     """What was computed before, and by `compute` what was not, which is then stored.
@@ -174,7 +174,7 @@ def with_stored(
     groups: list[list[Estimator]] = [sharing] if sharing or description is None else []
     groups += [[one] for one in missing if isinstance(one, ParticleFilter)]
     for done, group in enumerate(groups):
-        describe = description is None
+        describe = k if description is None else 0
 
         def told(share: float, done: int = done) -> None:
             if progress:

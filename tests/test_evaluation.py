@@ -142,6 +142,18 @@ def test_only_what_is_new_is_computed(run: Path, monkeypatch: pytest.MonkeyPatch
     assert set(nats(found)) == {"ce_posterior", "kl", "nll_smc_2", "nll_iwae_2", "nll_iwae_prior_2"}
 
 
+def test_what_has_seen_the_answer_is_averaged_over_the_same_draws_however_it_is_asked(
+    tmp_path: Path, run: Path
+) -> None:
+    import shutil
+
+    found = []
+    for asked in (["smc"], ["elbo", "smc"]):
+        copy = shutil.copytree(run, tmp_path / str(len(asked)), ignore=shutil.ignore_patterns("evaluations"))
+        found.append(nats(api.evaluate(copy, estimators=asked, k=7))["ce_posterior"])  # type: ignore[arg-type]
+    assert found[0] == found[1]
+
+
 def test_options_leave_the_declared_evaluation_alone(run: Path) -> None:
     api.evaluate(run)
     before = (run / "evaluation.json").read_text()

@@ -54,4 +54,4 @@ def estimating(
     """One estimate of the first tokens of the windows, 16 rows per forward."""
     batch = Batch(*(x[:, :tokens] for x in (windows.inputs_BT, windows.targets_BT, windows.keep_BT)))
     estimators = make_estimators([name], [k], has_latent=True, chunk=chunk)
-    return lambda: estimate(model, batch, estimators, rows=16, seed=0, describe=False)
+    return lambda: estimate(model, batch, estimators, rows=16, seed=0, describe=0)
