@@ -28,6 +28,14 @@ def test_the_oracle_is_the_sum_over_both_sides(noise: float, bits: list[int]) ->
     assert found[0] == pytest.approx(-math.log(sum(by_side)))
 
 
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(1, 9), st.integers(1, 30))
+def test_fewer_rows_are_a_prefix_of_more(seed: int, step: int, few: int, length: int) -> None:
+    source = CoinData(length=length).open()
+    short, long = (source.train_batch(seed=seed, step=step, rows=rows) for rows in (few, 10))
+    assert torch.equal(short.inputs_BT, long.inputs_BT[:few])
+    assert torch.equal(short.targets_BT, long.targets_BT[:few])
+
+
 @given(NOISES, st.integers(1, 8))
 def test_the_probabilities_of_all_rows_sum_to_one(noise: float, length: int) -> None:
     rows = torch.tensor(list(itertools.product((0, 1), repeat=length)))
@@ -35,6 +43,13 @@ def test_the_probabilities_of_all_rows_sum_to_one(noise: float, length: int) -> 
     nats = source.oracle_nll_nats(Batch(rows, rows, rows >= 0))
     assert np.exp(-nats).sum() == pytest.approx(1)
     assert (np.exp(-nats) * nats).sum() == pytest.approx(entropy_nats(length, noise))
+
+
+def test_long_rows_do_not_underflow() -> None:
+    """Each side's probability is far below the smallest float; with all bits alike one side is all there is."""
+    nats = nll_nats(np.array([0, 10_000, 20_000]), 20_000, 0.01)
+    alike = math.log(2) - 20_000 * math.log1p(-0.01)
+    assert nats == pytest.approx([alike, -10_000 * (math.log(0.01) + math.log1p(-0.01)), alike])
 
 
 def test_rows_have_the_entropy_that_is_said() -> None:
@@ -50,13 +65,20 @@ def test_rows_have_the_entropy_that_is_said() -> None:
     assert abs((ones > 0.5).double().mean().item() - 0.5) < 0.02
 
 
-def test_fewer_rows_are_a_prefix_and_splits_differ() -> None:
+def test_splits_differ() -> None:
     source = CoinData().open()
-    few, many = (source.train_batch(seed=3, step=5, rows=rows) for rows in (4, 9))
-    assert torch.equal(few.inputs_BT, many.inputs_BT[:4])
-    digests = {source.windows(8, split).digest for split in ("validation", "test")}
-    assert len(digests) == 2
+    rows = [source.train_batch(seed=0, step=0, rows=8).inputs_BT]
+    rows += [source.windows(8, split).batch.inputs_BT for split in ("validation", "test")]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(rows, 2))
     assert CoinData(noise=0.2).open().fingerprint != source.fingerprint
+
+
+def test_the_data_never_changes() -> None:
+    """What runs of earlier versions saw is what this version yields."""
+    windows = CoinData().open().windows(4)
+    text = CoinData().codec.decode(windows.batch.inputs_BT[1].tolist())
+    assert text == ">000000010110000000000000000000000000000000000000000000001000000"
+    assert windows.digest.startswith("ae043d49")
 
 
 def test_a_row_that_is_no_row_is_impossible() -> None:
@@ -71,10 +93,15 @@ def test_a_character_that_is_no_symbol_is_named() -> None:
     assert CoinData().codec.decode(CoinData().codec.encode(">01")) == ">01"
 
 
-@pytest.mark.parametrize("noise", [0, 0.5, 0.7])
-def test_noise_that_hides_the_coin_is_refused(noise: float) -> None:
-    with pytest.raises(UserError, match=r"data\.noise"):
+@pytest.mark.parametrize("noise", ["-0.1", "0.0", "0.5", "0.7"])
+def test_noise_that_hides_the_coin_is_refused_with_the_reason(noise: str) -> None:
+    with pytest.raises(UserError, match=r"data\.noise: \S+ is not above 0 and below 0\.5: .*no trace"):
         api.check("coin", f"data.noise={noise}")
+
+
+def test_the_schema_knows_the_limits_of_noise() -> None:
+    noise = CoinData.model_json_schema()["properties"]["noise"]
+    assert (noise["exclusiveMinimum"], noise["exclusiveMaximum"]) == (0, 0.5)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
 from lvlm.errors import UserError
@@ -58,8 +58,18 @@ class CoinData(DataParams):
     kind: Literal["coin"] = "coin"
     length: int = Field(default=64, ge=1)
     """Bits of a row."""
-    noise: float = Field(default=0.1, gt=0, lt=0.5)
+    noise: float = Field(default=0.1, json_schema_extra={"exclusiveMaximum": 0.5, "exclusiveMinimum": 0})
     """The probability that a bit is flipped; at 0.5 the coin would leave no trace."""
+
+    @field_validator("noise")
+    @classmethod
+    def _coin_is_hidden_but_not_lost(cls, noise: float) -> float:
+        if not 0 < noise < 0.5:
+            raise ValueError(
+                f"{noise} is not above 0 and below 0.5: with no noise one bit tells all others, at 0.5 the coin "
+                "leaves no trace, and above it only its sides are exchanged"
+            )
+        return noise
 
     @property
     def codec(self) -> CoinCodec:

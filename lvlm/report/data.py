@@ -124,6 +124,7 @@ class Row:
     estimates: dict[str, Interval]  # every bound, nats per token
     difference: Interval | None  # headline minus the control's, nats per token
     excess: Interval | None  # headline minus the oracle's, nats per sequence
+    over_control: dict[str, Interval]  # every bound minus the control's exact value, paired, nats per token
 
     @property
     def living(self) -> bool | None:
@@ -308,15 +309,16 @@ def _row(label: str, runs: Sequence[Run], of_arm: Sequence[Run], control: Sequen
     def stack(name: str, of: Sequence[Run] = runs) -> FloatArray:
         return np.stack([run.nats[name] for run in of])
 
-    difference = excess = None
+    bounds = [name for name, e in first.evaluation.estimates.items() if e.bound and name != ORACLE]
+    shared = [name for name in bounds if all(name in run.nats for run in runs)]
+    excess, over_control = None, {}
     if control and control[0].evaluation.headline == EXACT:
         mates = {run.seed: run for run in control}  # the same seeds where the control has them
         paired = [mates[run.seed] for run in runs] if all(run.seed in mates for run in runs) else control
-        difference = paired_bootstrap(stack(headline), stack(EXACT, paired), targets)
+        exact = stack(EXACT, paired)
+        over_control = {name: paired_bootstrap(stack(name), exact, targets) for name in shared}
     if all(ORACLE in run.nats for run in runs):
         excess = paired_bootstrap(stack(headline), stack(ORACLE), np.ones_like(targets))
-    bounds = [name for name, e in first.evaluation.estimates.items() if e.bound and name != ORACLE]
-    shared = [name for name in bounds if all(name in run.nats for run in runs)]
     states = [run.evaluation.living for run in of_arm if run.evaluation.living is not None]
     return Row(
         label=label,
@@ -325,6 +327,7 @@ def _row(label: str, runs: Sequence[Run], of_arm: Sequence[Run], control: Sequen
         alive=(sum(states), len(states)) if states else None,
         headline=headline,
         estimates={name: bootstrap(stack(name), targets) for name in shared},
-        difference=difference,
+        difference=over_control.get(headline),
         excess=excess,
+        over_control=over_control,
     )

@@ -25,6 +25,7 @@ from lvlm.report.statistics import FloatArray
 _COLOURS = ("#0080c8", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#56b4e9")
 _MARKERS = "osD^vPX*"
 _CONTROL = "#808080"
+POSITIONS_SHOWN = 40
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 
 
@@ -113,40 +114,54 @@ def _finish(axis: Axes, *, x: str, y: str) -> None:
 
 
 def _battery(report: Report) -> Picture:
-    """Every valid estimate of every arm on one axis, beside the control's exact value and the oracle."""
-    canvas, (axis,) = _canvas(1.0 + 0.27 * sum(len(row.estimates) for row in report.rows))
+    """Every valid estimate of every arm, as a bar over the control's exact value; without one, as it is."""
+    control = report.control_row
+    paired = control is not None and control.exact and any(row.over_control for row in report.rows)
+    shown = {row.label: row.over_control if paired else row.estimates for row in report.rows}
+    canvas, (axis,) = _canvas(1.2 + 0.27 * sum(map(len, shown.values())))
     told, labels, places, place = [], [], [], -0.6
     for row in report.rows:
-        place += 0.6
-        for name, value in row.estimates.items():
+        place += 0.6 * bool(shown[row.label])
+        for name, value in shown[row.label].items():
             place += 1.0
             # rounding may put the mean of equal numbers a hair outside; what is infinite has no width
             spread = np.fmax([[value.mean - value.low], [value.high - value.mean]], 0.0)
-            axis.errorbar([value.mean], [place], xerr=spread, capsize=3, markersize=6, **_style(report, row))
+            style = _style(report, row)
+            if paired:
+                fill = style["color"] if row.living is not False else "none"
+                axis.barh(
+                    [place], [value.mean], height=0.72, color=fill, edgecolor=style["color"], alpha=0.55
+                )
+                style["marker"] = "none"
+            axis.errorbar([value.mean], [place], xerr=spread, capsize=3, markersize=6, **style)
             labels.append(f"{row.label}   {name}")
             places.append(place)
-            told.append(f"{row.label} {name} {value.mean:.4f}")
-    control = report.control_row
-    if control is not None and control.exact:
-        exact, label = (
-            control.estimates[control.headline].mean,
-            _plain(f"{control.label}, {control.headline}"),
-        )
-        axis.axvline(exact, color=_CONTROL, linewidth=1.4, label=label, zorder=1)
+            told.append(
+                f"{row.label} {name} {value.mean:+.4f}" if paired else f"{row.label} {name} {value.mean:.4f}"
+            )
     oracle = next((nats for run in report.runs if (nats := run.value(ORACLE)) is not None), None)
+    zero = control.estimates[control.headline].mean if control is not None and paired else 0.0
+    if control is not None and paired:
+        label = f"{_plain(control.label)}, {control.headline}: {zero:.4f}"
+        axis.axvline(0, color=_CONTROL, linewidth=1.4, label=label, zorder=1)
+        told.append(f"over {control.label} {zero:.4f}")
     if oracle is not None:
-        axis.axvline(oracle, color=_INK, linewidth=1.4, linestyle=":", label=ORACLE, zorder=1)
+        axis.axvline(oracle - zero, color=_INK, linewidth=1.4, linestyle=":", label=ORACLE, zorder=1)
         told.append(f"the oracle {oracle:.4f}")
     axis.set_yticks(places, labels)
     axis.set_ylim(place + 0.8, 0.2)
     axis.grid(visible=False, axis="y")
-    axis.set_xlabel("nats per token (lower is better)")
+    over = f" over {_plain(control.label)}" if control is not None and paired else ""
+    axis.set_xlabel(f"nats per token{over} (lower is better)")
     if axis.get_legend_handles_labels()[0]:
         canvas.legend(loc="outside upper right", ncols=2, fontsize=9)
-    alt = f"Dots with 95 % intervals, nats per token: {'; '.join(told)}."
-    note = (
-        "Each estimate but nll_exact is an upper bound, so the leftmost of an arm is the one nearest the truth. These "
-        "intervals are of one arm alone; paired differences, in the table, are much surer than their overlap suggests."
+    kind = "Bars with paired 95 % intervals" if paired else "Dots with 95 % intervals"
+    alt = f"{kind}, nats per token: {'; '.join(told)}."
+    note = "Each estimate but nll_exact is an upper bound, so the leftmost of an arm is the one nearest the truth. "
+    note += (
+        "Intervals are of the paired difference: a bar whose interval ends left of zero is of an arm that is better."
+        if paired
+        else "These intervals are of one arm alone."
     )
     return Picture("Battery of estimators", _svg(canvas, "battery", alt), note)
 
@@ -243,6 +258,14 @@ def _curves(report: Report) -> Picture | None:
     return Picture("Learning curves", _svg(canvas, "curves", alt), note)
 
 
+def _in_groups(by_place: dict[int, float]) -> dict[int, float]:
+    """Means over neighbouring positions, at most some forty: one position of a few windows is mostly noise."""
+    places = list(by_place)
+    size = -(-len(places) // POSITIONS_SHOWN)
+    groups = (places[start : start + size] for start in range(0, len(places), size or 1))
+    return {group[len(group) // 2]: sum(by_place[p] for p in group) / len(group) for group in groups}
+
+
 def _by_position(report: Report) -> Picture | None:
     """Where in the row the codes carry something, and where the text is hard."""
     canvas, (left, right) = _canvas(3.6, panels=2)
@@ -253,7 +276,7 @@ def _by_position(report: Report) -> Picture | None:
         if mean is not None:
             told.append(f"the KL of {row.label} is largest at slot {mean.argmax()}")
         by_place = [
-            {place: ce for place, ce in enumerate(run.evaluation.ce_by_position) if ce is not None}
+            _in_groups({p: ce for p, ce in enumerate(run.evaluation.ce_by_position) if ce is not None})
             for run in row.runs
         ]
         mean = _lines(right, report, row, by_place)

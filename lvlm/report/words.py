@@ -189,6 +189,7 @@ def _count(number: float | None) -> Cell:
 def comparison(report: Report) -> Table:
     """The comparison table: likelihoods and bounds on them only, so ce_posterior has no place here."""
     bounds = [n for n in dict.fromkeys(n for row in report.rows for n in row.estimates) if n != EXACT]
+    room = BOUNDS_FROM + 20 * max(0, len(bounds) - 3)
     excess = Header("excess", "nats/sequence", "headline minus the oracle's; zero is perfect")
     with_excess = any(row.excess for row in report.rows)
     headers = [
@@ -198,7 +199,7 @@ def comparison(report: Report) -> Table:
         Header("difference", "nats/token", f"headline minus that of {report.control}, paired"),
         *([excess] if with_excess else []),
         Header("estimator", "", "which estimator the headline is"),
-        *(Header(name, "nats/token", ": ".join(about(name)), BOUNDS_FROM) for name in bounds),
+        *(Header(name, "nats/token", ": ".join(about(name)), room) for name in bounds),
         Header("raw KL", "nats/token", about("kl")[1]),
         Header("alive", "runs", "runs whose latent is used, with the exact 95 % interval of their share"),
         Header("backbone", "parameters", "", DETAILS_FROM),
