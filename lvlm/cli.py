@@ -47,7 +47,8 @@ class Commands(TyperGroup):
 
 
 def _end(status: int, message: str) -> NoReturn:
-    print(f"lvlm: {message}", file=sys.stderr)
+    if message:  # another process of the same training tells
+        print(f"lvlm: {message}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -29,11 +29,10 @@ from lvlm.findings import Finding, findings_of
 from lvlm.interfaces import IGNORE, Batch, Loss, Output
 from lvlm.kl import wide
 from lvlm.model import LatentLM
-from lvlm.objective import cross_entropy_nats, per_token
+from lvlm.objective import cross_entropy_of, per_token
 from lvlm.runs import load_run, refuse_other_data
-from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state
+from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state, stored_optimiser
 from lvlm.training.device import Autocast, pick_autocast, pick_device
-from lvlm.training.optim import parameter_groups
 
 if TYPE_CHECKING:
     from lvlm.data.source import Windows
@@ -58,8 +57,8 @@ class Measured:
     exchange_efficiency            worth / KL: what a nat paid brings; None for a dead latent
     beta_effective                 the price that the run's loss puts on a nat of KL here; None where it doesn't tell
     encoder_share                  of the norm of the loss's gradient
-    trainable, optimised           tensors that want training, and those that the checkpoint's optimiser knows
-    never_updated                  names of those among them that never had a gradient
+    trainable                      tensors that want training
+    never_updated                  names of those of which the checkpoint's optimiser has no state: they had no gradient
     """
 
     windows: int
@@ -87,7 +86,6 @@ class Measured:
     gradient_norm: float
     encoder_share: float
     trainable: int
-    optimised: int
     never_updated: list[str]
 
 
@@ -148,12 +146,12 @@ def measure(
     shuffled, codes = probe.shuffled()
     _add_differences(estimates, shuffled)
 
-    loss, optimiser = _trainer_state(recipe, checkpoint)
+    loss = _loss_as_trained(recipe, checkpoint)
     loss.to(device)
     norms = gradient_norms(
         model, loss, windows.batch[:rows], step=checkpoint.step, seed=seed, autocast=autocast
     )
-    trained = training_record(model, loss, recipe, optimiser)
+    trained = training_record(model, loss, checkpoint)
 
     keep_NS = model.slots.any(windows.batch.keep_BT)
     per_slot = float(estimates.nats["kl"].sum()) / int(keep_NS.sum())
@@ -250,7 +248,7 @@ def _codes(output: Output) -> Tensor:
 
 
 def _nats(output: Output, part: Batch) -> Tensor:
-    return cross_entropy_nats(output.logits_BTV, part.targets_BT).sum(-1)
+    return cross_entropy_of(output, part.targets_BT).sum(-1)
 
 
 def code_perplexity(codes: Tensor) -> float:
@@ -296,25 +294,20 @@ def _gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None))
 
 
-def training_record(model: LatentLM, loss: Loss, recipe: Recipe, optimiser: dict[str, Any]) -> dict[str, Any]:
-    """What wants training, beside what the optimiser whose state this is has trained."""
-    named = [*model.named_parameters(), *((f"loss.{name}", p) for name, p in loss.named_parameters())]
-    wanted = {p: name for name, p in named if p.requires_grad}
-    of_groups = [p for group in parameter_groups(model, loss, recipe.train) for p in group["params"]]
-    known = [number for group in optimiser["param_groups"] for number in group["params"]]
-    never = []
-    if len(known) == len(of_groups):  # else nobody knows which state is whose
-        updated = {p for p, number in zip(of_groups, known, strict=True) if number in optimiser["state"]}
-        never = [name for p, name in wanted.items() if p not in updated]
-    return {"trainable": len(wanted), "optimised": len(known), "never_updated": never}
+def training_record(model: LatentLM, loss: Loss, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What wants training, and what of it the checkpoint's optimiser has no state of."""
+    of_loss = [f"loss.{number}" for number, p in enumerate(loss.parameters()) if p.requires_grad]
+    wanted = [name for name, p in model.named_parameters() if p.requires_grad] + of_loss
+    trained = stored_optimiser(checkpoint)
+    return {"trainable": len(wanted), "never_updated": [name for name in wanted if name not in trained]}
 
 
-def _trainer_state(recipe: Recipe, checkpoint: Checkpoint) -> tuple[Loss, dict[str, Any]]:
-    """The run's loss with what its controller had learned, and the state of its optimiser."""
+def _loss_as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Loss:
+    """The run's loss with what its controller had learned."""
     loss, state = recipe.loss.build(), load_trainer_state(checkpoint)
     try:
         loss.load_state_dict(state["loss"])
-        return loss, {name: state["optimiser"][name] for name in ("param_groups", "state")}
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         path = checkpoint.folder / "trainer.pt"
         raise UserError(f"{path}: not the trainer state of the run's recipe: {error!r}") from None
+    return loss

@@ -189,9 +189,6 @@ def _learning(m: Measured, options: Options) -> Iterator[Finding]:
         say = f"The encoder gets no gradient: its norm is {m.encoder_gradient_norm:.1e} of {m.gradient_norm:.1e} in all, "
         say += "so it doesn't learn."
         yield Finding("bad", say, tuple(_to_connect(options) if _unread(m) else _to_settle_later(options)))
-    if m.optimised != m.trainable:
-        say = f"The checkpoint's optimiser knows {m.optimised} tensors, and the model has {m.trainable} to train: "
-        yield Finding("bad", f"{say}a part changed since the run began, or freezes what it shouldn't.")
     if m.never_updated:
         shown = ", ".join(m.never_updated[:3]) + (", …" if len(m.never_updated) > 3 else "")
         say = f"{len(m.never_updated)} of {m.trainable} tensors never got a gradient in training, nor changed: {shown}."

@@ -18,8 +18,9 @@ Shape legend, used as suffixes everywhere:
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
@@ -143,16 +144,37 @@ class Conditioning:
 class Output:
     """What `LatentLM.forward` returns, always.
 
-    logits_BTV  next-token logits
-    latent      None for a model without a latent
-    keep_BS     bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind a cache
-    slots       where the latent variables are; None without a latent
+    hidden_BTD    the last hidden, before the head
+    head          hidden [..., T, D] -> logits [..., T, V], of these or of fewer positions
+    latent        None for a model without a latent
+    keep_BS       bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind a cache
+    slots         where the latent variables are; None without a latent
+    chunk_tokens  how many rows of logits a loss makes at a time, and again in its backward pass, so that it never holds
+                  them all; None for all at once
     """
 
-    logits_BTV: Tensor
+    hidden_BTD: Tensor
+    head: Callable[[Tensor], Tensor]
     latent: Latent | None = None
     keep_BS: Tensor | None = None
     slots: Slots | None = None
+    chunk_tokens: int | None = None
+
+    @classmethod
+    def of_logits(
+        cls,
+        logits_BTV: Tensor,
+        latent: Latent | None = None,
+        keep_BS: Tensor | None = None,
+        slots: Slots | None = None,
+    ) -> Output:
+        """Of logits that are there already."""
+        return cls(logits_BTV, lambda x: x, latent, keep_BS, slots)
+
+    @cached_property
+    def logits_BTV(self) -> Tensor:  # noqa: N802  as tensors are named
+        """Next-token logits, all of them; `lvlm.objective.cross_entropy_nats` may need but a part at a time."""
+        return self.head(self.hidden_BTD)
 
 
 @dataclass(frozen=True)

@@ -116,11 +116,15 @@ class LatentPath(nn.Module):
     def posterior(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
         """Posterior numbers [B, S, K] of whole rows.
 
+        In training NaN goes through: it reaches the loss or its gradient, where all processes see it together.
+
         Raises:
             NotFinite: they hold NaN or infinity.
         """
         numbers_BSK: Tensor = self.readout(self.norm(self.encoder(tokens_BT, hidden_BTD, keep_BT)))
-        if not bool(numbers_BSK.isfinite().all()):  # a NaN would become a code like any other
+        if not self.training and not bool(
+            numbers_BSK.isfinite().all()
+        ):  # a NaN would become a code like any other
             raise NotFinite(
                 "the numbers of the posterior hold NaN or infinity: the weights or the encoder diverged"
             )
@@ -152,6 +156,7 @@ class LatentLM(nn.Module):
         token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.logits_chunk: int | None = None  # of the outputs in training; see `Output.chunk_tokens`
         assert (latent is None) == (injection is None), "a latent needs an injection"
         self.backbone, self.latent, self.injection = backbone, latent, injection
         self.seam, self.latent_dropout, self.token_dropout = seam, latent_dropout, token_dropout
@@ -222,10 +227,14 @@ class LatentLM(nn.Module):
                 keep_BS = self.latent.slots.any(keep_BT)
                 keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
 
-        logits_BTV = self.above(x_BTD, embedding_BSC, offset=offset, layers=layers, keep_B=keep_B)
+        x_BTD = self.above(x_BTD, embedding_BSC, offset=offset, layers=layers, keep_B=keep_B)
         if cache is not None:
             cache.length += tokens
-        return Output(logits_BTV, latent, keep_BS, self.slots)
+        chunk_tokens = self.logits_chunk if self.training else None
+        output = Output(x_BTD, self.backbone.head, latent, keep_BS, self.slots, chunk_tokens)
+        if chunk_tokens is None:
+            _ = output.logits_BTV  # now, under the precision and the gradient mode of this call
+        return output
 
     def below(
         self, tokens_BT: Tensor, *, offset: int = 0, layers: Sequence[LayerCache] | None = None
@@ -256,7 +265,7 @@ class LatentLM(nn.Module):
         layers: Sequence[LayerCache] | None = None,
         keep_B: Tensor | None = None,
     ) -> Tensor:
-        """Everything from the seam on: hidden and codes -> logits [B, T, V].
+        """Everything from the seam to the head: hidden and codes -> the last hidden [B, T, D].
 
         Args:
             x_BTD: the hidden at the seam, from `below`.
@@ -295,7 +304,7 @@ class LatentLM(nn.Module):
                 cache=layers[number] if layers else None,
             )
             source_BUD = shift_BUD = None  # the port is the block at the seam alone
-        return self.backbone.head(x_BTD[:, prefix:])
+        return x_BTD[:, prefix:] if prefix else x_BTD
 
     def _check_length(self, tokens: int, offset: int) -> None:
         if tokens == 0:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lvlm.interfaces import IGNORE, Batch, Loss, Output, Terms
 from lvlm.kl import wide
@@ -29,6 +31,28 @@ def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
         wide(logits_BTV).flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="none"
     )
     return flat.view(targets_BT.shape)
+
+
+def cross_entropy_of(output: Output, targets_BT: Tensor) -> Tensor:
+    """The same of an output, [B, T]. In chunks, where it has `chunk_tokens`: each chunk's logits are made, used and
+    forgotten, and made once more in the backward pass.
+    """
+    if output.chunk_tokens is None:
+        return cross_entropy_nats(output.logits_BTV, targets_BT)
+
+    def of_chunk(hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        return cross_entropy_nats(output.head(hidden_ND[None]), targets_N[None])[0]
+
+    hidden_ND, targets_N = output.hidden_BTD.flatten(0, 1), targets_BT.flatten()
+    parts = [
+        checkpoint(of_chunk, hidden_nD, targets_n, use_reentrant=False, preserve_rng_state=False)
+        for hidden_nD, targets_n in zip(
+            torch.split(hidden_ND, output.chunk_tokens),
+            torch.split(targets_N, output.chunk_tokens),
+            strict=True,
+        )
+    ]
+    return torch.cat(parts).view(targets_BT.shape)
 
 
 def name_of_cross_entropy(output: Output) -> str:
@@ -65,7 +89,7 @@ def reconstruction(output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tens
     That is the cross-entropy, what the family of the latent adds (`penalty`), and the score-function term, which
     is zero in value.
     """
-    ce_BT = cross_entropy_nats(output.logits_BTV, batch.targets_BT)
+    ce_BT = cross_entropy_of(output, batch.targets_BT)
     total, latent = ce_BT.sum(), output.latent
     sums = {name_of_cross_entropy(output): total.detach()}
     if latent is not None and output.keep_BS is not None:

@@ -186,7 +186,7 @@ class Rows:
     def exact_by_target(self) -> Tensor:
         """-log p of each target of a model without a latent, [B, T], nats, float64."""
         with self.autocast():
-            logits = self.model.above(self.hidden_BTD, None)
+            logits = self.model.backbone.head(self.model.above(self.hidden_BTD, None))
         return cross_entropy_nats(logits, self.batch.targets_BT).double()
 
     def cost_of(self, codes: Tensor) -> Tensor:
@@ -201,7 +201,8 @@ class Rows:
         for part in parts(rows * k, self.at_once):
             hidden = self.hidden_BTD[of_row_P[part]]
             with self.autocast():
-                logits = self.model.above(hidden, self.embed(codes.flatten(0, 1)[part]))
+                last = self.model.above(hidden, self.embed(codes.flatten(0, 1)[part]))
+                logits = self.model.backbone.head(last)
             costs.append(cross_entropy_nats(logits, self.batch.targets_BT[of_row_P[part]]).double())
         return torch.cat(costs).view(rows, k, -1)
 
@@ -400,7 +401,8 @@ def _cost_of_chunk(
         with rows.autocast():
             hidden = rows.hidden_BTD[of_row_P[part], start:end]
             stack = [*layers[:1] * model.seam, *pieces]  # those below the seam aren't looked at
-            logits = model.above(hidden, embedding_PSC[part], offset=start, layers=stack)
+            last = model.above(hidden, embedding_PSC[part], offset=start, layers=stack)
+            logits = model.backbone.head(last)
         costs.append(cross_entropy_nats(logits, rows.batch.targets_BT[of_row_P[part], start:end]).double())
     for layer, piece in zip(layers, pieces, strict=True):
         layer.length = piece.length

@@ -103,14 +103,36 @@ class TrainParams(Section):
     """AdamW's decay of the mean squared gradient."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """The largest norm of the whole gradient; null for no clipping."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """The autocast type; 'auto' is bf16 where the device computes in it."""
+    on_spike: Literal["stop", "skip", "rewind"] = "stop"
+    """What follows a step whose loss or gradient is not finite, or spikes: 'stop', 'skip' its update, or 'rewind' to the
+    newest checkpoint and go on with the batches after it. All are counted in the log as `spikes`; ten in a row stop the run."""
+    spike_factor: float | None = Field(default=None, gt=1)
+    """A gradient norm above so many times the median of the last 100 steps is a spike; null for none but NaN and infinity."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """The autocast type; 'auto' is bf16 where the device computes in it. fp16 scales its loss."""
+    tf32: bool = False
+    """Let an NVIDIA GPU round the factors of float32 products to 10 bits."""
     device: str = Field(default="auto", min_length=1)
-    """'auto', 'cpu', 'cuda', 'cuda:1', …"""
+    """'auto', 'cpu', 'cuda', 'cuda:1', …; with several processes each has its own GPU."""
+    shard_over: int | None = Field(default=None, ge=1)
+    """How many processes divide a copy of the model: all of them unless given, 1 for plain data parallelism, a node's
+    GPUs for hybrid sharding. Without effect in one process."""
+    timeout_seconds: float = Field(default=600, gt=0)
+    """How long several processes wait for one of them before they give up and say which."""
+    recompute: Literal["none", "full", "selective"] | Annotated[int, Field(ge=1)] = "none"
+    """Which blocks keep no activations and run again in the backward pass (activation checkpointing): none, all, every
+    n-th, or of all blocks the cheap operations alone ('selective': products and attention are kept)."""
+    logits_chunk: int | None = Field(default=None, ge=1)
+    """Tokens whose logits the loss makes at a time, and once more in the backward pass; null for all at once."""
     compile: bool = False
     """torch.compile every block of the backbone; on a CPU this needs a C++ compiler."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; null for torch's own choice."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """What one device computes at best in the autocast type, 10^12 operations a second, for the MFU in the log; null for
+    what is known of the GPU at hand."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that prepare batches for each process that trains."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of the log."""
     evaluate_every: int = Field(default=100, ge=1)

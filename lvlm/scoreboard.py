@@ -85,8 +85,9 @@ def evaluate_run(
         resampling=settings.resampling or spec.resampling,
         resample_below=spec.resample_below if settings.resample_below is None else settings.resample_below,
     )
+    best = Checkpoints(folder).best()
     common = {
-        "weights": Checkpoints(folder).best().manifest.sha256["model.safetensors"],
+        "weights": ",".join(best.manifest.sha256[name] for name in best.files("model")),
         "seed": spec.seed,
         "precision": precision,
         "device": device.type,

@@ -188,8 +188,8 @@ def _measured_table(m: Measured) -> Table:
         )
     share = f"of the loss; the encoder's is {m.encoder_gradient_norm:.3g}, {100 * m.encoder_share:.2g} %"
     row("gradient norm", f"{m.gradient_norm:.3g}", "", share)
-    optimised = m.optimised - len(m.never_updated)
-    row("trained", f"{optimised}", f"of {m.trainable}", "tensors that the optimiser has a state of")
+    trained = m.trainable - len(m.never_updated)
+    row("trained", f"{trained}", f"of {m.trainable}", "tensors that the optimiser has a state of")
     return table
 
 

@@ -56,7 +56,10 @@ def step(
     targets = torch.zeros(keep_BT.shape, dtype=torch.long).masked_fill(~keep_BT, IGNORE)
     batch = Batch(targets.clamp(min=0), targets, keep_BT)
     terms_ = loss(
-        Output(logits, latent, keep_BT, Slots(1)), batch, num_tokens=max(1, batch.num_targets), step=10_000
+        Output.of_logits(logits, latent, keep_BT, Slots(1)),
+        batch,
+        num_tokens=max(1, batch.num_targets),
+        step=10_000,
     )
     loss.after_step()
     (gradient,) = torch.autograd.grad(terms_.loss, numbers, allow_unused=True, materialize_grads=True)
@@ -143,7 +146,9 @@ def test_splitting_a_batch_leaves_its_loss_and_gradient_unchanged(
             parts = []
             for rows in cuts:
                 some = {k: v[rows] for k, v in vars(latent).items() if v is not None}
-                output = Output(latent.embedding_BSC[rows], replace(latent, **some), keep[rows], Slots(1))
+                output = Output.of_logits(
+                    latent.embedding_BSC[rows], replace(latent, **some), keep[rows], Slots(1)
+                )
                 parts.append(loss(output, batch[rows], num_tokens=7, step=10).loss)
             total = torch.stack(parts).sum()
             outs.append((total, *torch.autograd.grad(total, q, retain_graph=True)))

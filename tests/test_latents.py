@@ -187,7 +187,7 @@ def gradients(
     if latent.score_BS is not None:
         keep = torch.ones(draws, 1, dtype=torch.bool)
         total = total + score_function(
-            cost_BT.detach(), latent.score_BS, Output(cost_BT, latent, keep, Slots(1))
+            cost_BT.detach(), latent.score_BS, Output.of_logits(cost_BT, latent, keep, Slots(1))
         )
     (each,) = torch.autograd.grad(total, many)
     every_code = mapper.given(torch.arange(8)[:, None]).embedding_BSC
@@ -590,7 +590,7 @@ def case(*, vocab: int = 5) -> tuple[Batch, Tensor, Tensor]:
 
 def output_of(logits: Tensor, kl: Tensor, keep: Tensor) -> Output:
     zeros = torch.zeros_like(kl)
-    return Output(logits, Latent(zeros[..., 0].long(), zeros, kl, zeros, zeros), keep, Slots(1))
+    return Output.of_logits(logits, Latent(zeros[..., 0].long(), zeros, kl, zeros, zeros), keep, Slots(1))
 
 
 @given(st.sampled_from(["unit", "slot", "sequence"]), st.floats(0, 3), st.floats(0, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from rich.console import Console
 from safetensors import SafetensorError
 
 from lvlm import api
@@ -24,7 +26,7 @@ from lvlm.model import LatentLM
 from lvlm.recipe import read_recipe
 from lvlm.runs import write_atomically
 from lvlm.training import checkpoint
-from lvlm.training.checkpoint import Checkpoints
+from lvlm.training.checkpoint import Checkpoints, tensors_of
 from lvlm.training.metrics import Metrics
 from tests.tiny import before_step, edit_json, logged, steps_of, tiny, weights, write_text
 
@@ -99,14 +101,30 @@ def test_a_damaged_file_is_told_with_the_way_back(
     name: str, damage: Callable[[Path], None], run: Path
 ) -> None:
     damage(run / NEWEST / name)
-    message = refused(lambda: api.train(None, run, resume=True))
-    assert f"{run / NEWEST / name}: " in message
-    assert ("missing" if damage is Path.unlink else "damaged or exchanged") in message
-    assert f"delete {run / NEWEST} to fall back on an older checkpoint" in message
+    if name == "model.safetensors":
+        message = refused(lambda: api.load(run, step=6))
+        assert f"{run / NEWEST / name}: " in message
+        assert ("missing" if damage is Path.unlink else "damaged or exchanged") in message
+        assert f"delete {run / NEWEST} to fall back on an older checkpoint" in message
     assert steps_of(run) == [4, 6], "nothing is thrown away unasked"
-    shutil.rmtree(run / NEWEST)
-    api.train(None, run, resume=True)
+    resumed_from_4(run, str(run / NEWEST / name))
+
+
+def resumed_from_4(run: Path, reason: str) -> None:
+    """The newest checkpoint is passed over, in words, and the one before it taken up."""
+    screen = io.StringIO()
+    api.train(None, run, resume=True, console=Console(file=screen, width=1000))
+    assert "passed over: " + reason in screen.getvalue()
+    assert [entry["step"] for entry in logged(run)] == list(range(1, 11))
     assert steps_of(run)[-1] == 10
+
+
+def test_no_whole_checkpoint_is_told_with_every_reason(run: Path) -> None:
+    for step in (4, 6):
+        truncate(run / f"checkpoints/step-00000{step}/trainer.pt")
+    message = refused(lambda: api.train(None, run, resume=True))
+    assert message.startswith("no checkpoint is whole:")
+    assert message.count("trainer.pt: damaged or exchanged") == 2
 
 
 @pytest.mark.parametrize("damage", [truncate, foreign_weights])
@@ -175,19 +193,20 @@ def test_a_trainer_state_of_another_shape_is_refused(state: Any, run: Path) -> N
 def test_a_broken_manifest_is_told_with_the_way_back(content: str | bytes, run: Path) -> None:
     path = run / NEWEST / "checkpoint.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    for verb in (lambda: api.load(run), lambda: api.train(None, run, resume=True), lambda: api.evaluate(run)):
+    for verb in (lambda: api.load(run), lambda: api.evaluate(run)):
         message = refused(verb)
         assert f"{path}: not a checkpoint's manifest: " in message
         assert f"delete {path.parent} to fall back" in message
+    resumed_from_4(run, f"{path}: not a checkpoint's manifest: ")
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"sha256": []}, {"step": "six"}, {"step": None}, {"bound": "low"}, {"sha256": {}}, {"format": 2}],
+    [{"sha256": []}, {"step": "six"}, {"step": None}, {"bound": "low"}, {"sha256": {}}, {"format": 1}],
 )
 def test_a_manifest_of_wrong_values_is_told(change: dict[str, Any], run: Path) -> None:
     edit_json(run / NEWEST / "checkpoint.json", lambda manifest: manifest.update(change))
-    assert str(run / NEWEST) in refused(lambda: api.train(None, run, resume=True))
+    resumed_from_4(run, str(run / NEWEST))
 
 
 def test_a_checkpoint_without_a_manifest_is_none(run: Path) -> None:
@@ -338,9 +357,10 @@ def full_in_torch(*_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(
     ("target", "failure"),
     [
-        ("torch.save", full),
-        ("torch.save", full_in_torch),
-        ("lvlm.training.checkpoint.save_model", full_in_rust),
+        ("lvlm.training.checkpoint.HuggingFaceStorageWriter.write_data", full),
+        ("lvlm.training.checkpoint.HuggingFaceStorageWriter.write_data", full_in_torch),
+        ("lvlm.training.checkpoint.HuggingFaceStorageWriter.write_data", full_in_rust),
+        ("pathlib.Path.mkdir", full),
         ("lvlm.training.checkpoint._sync", full),
         ("os.replace", full),
     ],
@@ -390,7 +410,7 @@ def test_a_disk_too_full_for_an_evaluation_is_told(run: Path, monkeypatch: pytes
 def test_an_interrupted_save_leaves_no_litter(run: Path) -> None:
     """A second Ctrl-C, in the middle of writing."""
     with pytest.MonkeyPatch.context() as patch:
-        before_step(patch, 7, lambda: patch.setattr("torch.save", interrupted))
+        before_step(patch, 7, lambda: patch.setattr("lvlm.training.checkpoint.async_save", interrupted))
         with pytest.raises(KeyboardInterrupt):
             api.train(None, run, resume=True)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
@@ -412,8 +432,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     sync, replace = checkpoint._sync, os.replace
     monkeypatch.setattr(checkpoint, "_sync", lambda path: (done.append(path.name), sync(path)))
     monkeypatch.setattr("os.replace", lambda *paths: (done.append("rename"), replace(*paths)))
-    model, state = api.load(run), {"optimiser": {}}
-    Checkpoints(run).save(model, state, step=7, bound_name="elbo", bound=1.0)
+    Checkpoints(run).save(tensors_of(api.load(run)), {}, step=7, bound_name="elbo", bound=1.0)
     files = {"model.safetensors", "trainer.pt", "checkpoint.json"}
     assert (set(done[:3]), done[3:]) == (files, [".writing-000007", "rename", "checkpoints"])
 

@@ -226,7 +226,7 @@ def _loss_case() -> tuple[Batch, Output]:
     kl = torch.rand(4, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     none = torch.zeros(4, 5, 3, dtype=torch.float64)
     latent = Latent(torch.zeros(4, 5, dtype=torch.long), none, kl, none, none)
-    return batch, Output(logits, latent, keep_BT.clone(), Slots(1))
+    return batch, Output.of_logits(logits, latent, keep_BT.clone(), Slots(1))
 
 
 def _rows(output: Output, rows: slice) -> Output:
@@ -235,7 +235,7 @@ def _rows(output: Output, rows: slice) -> Output:
     assert latent.kl_BSd is not None
     assert output.keep_BS is not None
     part = replace(latent, kl_BSd=latent.kl_BSd[rows], embedding_BSC=latent.embedding_BSC[rows])
-    return Output(output.logits_BTV[rows], part, output.keep_BS[rows], output.slots)
+    return Output.of_logits(output.logits_BTV[rows], part, output.keep_BS[rows], output.slots)
 
 
 def _backbone() -> Any:

@@ -1,30 +1,51 @@
-"""Checkpoints: written whole or not at all, read without executing anything.
+"""Checkpoints: written whole or not at all, in the background, by one process or many; read by any number.
 
 RUN/checkpoints/step-000300/
-    model.safetensors    weights
-    trainer.pt           optimiser and random state; read with weights_only
-    checkpoint.json      format, step, the bound it was selected by, sha256 of the two files
+    model.safetensors       weights; with several processes model-1-of-2.safetensors, …, a part from each
+    optimiser.safetensors   the optimiser's tensors, as NAME/exp_avg
+    trainer.pt              the loss's state and what else a loop remembers; read with weights_only
+    checkpoint.json         format, step, the bound it was selected by, sha256 of all files
+
+Tensors go through torch.distributed.checkpoint, which puts parts together again for any number of processes. Its own
+format has an index that is unpickled, so they are in its other one, safetensors.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from lvlm.errors import UserError
-from lvlm.model import LatentLM
+from lvlm.training.parallel import ALONE, World
 
-FORMAT = 1
+FORMAT = 2
+OPTIMISER = "optimiser"
+
+# torch warns, from its own threads too, of a save without process group that was asked for by name.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+Found = list["Checkpoint"]
+Broken = list[tuple[Path, str]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +71,36 @@ class Checkpoint:
         """Optimiser steps done."""
         return self.manifest.step
 
+    def files(self, kind: str) -> list[str]:
+        """The names of its 'model' or 'optimiser' files."""
+        return sorted(name for name in self.manifest.sha256 if name.startswith(kind))
+
+    def verify(self) -> None:
+        """Read every file once.
+
+        Raises:
+            UserError: one is missing, damaged or exchanged.
+        """
+        if not self.files("model") or "trainer.pt" not in self.manifest.sha256:
+            path = self.folder / "checkpoint.json"
+            raise UserError(f"{path}: names no weights or no trainer state; {_fall_back(self.folder)}")
+        for name in self.manifest.sha256:
+            _verified(self, name)
+
 
 class Checkpoints:
-    """The checkpoints of a run: the newest `keep` of them and the best by its bound."""
+    """The checkpoints of a run: the newest `keep` of them and the best by its bound.
 
-    def __init__(self, run: Path, keep: int = 2) -> None:
-        self.folder, self.keep = run / "checkpoints", keep
+    Args:
+        run: its folder.
+        keep: how many.
+        world: the processes that write one together.
+    """
+
+    def __init__(self, run: Path, keep: int = 2, world: World = ALONE) -> None:
+        self.folder, self.keep, self.world = run / "checkpoints", keep, world
+        self._thread: ThreadPoolExecutor | None = None
+        self._under_way: tuple[Path, Future[Any]] | None = None
 
     def list(self) -> list[Checkpoint]:
         """All that are whole, oldest first.
@@ -63,13 +108,13 @@ class Checkpoints:
         Raises:
             UserError: one has a manifest that can't be read.
         """
-        found = [
-            _read(path) for path in sorted(self.folder.glob("step-*")) if (path / "checkpoint.json").exists()
-        ]
-        return sorted(found, key=lambda c: c.step)
+        found, broken = self._scan()
+        for _, reason in broken:
+            raise UserError(reason)
+        return found
 
     def newest(self) -> Checkpoint:
-        """The one to resume from.
+        """The last one.
 
         Raises:
             UserError: there is none.
@@ -81,48 +126,152 @@ class Checkpoints:
             )
         return found[-1]
 
+    def newest_whole(self, tell: Callable[[str], object]) -> Checkpoint | None:
+        """The one to resume from: the last of which no byte is wrong; None where none was ever made. What is passed over is
+        put aside under another name.
+
+        Args:
+            tell: is told of each that is passed over, and why.
+
+        Raises:
+            UserError: there are checkpoints, and none is whole.
+        """
+        found, broken = self._scan()
+        for checkpoint in reversed(found):
+            try:
+                checkpoint.verify()
+            except UserError as error:
+                broken.append((checkpoint.folder, str(error)))
+                continue
+            for folder, reason in broken:
+                aside = folder.with_name(f"passed-over-{folder.name}")
+                if aside.exists():
+                    shutil.rmtree(aside)
+                folder.rename(aside)
+                tell(f"passed over: {reason.split('; delete ')[0]}; it is now {aside}")
+            return checkpoint
+        if broken:
+            reasons = "\n".join(f"  {reason}" for _, reason in broken)
+            raise UserError(f"no checkpoint is whole:\n{reasons}")
+        return None
+
     def best(self) -> Checkpoint:
         """The one with the lowest bound; the newest where none was evaluated."""
-        rated = [c for c in self.list() if c.manifest.bound is not None]
-        return min(rated, key=lambda c: (c.manifest.bound, -c.step)) if rated else self.newest()
+        return _best(self.list()) or self.newest()
 
     def save(
         self,
-        model: LatentLM,
+        tensors: Mapping[str, Tensor],
         trainer_state: dict[str, Any],
         *,
         step: int,
         bound_name: str,
         bound: float | None,
-    ) -> Checkpoint:
-        """Write, sync and rename; then delete what is neither recent nor best.
+        wait: bool = True,
+    ) -> None:
+        """Write, sync and rename; then delete what is neither recent nor best. Every process of the world calls it.
+
+        The tensors are copied before it returns; with `wait` off, writing them goes on behind the loop.
+
+        Args:
+            tensors: from `tensors_of`.
+            trainer_state: what torch.load reads with weights_only.
+            step: optimiser steps done.
+            bound_name: what it is selected by.
+            bound: nats per token; None where it was not evaluated.
+            wait: until it is on the disk.
 
         Raises:
-            UserError: no space left, or another refusal of the file system; what was there before is kept.
+            UserError: no space left, or another refusal of the file system, of this save or the one before it;
+                what was there before is kept.
         """
+        self.wait()
         final = self.folder / f"step-{step:06d}"
         temporary = self.folder / f".writing-{step:06d}"
+        state = io.BytesIO()
+        torch.save(trainer_state, state)  # now: the loop goes on, and it is small
+        manifest = Manifest(FORMAT, step, bound_name, bound, {})
+        with _told_in_words(final):
+            if self.world.leads:
+                self._clear()
+                temporary.mkdir(parents=True)
+            self.world.barrier()
+            try:
+                written = async_save(
+                    dict(tensors),
+                    storage_writer=HuggingFaceStorageWriter(
+                        str(temporary),
+                        {name: 2 if name.startswith(f"{OPTIMISER}/") else 1 for name in tensors},
+                        save_distributed=True,
+                    ),
+                    process_group=self.world.checkpoints,
+                    no_dist=self.world.ranks == 1,
+                )
+            except BaseException:
+                self._clear()
+                raise
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "checkpoint")
+        done = self._thread.submit(self._finish, written, temporary, final, manifest, state.getvalue())
+        self._under_way = (final, done)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until what `save` began is on the disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._under_way is None:
+            return
+        (final, done), self._under_way = self._under_way, None
+        error = None
         try:
-            self._clear()
-            temporary.mkdir(parents=True)
-            save_model(model, str(temporary / "model.safetensors"))
-            torch.save(trainer_state, temporary / "trainer.pt")
-            digests = {name: _digest(temporary / name) for name in ("model.safetensors", "trainer.pt")}
-            manifest = Manifest(FORMAT, step, bound_name, bound, digests)
-            (temporary / "checkpoint.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-            for path in temporary.iterdir():
-                _sync(path)
-            _sync(temporary)
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            _sync(self.folder)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(_write_failure(final, error)) from error
-        finally:
-            self._clear()
-        self._prune()
-        return Checkpoint(final, manifest)
+            with _told_in_words(final):
+                done.result()
+        except UserError as failure:
+            error = str(failure)
+        errors = [e for e in self.world.gathered(error) if e]
+        if errors:
+            if self.world.leads:
+                self._clear()
+            raise UserError(error or errors[0])
+        if self.world.leads:
+            self._prune()
+
+    def close(self) -> None:
+        """Let the background thread go, after what it does."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+
+    def _finish(self, written: Any, temporary: Path, final: Path, manifest: Manifest, state: bytes) -> None:
+        written.result()
+        if not self.world.leads:
+            return
+        _rename_parts(temporary, self.world.ranks)
+        (temporary / "trainer.pt").write_bytes(state)
+        manifest.sha256.update({path.name: _digest(path) for path in sorted(temporary.iterdir())})
+        (temporary / "checkpoint.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+        for path in temporary.iterdir():
+            _sync(path)
+        _sync(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _sync(self.folder)
+
+    def _scan(self) -> tuple[Found, Broken]:
+        found: Found = []
+        broken: Broken = []
+        for path in sorted(self.folder.glob("step-*")):
+            if (path / "checkpoint.json").exists():
+                try:
+                    found.append(_read(path))
+                except UserError as error:
+                    broken.append((path, str(error)))
+        return sorted(found, key=lambda c: c.step), broken
 
     def _clear(self) -> None:
         """Delete what a save left half-written: this one, or one that was killed."""
@@ -130,29 +279,140 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _prune(self) -> None:
-        found = self.list()
-        kept = {c.folder for c in found[-self.keep :]} | {self.best().folder}
+        found, _ = self._scan()
+        best = _best(found)
+        kept = {c.folder for c in found[-self.keep :]} | ({best.folder} if best else set())
         for checkpoint in found:
             if checkpoint.folder not in kept:
                 shutil.rmtree(checkpoint.folder)
 
 
-def load_weights(model: LatentLM, checkpoint: Checkpoint) -> None:
-    """Copy the weights of a checkpoint into a model of the same shape.
+def _best(found: Sequence[Checkpoint]) -> Checkpoint | None:
+    rated = [c for c in found if c.manifest.bound is not None]
+    return min(rated, key=lambda c: (cast(float, c.manifest.bound), -c.step), default=None)
+
+
+# ------------------------------------------------------------------------------------------------- what is saved
+
+
+def tensors_of(model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
+    """The tensors of a training by name, in place: parameters (a tied one once), buffers, and the optimiser's."""
+    parameters = dict(model.named_parameters())
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {k: v for k, v in model.state_dict().items() if k not in names and isinstance(v, Tensor)}
+    found: dict[str, Tensor] = {**{name: p.detach() for name, p in parameters.items()}, **buffers}
+    if optimiser is not None:
+        for name, p in _all_parameters(model, optimiser):
+            for key, value in optimiser.state.get(p, {}).items():
+                found[f"{OPTIMISER}/{name}/{key}"] = value
+    return found
+
+
+def _all_parameters(model: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
+    """What an optimiser has, by name; what isn't the model's is the loss's, in its order."""
+    names = {p: name for name, p in model.named_parameters()}
+    others = 0
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            if p not in names:
+                names[p] = f"loss.{others}"
+                others += 1
+            yield names[p], p
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint, world: World = ALONE) -> None:
+    """Copy the weights of a checkpoint into a model of the same shape, sharded or not.
 
     Raises:
-        UserError: the file is damaged, or holds other weights than the recipe's model has.
+        UserError: a file is damaged, or holds other weights than the recipe's model has.
     """
-    path = _verified(checkpoint, "model.safetensors")
+    for name in checkpoint.files("model"):
+        _verified(checkpoint, name)
+    _load(tensors_of(model), checkpoint, world, kind="model")
+
+
+def load_optimiser(
+    optimiser: torch.optim.Optimizer, model: nn.Module, checkpoint: Checkpoint, world: World = ALONE
+) -> None:
+    """Give an optimiser the state of a checkpoint. The checkpoint's learning rates are not read: they follow the step.
+
+    Raises:
+        UserError: a file is damaged, or is of another model.
+    """
+    stored = stored_optimiser(checkpoint)
+    wanted: dict[str, Tensor] = {}
+    for name, p in _all_parameters(model, optimiser):
+        state = {}
+        for key, shape in stored.pop(name, {}).items():
+            # A step count is a plain number; averages are laid out as their parameter is.
+            state[key] = torch.zeros_like(p) if shape else torch.zeros((), device=p.device)
+            wanted[f"{OPTIMISER}/{name}/{key}"] = state[key]
+        optimiser.state.pop(p, None)
+        if state:
+            optimiser.state[p] = state
+    if stored:
+        raise UserError(f"{checkpoint.folder}: its optimiser has other parameters: {', '.join(stored)}")
+    _load(wanted, checkpoint, world, kind=OPTIMISER)
+
+
+def stored_optimiser(checkpoint: Checkpoint) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Which parameters the optimiser has a state of, with the shapes: {'latent.readout.weight': {'exp_avg': (8, 128)}}.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    for name in checkpoint.files(OPTIMISER):
+        _verified(checkpoint, name)
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for path, shape in _stored(checkpoint, OPTIMISER).items():
+        _, name, key = path.split("/")
+        found.setdefault(name, {})[key] = shape
+    return found
+
+
+def _stored(checkpoint: Checkpoint, kind: str) -> dict[str, tuple[int, ...]]:
+    """Names and whole shapes of the tensors of a kind."""
+    if not checkpoint.files(kind):
+        return {}
     try:
-        load_model(model, str(path), device=str(model.device))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: these are not the weights of the run's recipe: {reason[:400]}") from None
+        metadata = HuggingFaceStorageReader(str(checkpoint.folder)).read_metadata()
+    except (SafetensorError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        path = checkpoint.folder / checkpoint.files(kind)[0]
+        raise UserError(
+            f"{path}: these are not the weights of the run's recipe: {_first_line(error)}"
+        ) from None
+    mine = kind == OPTIMISER
+    return {
+        name: tuple(about.size)
+        for name, about in metadata.state_dict_metadata.items()
+        if name.startswith(f"{OPTIMISER}/") == mine and isinstance(about, TensorStorageMetadata)
+    }
+
+
+def _load(wanted: dict[str, Tensor], checkpoint: Checkpoint, world: World, *, kind: str) -> None:
+    path = checkpoint.folder / (checkpoint.files(kind) or [f"{kind}.safetensors"])[0]
+    stored = _stored(checkpoint, kind)
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    wrong = [
+        f"{name} is {list(stored[name]) if name in stored else 'missing'}"
+        f" and should be {list(shapes[name]) if name in shapes else 'absent'}"
+        for name in sorted(stored.keys() | shapes.keys())
+        if stored.get(name) != shapes.get(name)
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise UserError(f"{path}: these are not the weights of the run's recipe: {shown}")
+    if wanted:
+        load(
+            cast(dict[str, Any], wanted),
+            storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)),
+            process_group=world.checkpoints,
+            no_dist=world.ranks == 1,
+        )
 
 
 def load_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Optimiser and random state, on the CPU.
+    """What the loop remembered beside tensors, on the CPU.
 
     Raises:
         UserError: the file is damaged.
@@ -163,6 +423,18 @@ def load_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
     except Exception as error:
         raise UserError(f"{path}: not a trainer state: {_first_line(error)}") from None
     return state
+
+
+# ----------------------------------------------------------------------------------------------------- files
+
+
+def _rename_parts(folder: Path, ranks: int) -> None:
+    """From shard-00001-model-00002-of-00002.safetensors to what the files hold."""
+    for path in folder.glob("shard-*.safetensors"):
+        _, rank, _, number, *_ = path.stem.split("-")
+        kind = "model" if int(number) == 1 else OPTIMISER
+        part = "" if ranks == 1 else f"-{int(rank)}-of-{ranks}"
+        path.rename(folder / f"{kind}{part}.safetensors")
 
 
 def _read(folder: Path) -> Checkpoint:
@@ -216,16 +488,29 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_failure(path: Path, error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-            break
-        cause = cause.__context__
+@contextmanager
+def _told_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
+        raise UserError(_write_failure(path, error)) from error
+
+
+def _write_failure(path: Path, error: BaseException) -> str:
+    causes, told = [error], list[BaseException]()
+    while causes:
+        cause = causes.pop()
+        told.append(cause)
+        if isinstance(cause, CheckpointException):
+            causes += [failure[0] for failure in cause.failures.values()]
+        if cause.__context__ is not None:
+            causes.append(cause.__context__)
     full = (
-        cause is not None
-        or "No space left" in str(error)
+        any(isinstance(one, OSError) and one.errno == errno.ENOSPC for one in told)
+        or any("No space left" in str(one) for one in told)
         or shutil.disk_usage(path.parent.parent).free < 2**20
     )
-    reason = "no space left on the disk" if full else str(error)
+    reason = "no space left on the disk" if full else _first_line(cast(Exception, told[-1]))
     return f"{path}: could not be written: {reason}; checkpoints from before are untouched"

@@ -14,16 +14,23 @@ from lvlm.errors import UserError
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
-def pick_device(name: str) -> torch.device:
-    """'auto' is the GPU (CUDA or ROCm) where there is one, else the CPU.
+# Dense bf16 products, 10^12 operations a second, from NVIDIA's and AMD's data sheets.
+PEAK_TFLOPS = {
+    "H200": 989.0, "H100": 989.0, "GH200": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0, "A10G": 70.0,
+    "RTX 4090": 165.0, "RTX 3090": 71.0, "MI300X": 1307.0, "MI250X": 191.5,
+}  # fmt: skip
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """'auto' is the GPU (CUDA or ROCm) where there is one, else the CPU; 'cuda' is the process's own GPU.
 
     Raises:
         UserError: a device that torch doesn't know or this machine hasn't got.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
         torch.empty(0, device=device).tolist()  # 'meta' holds no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
@@ -37,7 +44,16 @@ def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp32":
         return precision, nullcontext
-    return precision, lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return precision, lambda: torch.autocast(device.type, dtype=dtype)
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """What is known of the GPU at hand; None on a CPU, and of other GPUs."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_TFLOPS.items() if known in name), None)
 
 
 @contextmanager

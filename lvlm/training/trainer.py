@@ -1,24 +1,31 @@
-"""The trainer: one loop for every arm. It knows batches, a model and a loss; no latent and no plugin.
+"""The trainer: one loop for every arm, in one process or many. It knows batches, a model and a loss; no latent and no
+plugin.
 
 for step: batch ─ micro-batches ─ model ─ loss ─ backward … ─ clip ─ AdamW
           every so often: log, evaluate on fixed windows, checkpoint
+
+A step is a function of the weights, the seed and its number: batches are, and so is the noise of each micro-batch. So a
+run that was stopped, or that goes on with another number of processes and the same `micro_rows`, is the same run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shlex
 import signal
 import statistics
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from rich.console import Console
+from torch import Tensor, nn
 
 from lvlm.assemble import assemble
 from lvlm.data import Source
@@ -37,14 +44,42 @@ from lvlm.runs import (
     update_record,
     write_run,
 )
-from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state, load_weights
+from lvlm.training.checkpoint import (
+    Checkpoints,
+    load_optimiser,
+    load_trainer_state,
+    load_weights,
+    tensors_of,
+)
 from lvlm.training.console import Display, describe
-from lvlm.training.device import PeakMemory, keep_freed_memory, pick_autocast, pick_device, threads_restored
+from lvlm.training.device import (
+    PeakMemory,
+    keep_freed_memory,
+    peak_tflops,
+    pick_autocast,
+    pick_device,
+    threads_restored,
+)
 from lvlm.training.metrics import Metrics
 from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
+from lvlm.training.parallel import (
+    World,
+    gathered_seam,
+    is_loss_of_another,
+    join_world,
+    shard,
+    synchronise_gradients,
+)
+from lvlm.training.recompute import keep_fewer_activations
+from lvlm.training.watch import Watch
 
 if TYPE_CHECKING:
     from lvlm.recipe import Resolved
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MOST_SPIKES_IN_A_ROW = 10
+STEPS_TO_TELL_A_SPIKE = 100
+Found = TypeVar("Found")
 
 
 @threads_restored()
@@ -59,97 +94,165 @@ def train(
 ) -> Path:
     """Train a recipe into a run folder; see `lvlm.runs` for what it holds.
 
+    Started by torchrun or srun, all processes train one run together; the first one writes and prints.
+
     Args:
         resolved: the recipe.
-        out: the run's folder.
-        resume: go on from the newest checkpoint, exactly as if there had been no interruption.
+        out: the run's folder; with several processes, on a disk that all of them see.
+        resume: go on from the newest whole checkpoint, exactly as if there had been no interruption.
         overwrite: delete a run that is there.
         console: where progress goes; quiet unless given.
         label: what stands in front of each line; the recipe's name and seed unless given.
 
     Raises:
         UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full, torch
-            can't compile what it was told to.
+            can't compile what it was told to, another process is lost.
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
-    console = console or Console(quiet=True)
+    spec = resolved.recipe.train
+    world = join_world(pick_device(spec.device).type, timeout_seconds=spec.timeout_seconds)
+    console = console if console is not None and world.leads else Console(quiet=True)
     label = label or f"{resolved.recipe.name} seed {resolved.recipe.seed}"
-    resuming = resume and is_run(out)
-    if resuming:
-        _refuse_changes(resolved, out)
-    else:
-        claim(out, overwrite=overwrite)
-    trainer = Trainer(resolved, out)
-    if resuming:
-        trainer.restore()
-        if trainer.step >= trainer.spec.steps:
-            console.print(f"{label}  finished already ({trainer.step} steps)", highlight=False, markup=False)
-            return out
-        for stale in ("evaluation.json", "evaluation.npz"):
-            (out / stale).unlink(missing_ok=True)
-    else:
-        write_run(out, resolved, trainer.facts())
+    watch = Watch(world, spec.timeout_seconds)
     try:
+        resuming = _led(world, lambda: _prepare(resolved, out, resume=resume, overwrite=overwrite))
+        trainer = Trainer(resolved, out, world, watch)
+        if resuming:
+            trainer.restore(lambda line: console.print(f"{label}  {line}", highlight=False, markup=False))
+            if trainer.step >= spec.steps:
+                line = f"{label}  finished already ({trainer.step} steps)"
+                console.print(line, highlight=False, markup=False)
+                return out
+        _led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
         trainer.run(console, label)
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: could not be written: {error.strerror or error}"
         ) from error
     except RuntimeError as error:
+        if world.ranks > 1 and is_loss_of_another(error):
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{out}: {watch.verdict()} ({reason}); go on with --resume") from error
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         reason = str(error).split("\n")[0]
         raise UserError(
             f"{out}: train.compile: torch can't compile here ({reason}); train with train.compile=false"
         ) from error
+    finally:
+        watch.close()
     return out
 
 
-NOISE_STREAM = 0x5DEECE66D
+def _led(world: World, act: Callable[[], Found]) -> Found:
+    """What the leading process found out; its error is everybody's, and printed once."""
+    found, failed = None, None
+    if world.leads:
+        try:
+            found = act()
+        except UserError as error:
+            if world.ranks == 1:
+                raise
+            failed = str(error)
+    found, failed = world.from_leader((found, failed))
+    if failed is not None:
+        raise UserError(failed if world.leads else "")
+    return cast(Found, found)
+
+
+def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether there is something to resume; else the folder may be written."""
+    if resume and is_run(out):
+        _refuse_changes(resolved, out)
+        return True
+    claim(out, overwrite=overwrite)
+    return False
+
+
+def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -> None:
+    if not resuming:
+        write_run(out, resolved, trainer.facts())
+    for stale in ("evaluation.json", "evaluation.npz"):
+        (out / stale).unlink(missing_ok=True)
 
 
 class Trainer:
-    """A model, its optimiser and its data at some step."""
+    """A model, its optimiser and its data at some step.
 
-    def __init__(self, resolved: Resolved, out: Path) -> None:
+    Args:
+        resolved: the recipe.
+        out: the run's folder.
+        world: the processes that train it together.
+        watch: is told of progress.
+    """
+
+    def __init__(
+        self, resolved: Resolved, out: Path, world: World | None = None, watch: Watch | None = None
+    ) -> None:
         recipe = resolved.recipe
         self.recipe, self.spec, self.out = recipe, recipe.train, out
+        self.world = world or World()
+        self.watch = watch or Watch(World(), self.spec.timeout_seconds)
         self.plugin_files = resolved.registry.files()
         if self.spec.threads:
             torch.set_num_threads(self.spec.threads)
-        self.device = pick_device(self.spec.device)
+        self.device = pick_device(self.spec.device, self.world.local_rank)
         keep_freed_memory(self.device)
         self.precision, self.autocast = pick_autocast(self.spec.precision, self.device)
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.spec.tf32
         self.data: Source = recipe.data.open()
         self.windows = self.data.windows(self.spec.evaluate_windows)
         self.data.windows(
             recipe.evaluate.windows, split="test"
         )  # too few are told now, not after the training
+        if self.spec.rows % self.world.ranks:
+            raise UserError(
+                f"train.rows is {self.spec.rows}, which {self.world.ranks} processes can't share evenly"
+            )
         self.model = assemble(recipe).to(self.device)
+        self.model.logits_chunk = self.spec.logits_chunk
+        self.parameters_record = parameters_record(self.model)
+        self.loss = recipe.loss.build().to(self.device)
+        keep_fewer_activations(self.model, self.spec.recompute)
         if self.spec.compile:
             for block in self.model.backbone.blocks:
                 block.compile()
-        self.loss = recipe.loss.build().to(self.device)
+        shard(
+            self.model, self.loss, self.world,
+            device_type=self.device.type, shard_over=self.spec.shard_over, precision=self.precision,
+        )  # fmt: skip
         self.optimiser = make_optimiser(self.model, self.loss, self.spec)
-        self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints)
+        self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints, world=self.world)
         self.step = 0  # optimiser steps done
-        torch.manual_seed(recipe.seed + NOISE_STREAM)  # codes and dropout; no seed's weights share the stream
+        self.passed_over = 0  # batches that a rewind left out
+        self.spikes = 0
+        self._spikes_in_a_row = 0
+        self._norms: deque[float] = deque(maxlen=STEPS_TO_TELL_A_SPIKE)
 
     def facts(self) -> dict[str, Any]:
         """What run.json says of the run beside its recipe."""
         return {
             "data_fingerprint": self.data.fingerprint,
             "selection_windows": self.windows.digest,
-            "parameters": parameters_record(self.model),
-            "device": str(self.device),
+            "parameters": self.parameters_record,
+            "device": self.device.type,
             "precision": self.precision,
+            "processes": self.world.ranks,
         }
 
-    def restore(self) -> None:
-        """Take up the newest checkpoint, or start from step 0 where there is none yet.
+    # ---------------------------------------------------------------------------------------- checkpoints
+
+    def restore(self, tell: Callable[[str], object] = str) -> None:
+        """Take up the newest whole checkpoint, or start from step 0 where there is none yet.
+
+        Args:
+            tell: is told of checkpoints that are passed over, and why.
 
         Raises:
-            UserError: a damaged checkpoint, or data or a kind of device that changed since.
+            UserError: no checkpoint is whole, or data or the kind of device changed since.
         """
         refuse_other_data(self.out, self.data.fingerprint)
         began_on = str(read_record(self.out).get("device")).split(":")[0]
@@ -158,38 +261,42 @@ class Trainer:
                 f"{self.out}: can't resume exactly: it began on {began_on!r}, and here it would go on on "
                 f"{self.device.type!r}; resume it where it began, or train it anew into another folder"
             )
-        if not self.checkpoints.list():
+        checkpoint = _led(self.world, lambda: self.checkpoints.newest_whole(tell))
+        if checkpoint is None:
             return
-        checkpoint = self.checkpoints.newest()
-        load_weights(self.model, checkpoint)
+        load_weights(self.model, checkpoint, self.world)
+        load_optimiser(self.optimiser, self.model, checkpoint, self.world)
         state = load_trainer_state(checkpoint)
         try:
-            self.optimiser.load_state_dict(state["optimiser"])
             self.loss.load_state_dict(state["loss"])
-            torch.set_rng_state(state["cpu_random"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["device_random"], self.device)
+            if self.precision == "fp16":
+                self.scaler.load_state_dict(state["scaler"])
+            self.passed_over, self.spikes = int(state["passed_over"]), int(state["spikes"])
+            self._norms = deque(map(float, state["norms"]), maxlen=STEPS_TO_TELL_A_SPIKE)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             path = checkpoint.folder / "trainer.pt"
             raise UserError(f"{path}: not the trainer state of the run's recipe: {error!r}") from None
         self.step = checkpoint.step
 
-    def save(self, bound: tuple[str, float] | None) -> Checkpoint:
-        """Write a checkpoint of the present step, selected by `bound`."""
+    def save(self, bound: tuple[str, float] | None, *, wait: bool = True) -> None:
+        """Write a checkpoint of the present step, selected by `bound`; with `wait` off, behind the loop."""
         state: dict[str, Any] = {
-            "optimiser": self.optimiser.state_dict(),
             "loss": self.loss.state_dict(),
-            "cpu_random": torch.get_rng_state(),
+            "scaler": self.scaler.state_dict(),
+            "passed_over": self.passed_over,
+            "spikes": self.spikes,
+            "norms": list(self._norms),
         }
-        if self.device.type == "cuda":
-            state["device_random"] = torch.cuda.get_rng_state(self.device)
         name, value = bound or ("none", None)
-        return self.checkpoints.save(self.model, state, step=self.step, bound_name=name, bound=value)
+        tensors = tensors_of(self.model, self.optimiser)
+        self.checkpoints.save(tensors, state, step=self.step, bound_name=name, bound=value, wait=wait)
+
+    # ----------------------------------------------------------------------------------------------- loop
 
     def run(self, console: Console, label: str) -> None:
         """Train to the last step."""
         spec = self.spec
-        metrics = Metrics(self.out, after_step=self.step)
+        metrics = Metrics(self.out, after_step=self.step) if self.world.leads else None
         peak = PeakMemory(self.device)
         speeds: list[float] = []
         try:
@@ -197,87 +304,172 @@ class Trainer:
                 self.model.train()
                 while self.step < spec.steps:
                     began = time.perf_counter()
-                    numbers, tokens = self._train_step()
+                    numbers, tokens, stopping = self._train_step(stop)
+                    if numbers.pop("rewound", None):
+                        display.line(f"a spike: back to step {self.step}; {self.spikes} so far")
+                        if metrics:
+                            metrics.close()
+                            metrics = Metrics(self.out, after_step=self.step)
+                        continue
                     self.step += 1
                     numbers["tokens_per_second"] = tokens / (time.perf_counter() - began)
                     speeds.append(numbers["tokens_per_second"])
                     last = self.step == spec.steps
-                    if last or self.step % spec.log_every == 0:
-                        metrics.log("train", self.step, numbers)
+                    if metrics and (last or self.step % spec.log_every == 0):
+                        metrics.log("train", self.step, numbers | self._costs(numbers, peak))
                     display.update(self.step, numbers)
                     bound = None
                     if last or self.step % spec.evaluate_every == 0:
                         evaluation, bound = self._evaluate()
-                        metrics.log("evaluate", self.step, evaluation)
+                        if metrics:
+                            metrics.log("evaluate", self.step, evaluation)
                         display.line(f"step {self.step}/{spec.steps}  validation {describe(evaluation)}")
-                    stopping = bool(stop)  # looked at once: a signal after this line waits for the next step
                     due = spec.checkpoint_every and self.step % spec.checkpoint_every == 0
                     if stopping or bound or due:  # an evaluated step may turn out to be the best
-                        self.save(bound)
+                        self.save(bound, wait=bool(last or stopping))
                     if stopping and not last:
                         raise Interrupted(
-                            stop[0], f"stopped and saved at step {self.step}; {self._how_to_resume()}"
+                            stopping, f"stopped and saved at step {self.step}; {self._how_to_resume()}"
                         )
         finally:
-            metrics.close()
-        update_record(
-            self.out,
-            finished_step=self.step,
-            tokens_per_second=statistics.median(speeds),
-            peak_memory_mib=peak.mib(),
-        )
+            self.checkpoints.close()
+            if metrics:
+                metrics.close()
+        self.checkpoints.wait()
+        if self.world.leads:
+            update_record(
+                self.out,
+                finished_step=self.step,
+                tokens_per_second=statistics.median(speeds),
+                peak_memory_mib=peak.mib(),
+            )
         if stop:  # what would come after this run shall not begin
             raise Interrupted(stop[0], f"stopped; {self.out} had just finished")
 
-    def _train_step(self) -> tuple[dict[str, float], int]:
-        """One optimiser step: what is logged (nats per token), and the tokens that it read."""
+    def _train_step(self, stop: list[int]) -> tuple[dict[str, float], int, int]:
+        """One optimiser step: what is logged (nats per token), the tokens that all processes read, and the signal
+        upon which all of them stop, or 0.
+        """
         spec, step = self.spec, self.step
-        batch = self.data.train_batch(seed=self.recipe.seed, step=step, rows=spec.rows)
-        num_tokens = batch.num_targets
+        batch = self._batch()
+        self.watch.moved(step)
+        told = [int(sent in stop) for sent in STOP_SIGNALS]
+        counts = torch.tensor([batch.num_targets, batch.inputs_BT.numel(), *told], device=self.device)
+        num_tokens, tokens, *told = self.world.sum(counts).tolist()
+        stopping = next((int(sent) for sent, heard in zip(STOP_SIGNALS, told, strict=True) if heard), 0)
         rate = learning_rate(step, spec)
         set_learning_rate(self.optimiser, rate)
         self.model.at_step(step)
-        sums: dict[str, torch.Tensor] = {}
+        sums: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
-        where = f"step {step + 1} (batch: data seed {self.recipe.seed}, step {step}, {spec.rows} rows)"
-        for micro in self._micro_batches(batch):
-            try:
-                with self.autocast():
-                    output = self.model(micro.inputs_BT, micro.keep_BT, z=self.spec.codes)
-                    terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
-            except NotFinite as error:
-                raise UserError(self._diverged(f"{where}: {error}", {})) from None
-            terms.loss.backward()
+        for micro, last in self._micro_batches(batch):
+            with self.autocast():
+                output = self.model(micro.inputs_BT, micro.keep_BT, z=spec.codes)
+                terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
+            synchronise_gradients(self.model, self.loss, last=last, shard_over=spec.shard_over)
+            self.scaler.scale(terms.loss).backward()
             total += terms.loss.detach()
             for name, value in terms.sums.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip_norm or float("inf"))
-        numbers = per_token({k: float(v) for k, v in sums.items()}, num_tokens)
-        numbers = {"loss": float(total), **numbers, "learning_rate": rate, "gradient_norm": float(norm)}
-        if not (total.isfinite() and norm.isfinite()):
-            raise UserError(self._diverged(f"{where}: the loss or its gradient is not finite", numbers))
-        self.optimiser.step()
+        self.scaler.unscale_(self.optimiser)
+        norm = _whole(nn.utils.clip_grad_norm_(self.parameters, spec.clip_norm or float("inf")))
+        names = sorted(sums)
+        packed = torch.stack([total.double(), *(sums[name].double() for name in names)])
+        loss, *values = self.world.sum(packed).tolist()
+        numbers = per_token(dict(zip(names, values, strict=True)), num_tokens)
+        numbers = {"loss": loss, **numbers, "learning_rate": rate, "gradient_norm": float(norm)}
+        if self.precision == "fp16":
+            numbers["loss_scale"] = self.scaler.get_scale()
+        if self._is_spike(numbers):
+            numbers |= self._after_spike(numbers)
+        else:
+            self._spikes_in_a_row = 0
+            if math.isfinite(numbers["gradient_norm"]):
+                self._norms.append(numbers["gradient_norm"])
+            self.scaler.step(self.optimiser)  # fp16: not where a gradient overflowed
+        if "rewound" not in numbers:
+            self.scaler.update()
+            self.loss.after_step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.loss.after_step()
-        return numbers, batch.inputs_BT.numel()
+        numbers["spikes"] = float(self.spikes)
+        return numbers, tokens, stopping
 
-    def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
+    def _batch(self) -> Batch:
+        """The rows of the step that fall to this process."""
+        rows, ranks = self.spec.rows, self.world.ranks
+        batch = self.data.train_batch(seed=self.recipe.seed, step=self.step + self.passed_over, rows=rows)
+        return batch[self.world.rank * rows // ranks : (self.world.rank + 1) * rows // ranks]
+
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
+        """Micro-batches, each with noise of its own: codes and dropout follow from the seed, the step and the
+        micro-batch's place in the whole batch, whichever process has it.
+        """
         rows = self.spec.micro_rows or len(batch)
+        first = self.world.rank * len(batch)
         for start in range(0, len(batch), rows):
-            yield batch[start : start + rows].to(self.device)
+            micro = batch[start : start + rows].to(self.device)
+            torch.manual_seed(noise_seed(self.recipe.seed, self.step + self.passed_over, first + start))
+            yield micro, start + rows >= len(batch)
+
+    # -------------------------------------------------------------------------------------------- spikes
+
+    def _is_spike(self, numbers: dict[str, float]) -> bool:
+        loss, norm = numbers["loss"], numbers["gradient_norm"]
+        if not math.isfinite(loss):
+            return True
+        if not math.isfinite(
+            norm
+        ):  # in fp16 an overflow, which the scaler skips until it has found its scale
+            return self.precision != "fp16" or self.scaler.get_scale() < 1
+        factor, enough = self.spec.spike_factor, len(self._norms) >= STEPS_TO_TELL_A_SPIKE // 5
+        return factor is not None and enough and norm > factor * statistics.median(self._norms)
+
+    def _after_spike(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Count it, and do what the recipe says.
+
+        Raises:
+            UserError: to stop.
+        """
+        spec = self.spec
+        self.spikes += 1
+        self._spikes_in_a_row += 1
+        if spec.on_spike == "stop" or self._spikes_in_a_row >= MOST_SPIKES_IN_A_ROW:
+            batch = f"(batch: data seed {self.recipe.seed}, step {self.step + self.passed_over}, {spec.rows} rows)"
+            finite = math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"])
+            what = "the gradient spiked" if finite else "the loss or its gradient is not finite"
+            row = f", {self._spikes_in_a_row} steps in a row" if self._spikes_in_a_row > 1 else ""
+            raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}{row}", numbers))
+        if spec.on_spike == "skip":
+            return {}
+        self.checkpoints.wait()
+        behind, spikes, in_a_row = self.step + self.passed_over, self.spikes, self._spikes_in_a_row
+        if not _led(self.world, lambda: bool(self.checkpoints.list())):
+            raise UserError(
+                self._diverged(f"step {self.step + 1}: a spike before the first checkpoint", numbers)
+            )
+        self.restore()
+        self.spikes, self._spikes_in_a_row = spikes, in_a_row
+        self.passed_over = behind + 1 - self.step
+        return {"rewound": 1.0}
+
+    # ------------------------------------------------------------------------------------------ numbers
 
     def _evaluate(self) -> tuple[dict[str, float], tuple[str, float]]:
-        """Numbers on the fixed validation windows (nats per token), and the bound to select by."""
+        """Numbers on the fixed validation windows (nats per token), and the bound to select by. Every process looks at
+        all of them: a window's numbers are then those of one process.
+        """
+        self.watch.moved(self.step)
         try:
-            estimates = estimate(
-                self.model,
-                self.windows.batch,
-                make_estimators(["elbo"], [1], has_latent=self.model.latent is not None),
-                rows=self.recipe.evaluate.rows,
-                seed=self.recipe.evaluate.seed,
-                autocast=self.autocast,
-            )
+            with gathered_seam(self.model):
+                estimates = estimate(
+                    self.model,
+                    self.windows.batch,
+                    make_estimators(["elbo"], [1], has_latent=self.model.latent is not None),
+                    rows=self.recipe.evaluate.rows,
+                    seed=self.recipe.evaluate.seed,
+                    autocast=self.autocast,
+                    progress=lambda _: self.watch.moved(self.step),
+                )
         except NotFinite as error:
             raise UserError(self._diverged(f"the validation after step {self.step}: {error}", {})) from None
         numbers = {name: estimates.nats_per_token(name) for name in estimates.nats}
@@ -286,11 +478,32 @@ class Trainer:
             raise UserError(self._diverged("the validation loss is not finite", numbers))
         return numbers, (name, numbers[name])
 
+    def _costs(self, numbers: dict[str, float], peak: PeakMemory) -> dict[str, float]:
+        """Memory, and on known hardware the MFU: the share of what the devices could compute at best that went into
+        the model's own products (Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B).
+        """
+        costs: dict[str, float] = {}
+        mib = peak.mib()
+        if mib is not None:
+            costs["peak_memory_mib"] = mib
+        best = self.spec.peak_tflops or peak_tflops(self.device)
+        if best is not None:
+            if self._flops_per_token is None:
+                from lvlm.planning import flops_per_token
+
+                self._flops_per_token = flops_per_token(self.recipe)
+            done = numbers["tokens_per_second"] * self._flops_per_token
+            costs["mfu"] = done / (best * 1e12 * self.world.ranks)
+        return costs
+
+    _flops_per_token: float | None = None
+
     def _how_to_resume(self) -> str:
         files = [word for file in self.plugin_files for word in ("--plugin", file)]
         return "go on with: " + shlex.join(["lvlm", "train", "--resume", "--out", str(self.out), *files])
 
     def _diverged(self, what: str, numbers: dict[str, float]) -> str:
+        self.checkpoints.wait()
         kept = self.checkpoints.list()
         last = f"the last good checkpoint is {kept[-1].folder}" if kept else "there is no checkpoint yet"
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
@@ -299,6 +512,19 @@ class Trainer:
             f"{self.out}: {what}{shown}; {last}; "
             "a lower train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm may help"
         )
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """A norm over all processes."""
+    from torch.distributed.tensor import DTensor
+
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def noise_seed(seed: int, step: int, row: int) -> int:
+    """Of the noise of a micro-batch that starts with that row of the step's batch; no seed of weights is among them."""
+    digest = hashlib.blake2b(f"noise {seed} {step} {row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def _refuse_changes(resolved: Resolved, out: Path) -> None:
@@ -328,7 +554,7 @@ def stop_signals() -> Iterator[list[int]]:
         signal.signal(number, before[signal.Signals(number)])
 
     try:
-        for sent in (signal.SIGINT, signal.SIGTERM):
+        for sent in STOP_SIGNALS:
             before[sent] = signal.signal(sent, note)
     except ValueError:  # not the main thread: nobody can be interrupted here
         pass

@@ -93,7 +93,7 @@ def ours(folder: Path, recipe: str, *overrides: str) -> Callable[[], object]:
     trainer.model.train()
 
     def step() -> None:
-        trainer._train_step()
+        trainer._train_step([])
         trainer.step += 1
 
     return step
