@@ -219,8 +219,8 @@ def shard(
     """Lay a model, and a loss that has parameters, out over the world, in place; one process keeps them as they are.
 
     Units are each block, the latent path, and the rest (embedding and head together, tied or not). Blocks are gathered
-    in the autocast type, in which their products compute anyway; everything else in float32. Gradients are
-    summed in float32: a loss is divided by the step's tokens of all processes already.
+    in the autocast type, in which their products compute anyway; their norms and everything else in float32. Gradients
+    are summed in float32: a loss is divided by the step's tokens of all processes already.
 
     Raises:
         UserError: processes that don't come out even, or a parameter without a dimension to divide.
@@ -239,7 +239,10 @@ def shard(
     # Inputs are left alone: the residual stream stays in float32, as it does in one process.
     of_blocks = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
     of_rest = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in reversed(blocks_of(model)):  # an encoder's inside the latent path's
+    for block in blocks_of(model):
+        norms = [m for m in block.modules() if _is_norm(m)]
+        if low is not None and norms:
+            fully_shard(norms, mesh=mesh, mp_policy=of_rest)
         fully_shard(block, mesh=mesh, mp_policy=of_blocks)
     for whole in (model.latent, model, loss):
         if whole is not None and next(whole.parameters(), None) is not None:
@@ -247,6 +250,12 @@ def shard(
     for unit in _units(model, loss):
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether all that a module has itself are vectors: no product computes with it."""
+    own = list(module.parameters(recurse=False))
+    return bool(own) and all(p.ndim < 2 for p in own)
 
 
 def _mesh(device_type: str, copies: int, over: int) -> DeviceMesh:
