@@ -6,7 +6,8 @@ The verbs of the command line are functions here; each imports what it needs whe
     train(recipe, out) -> run folder       evaluate(run) -> numbers
     doctor(run) -> findings                study(file, out) -> report
     sample(run, prompt) -> text            generate(model, tokens, …), kinds(), plugins(), schema()
-    check(recipe) -> resolved values
+    check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
+    export(run, folder) -> weights and recipe
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
         check,
         doctor,
         evaluate,
+        export,
         generate,
         kinds,
         lm_eval,
         load,
+        plan,
         plugins,
         sample,
         schema,
@@ -39,10 +42,12 @@ __all__ = [
     "check",
     "doctor",
     "evaluate",
+    "export",
     "generate",
     "kinds",
     "lm_eval",
     "load",
+    "plan",
     "plugins",
     "sample",
     "schema",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from rich.console import Console
@@ -20,12 +20,15 @@ from lvlm.particles import Resampling
 from lvlm.plugin import Kind
 from lvlm.recipe import Recipe, Resolved, json_schema, read_recipe
 from lvlm.registry import PluginInfo, Registry
-from lvlm.runs import load_run, read_run
+from lvlm.runs import export_run, load_run, read_run
 from lvlm.scoreboard import Settings, evaluate_run
 from lvlm.scoring import score
 from lvlm.studies import run_study
 from lvlm.training.console import Display
 from lvlm.training.trainer import train as train_resolved
+
+if TYPE_CHECKING:
+    from lvlm.planning import Plan
 
 RecipeSource = str | Path | Mapping[str, Any] | Recipe
 
@@ -35,10 +38,12 @@ __all__ = [
     "check",
     "doctor",
     "evaluate",
+    "export",
     "generate",
     "kinds",
     "lm_eval",
     "load",
+    "plan",
     "plugins",
     "sample",
     "schema",
@@ -325,6 +330,83 @@ def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
         }
     shapes["logits_BTV"] = (rows, tokens, model.backbone.vocab)
     return Checked(resolved, count_parameters(model), shapes)
+
+
+def plan(
+    recipe: RecipeSource,
+    *overrides: str,
+    gpus: int = 1,
+    memory: str | float | None = None,
+    gpu: str | None = None,
+    mfu: float = 0.4,
+    tokens: str | float | None = None,
+    price_per_hour: float | None = None,
+    plugin_files: Sequence[str] = (),
+) -> Plan:
+    """What a training needs, before it is begun: memory of a device under the sharding plan, FLOPs, time, cost.
+
+    Reads no data and needs no GPU.
+
+    Args:
+        recipe: as for `build`.
+        overrides: 'train.recompute=full'.
+        gpus: processes that train together.
+        memory: of a device, in bytes or as '80GB'.
+        gpu: a known one, for its peak: 'H100'; or say train.peak_tflops.
+        mfu: the share of the peak that the model's products get.
+        tokens: to train on, as a number or as '300B'; the recipe's steps unless given.
+        price_per_hour: of a device.
+        plugin_files: single-file plugins.
+
+    Raises:
+        UserError: with all that is wrong with the recipe; processes that don't come out even; an unknown GPU.
+    """
+    from lvlm.planning import make_plan
+
+    resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
+    return make_plan(
+        resolved.recipe,
+        gpus=gpus,
+        memory_bytes=None if memory is None else _amount(memory, "memory", ("", "KB", "MB", "GB", "TB")),
+        gpu=gpu,
+        mfu=mfu,
+        tokens=None if tokens is None else _amount(tokens, "tokens", ("", "K", "M", "B", "T")),
+        price_per_hour=price_per_hour,
+    )
+
+
+def _amount(said: str | float, what: str, units: Sequence[str]) -> float:
+    """'80GB' as 80e9."""
+    if not isinstance(said, str):
+        return float(said)
+    number = said.strip().rstrip("".join(units)).strip()
+    unit = said.strip()[len(number) :].strip()
+    try:
+        return float(number) * 1000.0 ** units.index(unit)
+    except ValueError:
+        known = ", ".join(unit for unit in units if unit)
+        raise UserError(f"{what} is {said!r}; it is a number, with {known} or nothing behind it") from None
+
+
+def export(
+    run: str | Path, out: str | Path, *, step: int | None = None, plugin_files: Sequence[str] = ()
+) -> Path:
+    """Weights and recipe of a run's best checkpoint, or of `step`, in a folder that `load` reads: without the optimiser,
+    in one file, however many processes trained it.
+
+    Args:
+        run: its folder.
+        out: a folder that isn't there yet.
+        step: of which checkpoint.
+        plugin_files: single-file plugins.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no such run or checkpoint, a damaged one, or the folder is taken.
+    """
+    return export_run(Path(run), Path(out), step=step, plugin_files=tuple(plugin_files))
 
 
 def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:

@@ -266,6 +266,54 @@ def check(
 
 
 @app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
+    memory: Annotated[str | None, typer.Option(help="Of a device: 80GB.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="For its peak: H100, A100, …; or say train.peak_tflops.")
+    ] = None,
+    mfu: Annotated[float, typer.Option(help="The share of the peak that the model's products get.")] = 0.4,
+    tokens: Annotated[
+        str | None, typer.Option(help="To train on: 300B; the recipe's steps unless given.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Of a device and hour.")] = None,
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Say what a training needs: memory of a device under the sharding plan, FLOPs, time, cost. Trains nothing."""
+    from dataclasses import asdict
+
+    from lvlm import api
+    from lvlm.tables import plan_tables
+
+    found = api.plan(
+        recipe, *(overrides or []), gpus=gpus, memory=memory, gpu=gpu, mfu=mfu, tokens=tokens, price_per_hour=price,
+        plugin_files=plugin or [],
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(asdict(found) | {"fits": found.fits}, indent=1))
+    else:
+        _show(*plan_tables(found))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[str, typer.Argument(help="A folder that isn't there yet.")],
+    step: Annotated[
+        int | None, typer.Option(help="Of which checkpoint; the best by bound unless given.")
+    ] = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Write weights and recipe of a run, without the optimiser, as a folder that lvlm reads like a run."""
+    from lvlm import api
+
+    print(api.export(run, out, step=step, plugin_files=plugin or []))
+
+
+@app.command()
 def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
     """List the plugins, what they supply, and why one failed."""
     from dataclasses import asdict

@@ -209,6 +209,33 @@ def load_run(
     return model.eval(), resolved, checkpoint.step
 
 
+def export_run(folder: Path, out: Path, *, step: int | None = None, plugin_files: Sequence[str] = ()) -> Path:
+    """See `lvlm.export`. The export is a run with one checkpoint, which knows no optimiser and can't be resumed."""
+    from lvlm.training.checkpoint import Checkpoints, tensors_of
+
+    if out.exists():
+        raise UserError(f"{out}: is there already; name a new folder")
+    model, _, step = load_run(folder, plugin_files=plugin_files, step=step)
+    (manifest,) = [c.manifest for c in Checkpoints(folder).list() if c.step == step]
+    temporary = out.with_name(f".{out.name}.writing")
+    delete(temporary)
+    try:
+        temporary.mkdir(parents=True)
+        for name in ("run.json", "recipe.yaml"):
+            shutil.copy(folder / name, temporary / name)
+        if (folder / "files").is_dir():
+            shutil.copytree(folder / "files", temporary / "files")
+        Checkpoints(temporary).save(
+            tensors_of(model), {}, step=step, bound_name=manifest.bound_name, bound=manifest.bound
+        )
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
+    finally:
+        delete(temporary)
+    return out
+
+
 def versions() -> dict[str, str]:
     """Of what computes."""
     return {

@@ -14,6 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from lvlm.api import Checked
     from lvlm.examination import Examination, Measured
+    from lvlm.planning import Plan
     from lvlm.plugin import Kind
     from lvlm.registry import PluginInfo
 
@@ -222,6 +223,40 @@ def checked_record(checked: Checked) -> dict[str, Any]:
         "parameters": {part: getattr(count, part) for part in ("backbone", "latent", "table", "total")},
         "shapes": {name: list(shape) for name, shape in checked.shapes.items()},
     }
+
+
+def plan_tables(plan: Plan) -> Iterator[Table | Text]:
+    """Parameters, memory, speed; then whether it fits, and what would help."""
+    over = "" if plan.gpus == 1 else f", a copy of the model over {plan.shard_over} of {plan.gpus} processes"
+    yield _title(f"memory of a device at its peak, micro-batches of {plan.micro_rows} rows{over}")
+    table = _table("what", "GB", numbers=("GB",))
+    for holder, held in sorted(plan.bytes_by_holder.items(), key=lambda item: -item[1]):
+        table.add_row(holder, f"{held / 1e9:.3f}")
+    table.add_row("in all", f"{plan.peak_bytes / 1e9:.3f}")
+    yield table
+    yield _title("\nthe training")
+    table = _table("what", "value", "unit", numbers=("value",))
+    for part in ("backbone", "latent", "table", "total"):
+        table.add_row(f"parameters, {part}", f"{getattr(plan.parameters, part):,}", "")
+    table.add_row("forward and backward", f"{plan.flops_per_token / 1e9:.4g}", "GFLOP/token")
+    table.add_row("step", f"{plan.tokens_per_step:,}", "tokens")
+    table.add_row("whole", f"{plan.tokens:.4g}", "tokens")
+    if plan.tokens_per_second is not None and plan.hours is not None:
+        table.add_row(f"speed at MFU {plan.mfu:g}", f"{plan.tokens_per_second:,.0f}", "tokens/s")
+        table.add_row("time", f"{plan.hours:,.2f}", "hours")
+    if plan.cost is not None:
+        table.add_row("cost", f"{plan.cost:,.2f}", "")
+    yield table
+    if plan.fits is not None and plan.memory_bytes is not None:
+        share = plan.peak_bytes / plan.memory_bytes
+        yield Text(
+            f"\n{share:.0%} of {plan.memory_bytes / 1e9:g} GB: it {'fits' if plan.fits else 'does not fit'}."
+        )
+        if not plan.fits:
+            yield Text(
+                "What helps: train.recompute=full, train.logits_chunk=2048, fewer train.micro_rows, more GPUs to "
+                "divide a copy over."
+            )
 
 
 def plugins_table(plugins: Sequence[PluginInfo]) -> Table:

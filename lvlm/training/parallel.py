@@ -207,26 +207,31 @@ def blocks_of(model: LatentLM) -> list[nn.Module]:
     return stack + elsewhere
 
 
-def shard(
-    model: LatentLM,
-    loss: nn.Module,
-    world: World,
-    *,
-    device_type: str,
-    shard_over: int | None,
-    precision: str,
-) -> None:
-    """Lay a model, and a loss that has parameters, out over the world, in place; one process keeps them as they are.
+def make_mesh(ranks: int, device_type: str, shard_over: int | None) -> DeviceMesh | None:
+    """How processes stand to each other: those of a row divide a copy, those of a column hold the same part; None for one.
+
+    Raises:
+        UserError: processes that don't come out even.
+    """
+    copies, over = layout(ranks, shard_over)
+    if ranks == 1:
+        return None
+    if copies == 1:
+        return init_device_mesh(device_type, (over,), mesh_dim_names=("shard",))
+    return init_device_mesh(device_type, (copies, over), mesh_dim_names=("copy", "shard"))
+
+
+def shard(model: LatentLM, loss: nn.Module, mesh: DeviceMesh | None, *, precision: str) -> None:
+    """Lay a model, and a loss that has parameters, out over a mesh, in place; one process keeps them as they are.
 
     Units are each block, the latent path, and the rest (embedding and head together, tied or not). Blocks are gathered
     in the autocast type, in which their products compute anyway; their norms and everything else in float32. Gradients
     are summed in float32: a loss is divided by the step's tokens of all processes already.
 
     Raises:
-        UserError: processes that don't come out even, or a parameter without a dimension to divide.
+        UserError: a parameter without a dimension to divide.
     """
-    copies, over = layout(world.ranks, shard_over)
-    if world.ranks == 1:
+    if mesh is None:
         return
     scalars = [name for name, p in nn.ModuleList([model, loss]).named_parameters() if p.ndim == 0]
     if scalars:
@@ -234,7 +239,6 @@ def shard(
             f"parameters without a dimension can't be divided over processes: {', '.join(scalars)}; "
             "a plugin gives them the shape [1]"
         )
-    mesh = _mesh(device_type, copies, over)
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     # Inputs are left alone: the residual stream stays in float32, as it does in one process.
     of_blocks = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -256,12 +260,6 @@ def _is_norm(module: nn.Module) -> bool:
     """Whether all that a module has itself are vectors: no product computes with it."""
     own = list(module.parameters(recurse=False))
     return bool(own) and all(p.ndim < 2 for p in own)
-
-
-def _mesh(device_type: str, copies: int, over: int) -> DeviceMesh:
-    if copies == 1:
-        return init_device_mesh(device_type, (over,), mesh_dim_names=("shard",))
-    return init_device_mesh(device_type, (copies, over), mesh_dim_names=("copy", "shard"))
 
 
 def _units(*modules: nn.Module) -> Iterator[FSDPModule]:

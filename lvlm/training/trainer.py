@@ -67,6 +67,7 @@ from lvlm.training.parallel import (
     gathered_seam,
     is_loss_of_another,
     join_world,
+    make_mesh,
     shard,
     synchronise_gradients,
 )
@@ -218,10 +219,8 @@ class Trainer:
         if self.spec.compile:
             for block in self.model.backbone.blocks:
                 block.compile()
-        shard(
-            self.model, self.loss, self.world,
-            device_type=self.device.type, shard_over=self.spec.shard_over, precision=self.precision,
-        )  # fmt: skip
+        mesh = make_mesh(self.world.ranks, self.device.type, self.spec.shard_over)
+        shard(self.model, self.loss, mesh, precision=self.precision)
         self.optimiser = make_optimiser(self.model, self.loss, self.spec)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")

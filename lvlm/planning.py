@@ -1,0 +1,225 @@
+"""What a training will need, computed without data, weights or a GPU: the trainer's own model, layout and step, run on
+tensors that have shapes and no numbers, one of N processes.
+
+recipe ─ fake tensors, fake processes ─ one step ─► bytes by what holds them, FLOPs ─ a stated MFU ─► time and cost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lvlm.assemble import ParameterCount, assemble, count_parameters
+from lvlm.errors import UserError
+from lvlm.interfaces import Batch
+from lvlm.training.device import PEAK_TFLOPS, Autocast, pick_autocast
+from lvlm.training.optim import make_optimiser
+from lvlm.training.parallel import layout, make_mesh, shard
+from lvlm.training.recompute import keep_fewer_activations
+
+if TYPE_CHECKING:
+    from lvlm.recipe import Recipe
+
+GB = 1e9
+HOLDERS = {
+    "Parameter": "parameters", "Gradient": "gradients", "Optstate": "optimiser", "Activation": "activations",
+    "Buffer": "buffers", "Temp": "gathered and temporary", "Inputs": "inputs",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one process of a training holds at its peak, and how long all of them take.
+
+    parameters       by part, of the whole model
+    flops_per_token  of forward and backward together, attention over whole rows, nothing recomputed
+    bytes_by_holder  of one device, at the moment of the peak
+    peak_bytes       their sum
+    memory_bytes     of a device; None where nobody said
+    tokens_per_step  of all devices
+    tokens           of the whole training: the budget, or the recipe's steps
+    tokens_per_second, hours, cost   at the stated MFU; None without the device's peak, or a price
+    """
+
+    gpus: int
+    shard_over: int
+    micro_rows: int
+    parameters: ParameterCount
+    flops_per_token: float
+    bytes_by_holder: dict[str, int]
+    peak_bytes: int
+    memory_bytes: float | None
+    tokens_per_step: int
+    tokens: float
+    mfu: float
+    tokens_per_second: float | None
+    hours: float | None
+    cost: float | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the peak, with a tenth to spare for what allocators lose and libraries take, is within the memory."""
+        return None if self.memory_bytes is None else self.peak_bytes <= 0.9 * self.memory_bytes
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    gpus: int = 1,
+    memory_bytes: float | None = None,
+    gpu: str | None = None,
+    mfu: float = 0.4,
+    tokens: float | None = None,
+    price_per_hour: float | None = None,
+) -> Plan:
+    """Plan a recipe.
+
+    Args:
+        recipe: its rows are those of all processes, as in training.
+        gpus: processes.
+        memory_bytes: of each device.
+        gpu: a name of `lvlm.training.device.PEAK_TFLOPS`, unless the recipe says train.peak_tflops.
+        mfu: the share of the device's peak that the model's own products get.
+        tokens: to train on; the recipe's steps unless given.
+        price_per_hour: of one device.
+
+    Raises:
+        UserError: rows or processes that don't come out even, an unknown GPU, a part that looks at the numbers
+            of its tensors.
+    """
+    spec = recipe.train
+    if gpus < 1 or not 0 < mfu <= 1:
+        raise UserError(
+            f"gpus is {gpus} and mfu {mfu}; there is at least one GPU, and its MFU is within 0 and 1"
+        )
+    if spec.rows % gpus:
+        raise UserError(f"train.rows is {spec.rows}, which {gpus} processes can't share evenly")
+    peak = spec.peak_tflops or _peak_of(gpu)
+    _, over = layout(gpus, spec.shard_over)
+    rows = spec.micro_rows or spec.rows // gpus
+    held = _one_step(recipe, gpus, rows)
+    flops = flops_per_token(recipe)
+    per_step = spec.rows * recipe.data.tokens
+    whole = float(tokens if tokens is not None else per_step * spec.steps)
+    speed = None if peak is None else gpus * peak * 1e12 * mfu / flops
+    hours = None if speed is None else whole / speed / 3600
+    with FakeTensorMode():
+        parameters = count_parameters(assemble(recipe))
+    return Plan(
+        gpus, over, rows, parameters, flops, held, sum(held.values()), memory_bytes, per_step, whole, mfu, speed,
+        hours, None if hours is None or price_per_hour is None else hours * gpus * price_per_hour,
+    )  # fmt: skip
+
+
+def flops_per_token(recipe: Recipe) -> float:
+    """FLOPs of forward and backward per input token: every product counts two per multiplication, attention looks at
+    whole rows whatever its mask (as Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B), nothing is recomputed.
+    """
+    with _without_numbers(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model, loss = assemble(recipe).train(), recipe.loss.build()
+        batch = _rows(recipe, 2)
+        output = model(batch.inputs_BT, batch.keep_BT, z=recipe.train.codes)
+        loss(output, batch, num_tokens=1, step=0).loss.backward()
+    return float(counter.get_total_flops()) / batch.inputs_BT.numel()
+
+
+def _one_step(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
+    """Bytes of one process at its peak, by what holds them: the second of two steps, when the optimiser has its state."""
+    spec = recipe.train
+    of_auto = "fp32" if spec.device == "cpu" else "bf16"
+    precision, autocast = pick_autocast(
+        of_auto if spec.precision == "auto" else spec.precision, torch.device("cpu")
+    )
+    micro_batches = -(-spec.rows // gpus // rows)
+    with _fake_processes(gpus):
+        mesh = make_mesh(gpus, "cpu", spec.shard_over)  # with numbers
+        return _peak_of_a_step(recipe, mesh, rows, precision, autocast, micro_batches)
+
+
+def _peak_of_a_step(
+    recipe: Recipe, mesh: DeviceMesh | None, rows: int, precision: str, autocast: Autocast, micro_batches: int
+) -> dict[str, int]:
+    spec = recipe.train
+    with _without_numbers():
+        model, loss = assemble(recipe).train(), recipe.loss.build()
+        model.logits_chunk = spec.logits_chunk
+        keep_fewer_activations(model, spec.recompute)
+        shard(model, loss, mesh, precision=precision)
+        optimiser = make_optimiser(model, loss, spec)
+        batch = _rows(recipe, rows)
+        tracker = MemTracker()
+        tracker.track_external(model, optimiser, batch.inputs_BT, batch.targets_BT, batch.keep_BT)
+        with tracker:
+            for step in range(2):
+                for _ in range(min(2, micro_batches)):
+                    with autocast():
+                        output = model(batch.inputs_BT, batch.keep_BT, z=spec.codes)
+                        terms = loss(output, batch, num_tokens=1, step=step)
+                    terms.loss.backward()
+                    del output, terms
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+        (snapshot,) = tracker.get_tracker_snapshot("peak").values()
+    found: dict[str, int] = {}
+    for kind, held in snapshot.items():
+        name = str(getattr(kind, "value", kind))
+        if name != "Total" and held:
+            holder = HOLDERS.get(name, name)
+            found[holder] = found.get(holder, 0) + int(held)
+    return found
+
+
+def _rows(recipe: Recipe, rows: int) -> Batch:
+    ids = torch.zeros(rows, recipe.data.tokens, dtype=torch.long)
+    return Batch(ids, torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool))
+
+
+def _peak_of(gpu: str | None) -> float | None:
+    if gpu is None:
+        return None
+    if gpu not in PEAK_TFLOPS:
+        raise UserError(f"unknown GPU {gpu!r}; known: {', '.join(PEAK_TFLOPS)}; or say train.peak_tflops")
+    return PEAK_TFLOPS[gpu]
+
+
+@contextmanager
+def _without_numbers() -> Iterator[None]:
+    """Tensors with shapes alone.
+
+    Raises:
+        UserError: something asked for a number.
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    except torch._subclasses.fake_tensor.DataDependentOutputException as error:
+        raise UserError(
+            f"a part looks at the numbers of its tensors ({error}), so it can't be planned"
+        ) from None
+
+
+@contextmanager
+def _fake_processes(ranks: int) -> Iterator[Any]:
+    """A group of so many processes that all do what this one does; nothing is sent."""
+    if ranks == 1:
+        yield
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    if dist.is_initialized():
+        raise UserError("a plan for several processes is made by one that trains nothing")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
