@@ -30,7 +30,7 @@ from lvlm.training.recompute import keep_fewer_activations
 if TYPE_CHECKING:
     from lvlm.recipe import Recipe
 
-GB = 1e9
+DEPTHS = (4, 8)
 HOLDERS = {
     "Parameter": "parameters", "Gradient": "gradients", "Optstate": "optimiser", "Activation": "activations",
     "Buffer": "buffers", "Temp": "gathered and temporary", "Inputs": "inputs",
@@ -107,7 +107,7 @@ def make_plan(
     peak = spec.peak_tflops or _peak_of(gpu)
     _, over = layout(gpus, spec.shard_over)
     rows = spec.micro_rows or spec.rows // gpus
-    held = _one_step(recipe, gpus, rows)
+    held = _memory(recipe, gpus, rows)
     flops = flops_per_token(recipe)
     per_step = spec.rows * recipe.data.tokens
     whole = float(tokens if tokens is not None else per_step * spec.steps)
@@ -133,8 +133,27 @@ def flops_per_token(recipe: Recipe) -> float:
     return float(counter.get_total_flops()) / batch.inputs_BT.numel()
 
 
+def _memory(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
+    """Of a deep stack from two shallow ones: each block of it holds the same."""
+    layers = recipe.model.backbone.layers
+    if layers <= DEPTHS[1]:
+        return _one_step(recipe, gpus, rows)
+    low, high = (_one_step(_with_layers(recipe, depth), gpus, rows) for depth in DEPTHS)
+    blocks = (layers - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
+    names = low.keys() | high.keys()
+    grown = {name: low.get(name, 0) + blocks * (high.get(name, 0) - low.get(name, 0)) for name in names}
+    return {name: max(0, round(held)) for name, held in grown.items()}
+
+
+def _with_layers(recipe: Recipe, layers: int) -> Recipe:
+    backbone = recipe.model.backbone.model_copy(update={"layers": layers})
+    share = recipe.model.seam_index / recipe.model.backbone.layers
+    model = recipe.model.model_copy(update={"backbone": backbone, "seam": round(share * layers)})
+    return recipe.model_copy(update={"model": model})
+
+
 def _one_step(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
-    """Bytes of one process at its peak, by what holds them: the second of two steps, when the optimiser has its state."""
+    """Bytes of one process at its peak, by what holds them, in a step when the optimiser has its state."""
     spec = recipe.train
     of_auto = "fp32" if spec.device == "cpu" else "bf16"
     precision, autocast = pick_autocast(
@@ -156,19 +175,20 @@ def _peak_of_a_step(
         keep_fewer_activations(model, spec.recompute)
         shard(model, loss, mesh, precision=precision)
         optimiser = make_optimiser(model, loss, spec)
+        for group in optimiser.param_groups:
+            for p in group["params"]:  # as after a first step, which makes nothing else that stays
+                optimiser.state[p] = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
         batch = _rows(recipe, rows)
         tracker = MemTracker()
         tracker.track_external(model, optimiser, batch.inputs_BT, batch.targets_BT, batch.keep_BT)
         with tracker:
-            for step in range(2):
-                for _ in range(min(2, micro_batches)):
-                    with autocast():
-                        output = model(batch.inputs_BT, batch.keep_BT, z=spec.codes)
-                        terms = loss(output, batch, num_tokens=1, step=step)
-                    terms.loss.backward()
-                    del output, terms
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
+            for _ in range(min(2, micro_batches)):  # the second finds gradients of the first
+                tracker.reset_mod_stats()
+                with autocast():
+                    output = model(batch.inputs_BT, batch.keep_BT, z=spec.codes)
+                    terms = loss(output, batch, num_tokens=1, step=0)
+                terms.loss.backward()
+                del output, terms
         (snapshot,) = tracker.get_tracker_snapshot("peak").values()
     found: dict[str, int] = {}
     for kind, held in snapshot.items():
