@@ -113,12 +113,12 @@ def evaluate_run(
         "windows_hash": windows.digest,
         "windows": len(windows.batch),
         "target_tokens": int(estimates.targets.sum()),
-        "codec": recipe.data.kind_name() if recipe.data.bytes_per_token is None else "bytes",
-        "bytes_per_token": recipe.data.bytes_per_token,
+        "codec": recipe.data.codec.name,
+        "bytes_per_token": data.bytes_per_token,
         "headline": headline if headline in estimates.nats else None,
         "settings": {one.label: repr(one) for one in estimators},
         "estimates": {
-            name: _described(estimates, name, recipe.data.bytes_per_token) for name in estimates.nats
+            name: _described(estimates, name, data.bytes_per_token) for name in estimates.nats
         },
         "excess_nats_per_sequence": _excess(estimates),
         "ce_by_position": None

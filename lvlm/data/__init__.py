@@ -7,6 +7,7 @@ from pydantic import Field
 from lvlm.data.coin import CoinData
 from lvlm.data.letters import LettersData
 from lvlm.data.python import PythonData
+from lvlm.data.reader import Reader, open_reader
 from lvlm.data.source import Codec, DataParams, Source, Split, Windows
 from lvlm.data.text import TextData
 
@@ -24,8 +25,10 @@ __all__ = [
     "DataUnion",
     "LettersData",
     "PythonData",
+    "Reader",
     "Source",
     "Split",
     "TextData",
     "Windows",
+    "open_reader",
 ]

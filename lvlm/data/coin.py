@@ -32,6 +32,7 @@ class CoinCodec:
     """One token a character: '0', '1', '>'."""
 
     vocab = len(SYMBOLS)
+    name = "coin"
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
@@ -80,11 +81,6 @@ class CoinData(DataParams):
     def tokens(self) -> int:
         """T: as many inputs as bits, '>' being the first."""
         return self.length
-
-    @property
-    def bytes_per_token(self) -> float | None:
-        """None: 3 symbols are no bytes."""
-        return None
 
     def open(self) -> CoinSource:
         """The generator; nothing is read."""

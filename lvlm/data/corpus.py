@@ -29,6 +29,7 @@ class ByteCodec:
     """UTF-8 bytes as tokens."""
 
     vocab = 256
+    name = "bytes"
 
     def encode(self, text: str) -> list[int]:
         """The UTF-8 bytes of a text.
@@ -116,11 +117,6 @@ class ByteParams(DataParams):
         """T: the window."""
         return self.window
 
-    @property
-    def bytes_per_token(self) -> float | None:
-        """One."""
-        return 1.0
-
 
 class ByteSource(Source):
     """Windows of bytes. Training windows start anywhere; held-out windows lie side by side.
@@ -128,6 +124,8 @@ class ByteSource(Source):
     Raises:
         UserError: when a split is too short for one window.
     """
+
+    bytes_per_token = 1.0
 
     def __init__(self, params: ByteParams, splits: Splits, prompt: str | None = None) -> None:
         self.params: ByteParams = params

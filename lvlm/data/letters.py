@@ -46,6 +46,7 @@ class LettersCodec:
     """One token a character: A-Z, '_', '!', '>'."""
 
     vocab = len(SYMBOLS)
+    name = "letters"
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
@@ -81,11 +82,6 @@ class LettersData(DataParams):
     def tokens(self) -> int:
         """T: 65 inputs, of which the last 64 predict a character."""
         return LENGTH + 1
-
-    @property
-    def bytes_per_token(self) -> float | None:
-        """None: 29 symbols are no bytes."""
-        return None
 
     def open(self) -> LettersSource:
         """The generator; nothing is read."""

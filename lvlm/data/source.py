@@ -12,7 +12,7 @@ import abc
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ class Codec(Protocol):
 
     vocab: int
     """Token ids are 0..vocab-1."""
+
+    name: str
+    """Two codecs of one name have the same tokens."""
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
@@ -67,13 +70,16 @@ class Source(abc.ABC):
     params: DataParams
     fingerprint: str
     """The first 16 hex digits of a sha256 over the content and the rule that splits it."""
+    bytes_per_token: float | None = None
+    """Bytes of text that a target token stands for, measured where tokens differ; None where bytes make no sense."""
 
     @abc.abstractmethod
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
         """The training rows [rows, T] of one step: a pure function of its arguments and the content.
 
         Fewer rows of the same seed and step are a prefix of more. So resuming, and sharing a step out over
-        micro-batches or ranks, cannot change the data.
+        micro-batches or ranks, cannot change the data. (Data read in epochs count windows by `rows`, and so keep
+        this for a run's own number of rows alone.)
         """
 
     @abc.abstractmethod
@@ -95,6 +101,36 @@ class Source(abc.ABC):
         """A short prompt, natural for this data, for demonstration samples."""
 
 
+class RowStream(Protocol):
+    """Batches without an end, and a position that can be saved."""
+
+    def __next__(self) -> Batch:
+        """The next rows."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go there."""
+        ...
+
+
+class StreamSource(Source):
+    """Data that are only read in order: no step is known before those that come before it."""
+
+    @abc.abstractmethod
+    def stream(self, *, rows: int, part: int, parts: int) -> RowStream:
+        """Batches of `rows` rows from every document whose number is `part` modulo `parts`."""
+
+    def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
+        """Not for a stream."""
+        raise NotImplementedError(
+            "a stream has no batch of its own at a step; read it with lvlm.data.open_reader"
+        )
+
+
 class DataParams(Params):
     """Base of data params. Everything but `open` is known without reading any data."""
 
@@ -114,11 +150,6 @@ class DataParams(Params):
     def tokens(self) -> int:
         """T: input tokens of a row."""
         raise NotImplementedError(f"{type(self).__name__}.tokens")
-
-    @property
-    def bytes_per_token(self) -> float | None:
-        """Bytes of text that a target token stands for; None where bytes make no sense."""
-        raise NotImplementedError(f"{type(self).__name__}.bytes_per_token")
 
     def open(self) -> Source:
         """Read or set up the data.

@@ -1,0 +1,320 @@
+"""What a trainer iterates: one rank's rows of step after step, and a state to resume from.
+
+    Source ── train_batch(seed, step, rows) ──► StatefulDataLoader (only with workers) ──► rows of this rank ──► cut
+
+A source whose batches are pure functions needs no state but the step: it resumes exactly on any number of ranks and
+workers. A stream (`StreamSource`) has a position in its documents, which belongs to one rank of so many with so many
+workers.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+
+from lvlm.data.source import RowStream, Source, StreamSource
+from lvlm.errors import UserError
+from lvlm.interfaces import Batch
+from lvlm.schedule import Schedule, value_at
+
+Rows = tuple[Tensor, Tensor, Tensor]
+"""The fields of a batch, which a worker can send; or a user's mistake in words, in their place."""
+
+
+class Reader(abc.ABC):
+    """One rank's rows. Steps are asked for in increasing order; a jump ahead skips what lies between."""
+
+    def __init__(self, start: int, length: Schedule | None) -> None:
+        self._next, self._length = start, length
+
+    def batch(self, step: int) -> Batch:
+        """This rank's rows [rows / ranks, T] of a step.
+
+        Raises:
+            UserError: when the data cannot be read.
+        """
+        assert step >= self._next, f"step {step} after step {self._next - 1}: a reader goes forward"
+        batch = self._batch(step)
+        self._next = step + 1
+        if self._length is None:
+            return batch
+        tokens = max(1, round(value_at(self._length, step)))
+        return Batch(*(x_BT[:, :tokens].contiguous() for x_BT in _fields(batch)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on after the last batch; `torch.load(weights_only=True)` reads it."""
+        return {"step": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken.
+
+        Raises:
+            UserError: when this reader cannot go on exactly there.
+        """
+        self._next = int(state["step"])
+
+    def close(self) -> None:  # noqa: B027
+        """End the workers. A closed reader reads no more."""
+
+    @abc.abstractmethod
+    def _batch(self, step: int) -> Batch:
+        """All columns of this rank's rows."""
+
+
+def open_reader(
+    source: Source,
+    *,
+    seed: int,
+    rows: int,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+    pin: bool = False,
+    start: int = 0,
+    length: Schedule | None = None,
+) -> Reader:
+    """A reader of one rank's rows: rows rank·rows/ranks to (rank + 1)·rows/ranks of each step's batch.
+
+    Args:
+        source: the open data.
+        seed: of the order of the rows.
+        rows: rows of a step over all ranks.
+        rank: of this process.
+        ranks: how many processes share a step.
+        workers: processes that read ahead; 0 reads in this one. The rows are the same.
+        pin: keep batches in pinned memory, from which a GPU copies without waiting.
+        start: the first step.
+        length: input tokens of a row over the steps, short to long: columns right of it are cut off.
+
+    Raises:
+        UserError: when the processes don't share the rows evenly.
+    """
+    assert 0 <= rank < ranks, f"rank {rank} of {ranks}"
+    assert workers >= 0, f"{workers} workers"
+    if rows % ranks:
+        raise UserError(
+            f"train.rows {rows} cannot be shared evenly by {ranks} processes; make it a multiple of {ranks}"
+        )
+    share = _Share(source, seed, rows, rank, ranks)
+    if isinstance(source, StreamSource):
+        return _StreamReader(share, source, workers, pin, start, length)
+    if workers:
+        return _AheadReader(share, workers, pin, start, length)
+    return _DirectReader(share, pin, start, length)
+
+
+class _Share(Dataset[Rows | str]):
+    """One rank's rows by step."""
+
+    def __init__(self, source: Source, seed: int, rows: int, rank: int, ranks: int) -> None:
+        self.source, self.seed, self.rows, self.rank, self.ranks = source, seed, rows, rank, ranks
+        each = rows // ranks
+        self.slice = slice(rank * each, (rank + 1) * each)
+
+    def batch(self, step: int) -> Batch:
+        """All columns."""
+        batch = self.source.train_batch(seed=self.seed, step=step, rows=self.rows)
+        return batch if self.ranks == 1 else batch[self.slice]
+
+    def __getitem__(self, step: int) -> Rows | str:
+        try:
+            return _fields(self.batch(step))
+        except UserError as error:  # torch would put a worker's traceback into the message
+            return str(error)
+
+
+class _DirectReader(Reader):
+    """Reads in this process."""
+
+    def __init__(self, share: _Share, pin: bool, start: int, length: Schedule | None) -> None:
+        super().__init__(start, length)
+        self._share, self._pin = share, pin
+
+    def _batch(self, step: int) -> Batch:
+        batch = self._share.batch(step)
+        return Batch(*(x_BT.pin_memory() for x_BT in _fields(batch))) if self._pin else batch
+
+
+class _From(Sampler[int]):
+    """Step after step, without an end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+class _AheadReader(Reader):
+    """Workers read ahead, each whole steps; a jump ahead starts them anew."""
+
+    def __init__(self, share: _Share, workers: int, pin: bool, start: int, length: Schedule | None) -> None:
+        super().__init__(start, length)
+        self._share, self._workers, self._pin = share, workers, pin
+        self._ahead: Iterator[Rows | str] | None = None
+        self._ahead_step = start
+
+    def _batch(self, step: int) -> Batch:
+        if self._ahead is None or step != self._ahead_step:
+            self.close()
+            self._ahead = iter(_loader(self._share, self._workers, self._pin, sampler=_From(step)))
+        batch = _received(next(self._ahead))
+        self._ahead_step = step + 1
+        return batch
+
+    def close(self) -> None:
+        """End the workers."""
+        _shut(self._ahead)
+        self._ahead = None
+
+
+class _StreamRows(IterableDataset[Rows | str]):
+    """A worker's part of a stream."""
+
+    def __init__(self, source: StreamSource, rows: int, rank: int, ranks: int) -> None:
+        self.source, self.rows, self.rank, self.ranks = source, rows, rank, ranks
+
+    def __iter__(self) -> _StreamIterator:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        part, parts = self.rank * workers + worker, self.ranks * workers
+        return _StreamIterator(self.source.stream(rows=self.rows, part=part, parts=parts))
+
+
+class _StreamIterator:
+    """A stream whose mistakes are told in words; torchdata asks it for its state."""
+
+    def __init__(self, stream: RowStream) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> _StreamIterator:
+        return self
+
+    def __next__(self) -> Rows | str:
+        try:
+            return _fields(next(self.stream))
+        except UserError as error:
+            return str(error)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state)
+
+
+class _StreamReader(Reader):
+    """Reads a stream in order; its state is the workers' positions."""
+
+    def __init__(
+        self,
+        share: _Share,
+        source: StreamSource,
+        workers: int,
+        pin: bool,
+        start: int,
+        length: Schedule | None,
+    ) -> None:
+        super().__init__(0, length)
+        self._who = {"rank": share.rank, "ranks": share.ranks, "workers": workers, "rows": share.rows}
+        rows = _StreamRows(source, share.rows // share.ranks, share.rank, share.ranks)
+        self._loader = _loader(rows, workers, pin)
+        self._ahead: Iterator[Rows | str] | None = None
+        self._skip_to = start
+
+    def batch(self, step: int) -> Batch:
+        """This rank's rows; what lies between the last step and this one is read and thrown away."""
+        while self._next < max(step, self._skip_to):
+            self._batch(self._next)
+            self._next += 1
+        return super().batch(step)
+
+    def _batch(self, step: int) -> Batch:
+        if self._ahead is None:
+            self._ahead = iter(self._loader)
+        return _received(next(self._ahead))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of each worker of this rank."""
+        if self._ahead is None:
+            self._ahead = iter(self._loader)
+        return {"step": self._next, **self._who, "stream": self._loader.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a state was taken, by the same rank of as many, with as many workers and rows.
+
+        Raises:
+            UserError: when these differ: documents belong to ranks and workers by their number.
+        """
+        different = [
+            f"{name} {state.get(name)}, now {now}"
+            for name, now in self._who.items()
+            if state.get(name) != now
+        ]
+        if different:
+            raise UserError(
+                f"a streamed run cannot go on exactly with other processes or workers (it had {'; '.join(different)});"
+                " resume with the same, or prepare bins with `lvlm data prepare` and train on kind: bins"
+            )
+        self.close()
+        self._next = self._skip_to = int(state["step"])
+        self._loader.load_state_dict(state["stream"])
+
+    def close(self) -> None:
+        """End the workers."""
+        _shut(self._ahead)
+        self._ahead = None
+
+
+def _loader(
+    dataset: Dataset[Rows | str], workers: int, pin: bool, sampler: Sampler[int] | None = None
+) -> Any:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    # A fork of a process that has threads (CUDA's, a tokenizer's) can hang; a server that was forked early cannot.
+    context: Any = None
+    if workers and "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "torchdata.stateful_dataloader"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="'set_vital' is deprecated"
+        )  # torchdata 0.11 under torch 2.13
+        return StatefulDataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            pin_memory=pin,
+            collate_fn=_as_it_is,
+            multiprocessing_context=context,
+        )
+
+
+def _as_it_is(rows: Rows | str) -> Rows | str:
+    return rows
+
+
+def _fields(batch: Batch) -> Rows:
+    return batch.inputs_BT, batch.targets_BT, batch.keep_BT
+
+
+def _received(rows: Rows | str) -> Batch:
+    if isinstance(rows, str):
+        raise UserError(rows)
+    return Batch(*(torch.as_tensor(x_BT) for x_BT in rows))
+
+
+def _shut(ahead: Iterator[Rows | str] | None) -> None:
+    """End a loader's workers now and not when it is collected."""
+    shut = getattr(ahead, "_shutdown_workers", None)
+    if shut is not None:
+        shut()
