@@ -101,7 +101,17 @@ class LatentPath(nn.Module):
         if z == "prior":
             return self.quantizer.sample(prior_BSJ, generator)
         assert offset == 0, "a posterior needs the whole row"
-        latent: Latent = self.quantizer(self.posterior(tokens_BT, hidden_BTD, keep_BT), prior_BSJ, generator)
+        numbers_BSK = self.posterior(tokens_BT, hidden_BTD, keep_BT)
+        if not self.training:
+            return self._shuffled(self.quantizer(numbers_BSK, prior_BSJ, generator), z)
+        # In training NaN must not become a code, and must not be an error of one process either, which the others would
+        # wait for: it goes around the quantizer into what all of them see, the loss.
+        latent: Latent = self.quantizer(numbers_BSK.nan_to_num(0.0, 0.0, 0.0), prior_BSJ, generator)
+        broken = ~numbers_BSK.isfinite().all()
+        latent.embedding_BSC = latent.embedding_BSC.masked_fill(broken, torch.nan)
+        return self._shuffled(latent, z)
+
+    def _shuffled(self, latent: Latent, z: CodeSource) -> Latent:
         if z == "shuffled":  # by row, so that the gradient goes where the code came from
             latent.codes, latent.embedding_BSC = latent.codes.roll(1, 0), latent.embedding_BSC.roll(1, 0)
         return latent
@@ -116,10 +126,8 @@ class LatentPath(nn.Module):
     def posterior(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
         """Posterior numbers [B, S, K] of whole rows.
 
-        In training NaN goes through: it reaches the loss or its gradient, where all processes see it together.
-
         Raises:
-            NotFinite: they hold NaN or infinity.
+            NotFinite: they hold NaN or infinity, outside of training.
         """
         numbers_BSK: Tensor = self.readout(self.norm(self.encoder(tokens_BT, hidden_BTD, keep_BT)))
         if not self.training and not bool(

@@ -33,6 +33,7 @@ from lvlm.recipe_errors import Part, faults_of_parts, in_words
 from lvlm.recipe_files import expand, load_plugins, read_tree
 from lvlm.registry import Registry
 from lvlm.rules import broken_rules
+from lvlm.schedule import Ramp
 from lvlm.section import Section
 
 PART_PATHS: dict[str, Keys] = {
@@ -131,8 +132,11 @@ class TrainParams(Section):
     peak_tflops: float | None = Field(default=None, gt=0)
     """What one device computes at best in the autocast type, 10^12 operations a second, for the MFU in the log; null for
     what is known of the GPU at hand."""
+    length: Annotated[float, Field(ge=1)] | Ramp | None = None
+    """Tokens of a row in training, short to long: what is right of it is cut off. A number or a ramp over steps; null for
+    whole rows."""
     workers: int = Field(default=0, ge=0)
-    """Processes that prepare batches for each process that trains."""
+    """Processes that read ahead for each process that trains; the rows are the same."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of the log."""
     evaluate_every: int = Field(default=100, ge=1)

@@ -117,9 +117,7 @@ def evaluate_run(
         "bytes_per_token": data.bytes_per_token,
         "headline": headline if headline in estimates.nats else None,
         "settings": {one.label: repr(one) for one in estimators},
-        "estimates": {
-            name: _described(estimates, name, data.bytes_per_token) for name in estimates.nats
-        },
+        "estimates": {name: _described(estimates, name, data.bytes_per_token) for name in estimates.nats},
         "excess_nats_per_sequence": _excess(estimates),
         "ce_by_position": None
         if estimates.ce_by_position is None

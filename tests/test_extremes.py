@@ -164,6 +164,9 @@ def test_nan_in_is_an_error_and_not_a_code(cross: Any, what: float) -> None:
     assert model.latent is not None
     with torch.no_grad():
         model.latent.readout.bias[0] = what
+    tokens_BT = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(NotFinite, match="the numbers of the posterior hold NaN or infinity"):
-        model(torch.zeros(1, 4, dtype=torch.long))
+        model.eval()(tokens_BT)
+    assert model.train()(tokens_BT).logits_BTV.isnan().any(), "in training it reaches what all processes see"
+    model.eval()
     assert model(torch.zeros(1, 4, dtype=torch.long), z="prior").logits_BTV.isfinite().all()

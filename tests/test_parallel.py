@@ -189,7 +189,7 @@ def test_a_lost_or_hung_process_is_named(how: signal.Signals, text: Path, tmp_pa
 def test_rows_that_do_not_come_out_even_are_told(text: Path, tmp_path: Path) -> None:
     processes = launch(2, recipe_of("baseline", text, rows=3), tmp_path / "run")
     told = [process.communicate(timeout=60)[1] for process in processes]
-    assert all("train.rows is 3, which 2 processes can't share evenly" in one for one in told)
+    assert all("train.rows 3 cannot be shared evenly by 2 processes" in one for one in told)
     with pytest.raises(UserError, match="shard_over is 3, which doesn't divide the 4 processes"):
         layout(4, 3)
     assert layout(8, None) == (1, 8)

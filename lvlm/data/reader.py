@@ -36,7 +36,7 @@ class Reader(abc.ABC):
         self._next, self._length = start, length
 
     def batch(self, step: int) -> Batch:
-        """This rank's rows [rows / ranks, T] of a step.
+        """The rank's rows [rows / ranks, T] of a step.
 
         Raises:
             UserError: when the data cannot be read.
@@ -231,7 +231,7 @@ class _StreamReader(Reader):
         self._skip_to = start
 
     def batch(self, step: int) -> Batch:
-        """This rank's rows; what lies between the last step and this one is read and thrown away."""
+        """The rank's rows; what lies between the last step and this one is read and thrown away."""
         while self._next < max(step, self._skip_to):
             self._batch(self._next)
             self._next += 1

@@ -28,7 +28,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lvlm.assemble import assemble
-from lvlm.data import Source
+from lvlm.data import Source, open_reader
 from lvlm.errors import Interrupted, NotFinite, UserError
 from lvlm.estimators import make_estimators
 from lvlm.evaluation import estimate
@@ -207,10 +207,10 @@ class Trainer:
         self.data.windows(
             recipe.evaluate.windows, split="test"
         )  # too few are told now, not after the training
-        if self.spec.rows % self.world.ranks:
-            raise UserError(
-                f"train.rows is {self.spec.rows}, which {self.world.ranks} processes can't share evenly"
-            )
+        self.reader = open_reader(
+            self.data, seed=recipe.seed, rows=self.spec.rows, rank=self.world.rank, ranks=self.world.ranks,
+            workers=self.spec.workers, pin=self.device.type == "cuda", length=self.spec.length,
+        )  # fmt: skip
         self.model = assemble(recipe).to(self.device)
         self.model.logits_chunk = self.spec.logits_chunk
         self.parameters_record = parameters_record(self.model)
@@ -272,7 +272,12 @@ class Trainer:
                 self.scaler.load_state_dict(state["scaler"])
             self.passed_over, self.spikes = int(state["passed_over"]), int(state["spikes"])
             self._norms = deque(map(float, state["norms"]), maxlen=STEPS_TO_TELL_A_SPIKE)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            readers = state["readers"]
+            # A reader without a position of its own asks nothing of the one before it.
+            self.reader.load_state_dict(readers[self.world.rank % len(readers)])
+        except UserError:
+            raise
+        except (KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
             path = checkpoint.folder / "trainer.pt"
             raise UserError(f"{path}: not the trainer state of the run's recipe: {error!r}") from None
         self.step = checkpoint.step
@@ -285,6 +290,7 @@ class Trainer:
             "passed_over": self.passed_over,
             "spikes": self.spikes,
             "norms": list(self._norms),
+            "readers": self.world.gathered(self.reader.state_dict()),
         }
         name, value = bound or ("none", None)
         tensors = tensors_of(self.model, self.optimiser)
@@ -332,6 +338,7 @@ class Trainer:
                         )
         finally:
             self.checkpoints.close()
+            self.reader.close()
             if metrics:
                 metrics.close()
         self.checkpoints.wait()
@@ -395,9 +402,7 @@ class Trainer:
 
     def _batch(self) -> Batch:
         """The rows of the step that fall to this process."""
-        rows, ranks = self.spec.rows, self.world.ranks
-        batch = self.data.train_batch(seed=self.recipe.seed, step=self.step + self.passed_over, rows=rows)
-        return batch[self.world.rank * rows // ranks : (self.world.rank + 1) * rows // ranks]
+        return self.reader.batch(self.step + self.passed_over)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         """Micro-batches, each with noise of its own: codes and dropout follow from the seed, the step and the
