@@ -124,7 +124,7 @@ def test_two_processes_equal_one(name: str, alone: dict[str, Path], text: Path, 
     assert {path.name for path in newest.glob("model*")} == {f"model-{n}-of-2.safetensors" for n in (1, 2)}
 
 
-@pytest.mark.parametrize(("ranks", "shard_over"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize(("ranks", "shard_over"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_copies_and_hybrid_sharding_equal_one(
     ranks: int, shard_over: int, alone: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
@@ -133,7 +133,7 @@ def test_copies_and_hybrid_sharding_equal_one(
     assert_same_training(run, alone["free"])
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), pytest.param(2, 4, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_processes(
     before: int, after: int, alone: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
