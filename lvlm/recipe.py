@@ -35,6 +35,7 @@ from lvlm.registry import Registry
 from lvlm.rules import broken_rules
 from lvlm.schedule import Ramp
 from lvlm.section import Section
+from lvlm.training.trackers import TrackerName
 
 PART_PATHS: dict[str, Keys] = {
     "backbone": ("model", "backbone"),
@@ -137,6 +138,9 @@ class TrainParams(Section):
     whole rows."""
     workers: int = Field(default=0, ge=0)
     """Processes that read ahead for each process that trains; the rows are the same."""
+    trackers: list[TrackerName] = Field(default=[])
+    """Where the log goes beside metrics.jsonl and TensorBoard: 'wandb' (Weights & Biases), 'trackio'; extras of these
+    names."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of the log."""
     evaluate_every: int = Field(default=100, ge=1)

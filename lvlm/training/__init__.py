@@ -1,6 +1,7 @@
 """The one trainer, for every arm.
 
-trainer      the loop            checkpoint  what is saved, atomically, and read back
-optim        groups, schedule    metrics     metrics.jsonl, TensorBoard, the console
-device       where and in which precision (sharding over processes will have its place here)
+trainer      the loop                  checkpoint  what is saved, atomically, behind the loop, and read back
+parallel     processes and sharding    recompute   activation checkpointing
+optim        groups, schedule          watch       a hung or lost process is named
+device       where, which precision    metrics     metrics.jsonl and TensorBoard; console: what a person sees
 """

@@ -1,49 +1,61 @@
-"""Metrics of a run: metrics.jsonl is the record, TensorBoard a view of it."""
+"""Metrics of a run: metrics.jsonl is the record, trackers are views of it."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from lvlm.errors import UserError
 from lvlm.runs import write_atomically
+from lvlm.training.trackers import Service, TensorBoard, Tracker, TrackerName
 
 
 class Metrics:
-    """Appends one JSON object a line to RUN/metrics.jsonl, and its numbers to RUN/tensorboard.
+    """Appends one JSON object a line to RUN/metrics.jsonl, and tells trackers.
 
     Args:
         run: the run's folder.
         after_step: what was logged after this step is forgotten (a resumed run goes through it again).
+        services: beside TensorBoard.
+        config: the recipe's values, for services.
+
+    Raises:
+        lvlm.errors.MissingLibrary: a service isn't installed.
     """
 
-    def __init__(self, run: Path, *, after_step: int) -> None:
-        # Importing TensorBoard takes a second, and warns of its own dependencies.
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self,
+        run: Path,
+        *,
+        after_step: int,
+        services: Sequence[TrackerName] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         path = run / "metrics.jsonl"
         again = path.exists()
         if again:
             kept = [entry for entry in read_metrics(run) if entry["step"] <= after_step]
             write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._trackers: list[Tracker] = [Service(name, run, config or {}) for name in services]
+        self._trackers.append(TensorBoard(run, after_step if again else None))
         self._file: TextIO = path.open("a")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after_step + 1 if again else None)
 
-    def log(self, event: str, step: int, numbers: dict[str, float]) -> None:
+    def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
         """One line; `step` counts optimiser steps done."""
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"event": event, "step": step, **finite}) + "\n")
         self._file.flush()
-        for name, value in numbers.items():
-            self._board.add_scalar(f"{event}/{name}", value, step)
+        for tracker in self._trackers:
+            tracker.log(event, step, numbers)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all."""
         self._file.close()
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:

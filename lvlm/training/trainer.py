@@ -301,7 +301,7 @@ class Trainer:
     def run(self, console: Console, label: str) -> None:
         """Train to the last step."""
         spec = self.spec
-        metrics = Metrics(self.out, after_step=self.step) if self.world.leads else None
+        metrics = self._metrics()
         peak = PeakMemory(self.device)
         speeds: list[float] = []
         try:
@@ -314,7 +314,7 @@ class Trainer:
                         display.line(f"a spike: back to step {self.step}; {self.spikes} so far")
                         if metrics:
                             metrics.close()
-                            metrics = Metrics(self.out, after_step=self.step)
+                            metrics = self._metrics()
                         continue
                     self.step += 1
                     numbers["tokens_per_second"] = tokens / (time.perf_counter() - began)
@@ -351,6 +351,12 @@ class Trainer:
             )
         if stop:  # what would come after this run shall not begin
             raise Interrupted(stop[0], f"stopped; {self.out} had just finished")
+
+    def _metrics(self) -> Metrics | None:
+        if not self.world.leads:
+            return None
+        config = self.recipe.model_dump(mode="json")
+        return Metrics(self.out, after_step=self.step, services=self.spec.trackers, config=config)
 
     def _train_step(self, stop: list[int]) -> tuple[dict[str, float], int, int]:
         """One optimiser step: what is logged (nats per token), the tokens that all processes read, and the signal
