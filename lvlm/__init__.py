@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         sample,
         schema,
         score,
+        steer,
         study,
         train,
     )
@@ -52,6 +53,7 @@ __all__ = [
     "sample",
     "schema",
     "score",
+    "steer",
     "study",
     "train",
 ]

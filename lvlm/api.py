@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
@@ -23,6 +24,9 @@ from lvlm.registry import PluginInfo, Registry
 from lvlm.runs import export_run, load_run, read_run
 from lvlm.scoreboard import Settings, evaluate_run
 from lvlm.scoring import score
+from lvlm.steering.params import SteerParams
+from lvlm.steering.record import Steering
+from lvlm.steering.run import steer_run
 from lvlm.studies import run_study
 from lvlm.training.console import Display
 from lvlm.training.trainer import train as train_resolved
@@ -48,6 +52,7 @@ __all__ = [
     "sample",
     "schema",
     "score",
+    "steer",
     "study",
     "train",
 ]
@@ -265,6 +270,50 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     out = generate(model, prompts, tokens, temperature=temperature, top_k=top_k, generator=generator)
     return [codec.decode(row[len(ids) :]) for row in out.tokens_BT.tolist()]
+
+
+def steer(
+    run: str | Path,
+    *,
+    groups: int | None = None,
+    samples: int | None = None,
+    sources: int | None = None,
+    prompt_tokens: int | None = None,
+    entropy_nats_per_token: float | None = None,
+    seed: int | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> Steering:
+    """Measure what the codes of a run's best checkpoint steer, and keep it in the run's steering.json.
+
+    Args:
+        run: its folder. What isn't given is as its recipe's `steer` says, or that section's default.
+        groups: prompts, from the test windows; samples of one share its codes.
+        samples: of each prompt.
+        sources: test windows whose codes are carried over to another prompt.
+        prompt_tokens: tokens of a window that are given.
+        entropy_nats_per_token: the mean token entropy at which diversity is measured.
+        seed: of all noise.
+        plugin_files: single-file plugins.
+        console: where progress goes; quiet unless given.
+
+    Raises:
+        UserError: no such run, or a damaged one; options out of range; data with padded rows.
+    """
+    said = {
+        "groups": groups, "samples": samples, "sources": sources, "prompt_tokens": prompt_tokens,
+        "entropy_nats_per_token": entropy_nats_per_token, "seed": seed,
+    }  # fmt: skip
+    said = {name: value for name, value in said.items() if value is not None}
+    declared = read_run(run, plugin_files=plugin_files).recipe.steer or SteerParams()
+    try:
+        params = SteerParams.model_validate({**declared.model_dump(), **said})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = wrong["loc"][0]
+        raise UserError(f"{name} is {said.get(str(name))}: {wrong['msg']}") from None
+    with Display(console or Console(quiet=True), f"steering {run}", 100) as display:
+        return steer_run(Path(run), params, plugin_files=tuple(plugin_files), progress=display.share)
 
 
 def study(

@@ -233,6 +233,41 @@ def sample(
 
 
 @app.command()
+def steer(
+    run: RunArgument,
+    groups: Annotated[int | None, typer.Option(help="Prompts; samples of one share its codes.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples of each prompt.")] = None,
+    sources: Annotated[
+        int | None, typer.Option(help="Test windows whose codes go to another prompt.")
+    ] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Tokens of a window that are given.")] = None,
+    entropy: Annotated[
+        float | None, typer.Option(help="Mean token entropy at which diversity is measured, nats.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all noise.")] = None,
+    control: Annotated[
+        str | None, typer.Option(help="A run that lvlm steer has measured, on data with a positive control.")
+    ] = None,
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Measure what codes steer. A null result is shown only beside a positive control that came out."""
+    from lvlm import api
+    from lvlm.steering.control import Gate, read_control
+    from lvlm.tables import steering_tables
+
+    controls = [read_control(control)] if control else []
+    found = api.steer(
+        run, groups=groups, samples=samples, sources=sources, prompt_tokens=prompt_tokens,
+        entropy_nats_per_token=entropy, seed=seed, plugin_files=plugin or [], console=_console(),
+    )  # fmt: skip
+    if as_json:
+        print(found.model_dump_json(indent=1))
+    else:
+        _show(*steering_tables(found, Gate.of([found, *controls], lvlm=found.lvlm)))
+
+
+@app.command()
 def study(
     source: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one (demo).")],
     overrides: Overrides = None,

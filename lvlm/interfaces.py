@@ -309,6 +309,12 @@ class Quantizer(nn.Module, abc.ABC):
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """log-probability of codes under numbers, [B, S], nats; `numbers` is [B, S, K] or [B, S, J]."""
 
+    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor | None:
+        """Codes with one of the d units changed in every slot and all others as they were: a bit flipped, a
+        coordinate mirrored. None where units can't be changed one by one.
+        """
+        return None
+
     def table_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters that hold a row per code, listed by themselves in every parameter count."""
         return ()

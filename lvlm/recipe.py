@@ -35,6 +35,7 @@ from lvlm.registry import Registry
 from lvlm.rules import broken_rules
 from lvlm.schedule import Ramp
 from lvlm.section import Section
+from lvlm.steering.params import SteerParams
 from lvlm.training.trackers import TrackerName
 
 PART_PATHS: dict[str, Keys] = {
@@ -200,6 +201,8 @@ class Recipe(Section):
     """The optimisation."""
     evaluate: EvaluateParams = EvaluateParams()
     """The final evaluation."""
+    steer: SteerParams | None = None
+    """What codes steer, measured after the evaluation of a study's runs; null for not at all."""
 
 
 @dataclass(frozen=True)

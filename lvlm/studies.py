@@ -1,4 +1,4 @@
-"""Studies: arms and seeds, trained and evaluated one after the other, and one report.
+"""Studies: arms and seeds, trained, evaluated and (where a recipe says so) steered one after the other, and one report.
 
 OUT/ARM/seedK/      a run each (lvlm.runs)
 OUT/report.html     the comparison
@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lvlm.scoreboard import evaluate_run
+from lvlm.steering.run import steer_run
 from lvlm.training.console import Display
 from lvlm.training.trainer import train
 
@@ -46,10 +47,15 @@ def run_study(
         reported.append(ReportRun(run.arm, run.seed, folder))
         label = f"[{number}/{total}] {run.arm} seed {run.seed}"
         train(run.resolved, folder, resume=True, console=console, label=label)
-        if (folder / "evaluation.json").exists():
+        evaluated, steer = (folder / "evaluation.json").exists(), run.resolved.recipe.steer
+        if not evaluated:
+            with Display(console, f"{label}  evaluating", 100) as display:
+                evaluate_run(folder, registry=run.resolved.registry, progress=display.share)
+        if steer is not None:
+            with Display(console, f"{label}  steering", 100) as display:
+                steer_run(folder, steer, registry=run.resolved.registry, progress=display.share)
+        if evaluated:
             continue
-        with Display(console, f"{label}  evaluating", 100) as display:
-            evaluate_run(folder, registry=run.resolved.registry, progress=display.share)
         worked += 1
         minutes = (time.monotonic() - began) / worked * (total - number) / 60
         console.print(f"{label}  done; about {minutes:.1f} min left", highlight=False, markup=False)

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from lvlm.steering.control import HIDDEN, WHY_HIDDEN
+
 if TYPE_CHECKING:
     from lvlm.api import Checked
     from lvlm.examination import Examination, Measured
     from lvlm.planning import Plan
     from lvlm.plugin import Kind
     from lvlm.registry import PluginInfo
+    from lvlm.steering.control import Gate
+    from lvlm.steering.record import Steering, Units
+    from lvlm.steering.statistics import Interval
 
 
 def _title(text: str) -> Text:
@@ -73,6 +78,81 @@ def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
             f"latent: {latent['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
             f"{latent['active_units']} of {latent['units']} units active: {state}"
         )
+
+
+def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
+    """What codes steer; what may not be shown is named as such."""
+    yield _title(
+        f"step {found.step}, {found.settings['groups']} prompts x {found.settings['samples']} samples"
+    )
+    columns = ("measure", "shared codes", "codes apart", "difference [95 %]", "what it is")
+    table = _table(*columns, numbers=columns[1:4])
+    hidden = False
+
+    def add(name: str, one: Interval, other: Interval, difference: Interval, what: str) -> None:
+        nonlocal hidden
+        if gate.shows(difference):
+            span = "–" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+            cells = [
+                _number(one.value, ".3f"),
+                _number(other.value, ".3f"),
+                _number(difference.value, "+.3f") + span,
+            ]
+        else:
+            hidden, cells = True, [HIDDEN] * 3
+        table.add_row(name, *cells, what)
+
+    for number in found.numbers:
+        icc, transfer = number.icc, number.transfer
+        what = f"share of the variance ({number.unit}) between groups"
+        add(f"ICC(1) of {number.name}", icc.shared, icc.apart, icc.difference, what)
+        if transfer is not None:
+            what = f"the source's, within {number.tolerance:g}; apart: codes of the prior"
+            add(
+                f"transfer of {number.name}", transfer.success, transfer.prior_rate, transfer.difference, what
+            )
+    for flags in found.flags:
+        agreement = flags.kappa
+        what = "agreement of two samples, beyond chance"
+        add(f"kappa of {flags.name}", agreement.shared, agreement.apart, agreement.difference, what)
+    yield table
+    if hidden:
+        yield Text(f"{HIDDEN}: {WHY_HIDDEN}")
+    if not found.has_latent:
+        yield Text("no latent: there are no codes to share")
+    for check in found.checks:
+        low, high = _number(check.share.low, ".3f"), _number(check.share.high, ".3f")
+        yield Text(f"{check.name}: {_number(check.share.value, '.3f')} of prior texts [{low}, {high}]")
+    for number in found.numbers:
+        if number.spread is not None:
+            spread = number.spread
+            yield Text(
+                f"{number.name} against uniform: chi-square {spread.chi_square:.1f} with {len(spread.counts) - 1} degrees of "
+                f"freedom, p = {spread.p_value:.2g}; {spread.left_out} texts without"
+            )
+    diversity = found.diversity
+    several = ", ".join(f"distinct-{n} {share:.3f}" for n, share in diversity.distinct.items())
+    yield Text(
+        f"diversity: {several}, self-BLEU {diversity.self_bleu:.3f} at temperature {diversity.temperature:.3g} "
+        f"({diversity.entropy_nats_per_token:.4f} nats of entropy per token)"
+    )
+    if found.units is not None and gate.open:
+        yield from _units_table(found.units)
+
+
+def _units_table(units: Units) -> Iterator[Table | Text]:
+    names = list(units.all_redrawn.numbers)
+    columns = ("change", "tokens that differ", *(f"{name} differs" for name in names))
+    table = _table(*columns, numbers=columns[1:])
+    named = [(f"unit {number}", change) for number, change in enumerate(units.units)]
+    for name, change in [
+        *named,
+        ("all codes redrawn", units.all_redrawn),
+        ("other noise, same codes", units.other_noise),
+    ]:
+        table.add_row(name, f"{change.tokens:.4f}", *(f"{change.numbers[one]:.3f}" for one in names))
+    yield Text("single units of the codes, changed in all slots under the same noise: shares")
+    yield table
 
 
 def tasks_table(found: dict[str, Any]) -> Table:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lvlm.data.attributes import Attribute
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
@@ -82,6 +83,17 @@ class LettersData(DataParams):
     def tokens(self) -> int:
         """T: 65 inputs, of which the last 64 predict a character."""
         return LENGTH + 1
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """Where the run starts, which the data draw uniformly; where the noise is; whether the row is possible."""
+        return (
+            Attribute("start", "number", starts, unit="characters", control=True, uniform_over=STARTS),
+            Attribute("noise", "flags", lambda _, text_NL: text_NL == NOISE),
+            Attribute(
+                "valid", "check", lambda prompt_NP, text_NL: np.isfinite(nll_nats(prompt_NP[:, 0], text_NL))
+            ),
+        )
 
     def open(self) -> LettersSource:
         """The generator; nothing is read."""
@@ -151,6 +163,16 @@ def nll_nats(letter_N: NDArray[np.int64], text_NL: NDArray[np.int64]) -> NDArray
         log_starts_N = np.log(starts_N)
     seen_N = noise_N * -math.log(NOISE_RATE) + (LENGTH - noise_N) * -math.log(1 - NOISE_RATE)
     return np.asarray(seen_N + math.log(STARTS) - log_starts_N, dtype=np.float64)
+
+
+def starts(_: NDArray[np.int64], text_NL: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The start that contradicts the fewest characters of a text, whichever the letter [N]; the first of several, NaN
+    without any letter.
+    """
+    letter_NL = text_NL < LETTERS
+    blank_NL = text_NL == BLANK
+    contradictions_NS = letter_NL.sum(1, keepdims=True) - _sums_of_runs(letter_NL) + _sums_of_runs(blank_NL)
+    return np.where(letter_NL.any(1), contradictions_NS.argmin(1), np.nan)
 
 
 def _sums_of_runs(flags_NL: NDArray[np.bool_]) -> NDArray[np.int16]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm.data.attributes import Attribute, text_attributes
 from lvlm.interfaces import Batch, Params
 
 Split = Literal["validation", "test"]
@@ -150,6 +151,11 @@ class DataParams(Params):
     def tokens(self) -> int:
         """T: input tokens of a row."""
         raise NotImplementedError(f"{type(self).__name__}.tokens")
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """What can be measured on a text of these data, so that steering can be: those of any text unless said."""
+        return text_attributes(self.codec)
 
     def open(self) -> Source:
         """Read or set up the data.

@@ -19,6 +19,8 @@ from pydantic import BaseModel, Field, SkipValidation, ValidationError
 
 from lvlm.errors import UserError
 from lvlm.report.statistics import FloatArray, Interval, bootstrap, paired_bootstrap
+from lvlm.steering.record import Steering
+from lvlm.steering.run import read_steering
 
 EXACT, ORACLE = "nll_exact", "nll_oracle"
 
@@ -101,6 +103,7 @@ class Run:
     events: tuple[dict[str, Any], ...]
     recipe: str
     versions: dict[str, str]
+    steering: Steering | None = None
 
     @property
     def trained(self) -> int:
@@ -219,7 +222,8 @@ def _read(run: ReportRun) -> Run | str:
     events = tuple(_json(f"{log}:{number}", text) for number, text in lines if text.strip())
     versions = (_json(about, _text(about)) if about.is_file() else {}).get("versions") or {}
     named = {str(key): str(value) for key, value in versions.items()}
-    return Run(run.arm, run.seed, evaluation, nats, events, _text(run.folder / "recipe.yaml"), named)
+    recipe, steering = _text(run.folder / "recipe.yaml"), read_steering(run.folder)
+    return Run(run.arm, run.seed, evaluation, nats, events, recipe, named, steering)
 
 
 def _text(path: Path) -> str:

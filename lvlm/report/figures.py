@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lvlm.report.data import ORACLE, Report, Row, Run
 from lvlm.report.statistics import FloatArray
+from lvlm.report.steering import excess, gate_of, measures, values
 
 # Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on near-black.
 _COLOURS = ("#0080c8", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#56b4e9")
@@ -65,7 +66,13 @@ def draw(report: Report) -> list[Picture]:
         **dict.fromkeys(ink, _INK),
     }
     with rc_context(settings):
-        pictures = [_battery(report), _rate_distortion(report), _curves(report), _by_position(report)]
+        pictures = [
+            _battery(report),
+            _rate_distortion(report),
+            _curves(report),
+            _by_position(report),
+            _steering(report),
+        ]
     return [picture for picture in pictures if picture is not None]
 
 
@@ -297,3 +304,82 @@ def _by_position(report: Report) -> Picture | None:
         "right, ce_posterior has seen the answer, and is no likelihood: only its shape is to be read beside nll_exact."
     )
     return Picture("KL and cross-entropy by position", _svg(canvas, "position", alt), note)
+
+
+Points = dict[str, list[tuple[float, float | None]]]
+"""By row, each seed's number and what it is compared with."""
+
+
+def _steering(report: Report) -> Picture | None:
+    """What codes steer, a panel for each measure and one for the excess over the oracle; every seed a point."""
+    found, gate, told = measures(report), gate_of(report), []
+    panels: list[tuple[str, Points]] = []
+    for measure in found:
+        points: Points = {}
+        for row in report.rows:
+            shown = values(row, measure, gate) or []
+            pairs = [(value.value, beside.value) for _, value, beside in shown]
+            alone: list[tuple[float, float | None]] = [(beside, None) for value, beside in pairs if value is None and beside is not None]
+            points[row.label] = [(v, b) for v, b in pairs if v is not None] or alone
+        panels.append((measure.name, points))
+    over: Points = {
+        row.label: [(e, None) for run in row.runs if (e := excess(run)) is not None] for row in report.rows
+    }
+    if any(over.values()):
+        panels.append(("excess over the oracle, nats/sequence", over))
+    panels = [(name, points) for name, points in panels if any(points.values())]
+    if not found or not panels:
+        return None
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    labels = [row.label for row in report.rows]
+    canvas = Canvas(figsize=(7.2, 0.5 + lines * (1.0 + 0.27 * len(labels))), layout="constrained")
+    axes = canvas.subplots(lines, columns, squeeze=False)
+    for number, axis in enumerate(axes.flat):
+        if number >= len(panels):
+            axis.set_visible(False)
+            continue
+        name, points = panels[number]
+        axis.grid(color="#80808033", linewidth=0.6, axis="x")
+        axis.set_axisbelow(True)
+        for place, row in enumerate(report.rows):
+            of_seeds = points[row.label]
+            if not of_seeds:
+                continue
+            numbers = [value for value, _ in of_seeds]
+            besides = [beside for _, beside in of_seeds if beside is not None]
+            axis.plot(
+                numbers,
+                [place] * len(numbers),
+                linestyle="none",
+                markersize=6,
+                alpha=0.7,
+                **_style(report, row),
+            )
+            middle = float(np.mean(numbers))
+            axis.plot(
+                [middle] * 2, [place - 0.32, place + 0.32], color=styles(report)[row.arm].colour, linewidth=2
+            )
+            if besides:
+                axis.plot(
+                    besides,
+                    [place] * len(besides),
+                    linestyle="none",
+                    marker="|",
+                    markersize=9,
+                    color=_CONTROL,
+                )
+            told.append(f"{name} of {row.label} {middle:.3f}")
+        axis.set_yticks(
+            range(len(labels)), [_plain(label) for label in labels] if number % columns == 0 else []
+        )
+        axis.set_ylim(len(labels) - 0.4, -0.6)
+        axis.set_xlabel(name, fontsize=9)
+        if all(0 <= value <= 1 for of in points.values() for value, _ in of):
+            axis.set_xlim(-0.04, 1.04)
+    alt = f"Steering, means over seeds: {'; '.join(told)}."
+    note = (
+        "Every seed is a point and a bar their mean; grey ticks are what the point is to be compared with: samples that share "
+        "no codes, or codes of the prior. An arm without a latent shows those alone."
+    )
+    return Picture("Steering", _svg(canvas, "steering", alt), note)

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
-from lvlm.report import figures, words
+from lvlm.report import figures, steering, words
 from lvlm.report.data import Report, ReportRun, Run, read_report
 
 _INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
@@ -60,6 +60,9 @@ def render_report(report: Report) -> Path:
         comparison=words.comparison(report),
         latents=words.latents(report),
         diagnostics=diagnostics,
+        steering=steering.table(report),
+        steering_arms=steering.arms(report),
+        steering_notes=steering.notes(report),
         diagnostics_arms=[arm_of[cells[0].text] for cells in diagnostics.rows],
         styles=figures.styles(report),
         figures=figures.draw(report),

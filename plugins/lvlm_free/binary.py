@@ -66,6 +66,10 @@ class Binary(Quantizer):
         """The code tables, listed by themselves in every parameter count."""
         return (self.table_RC,)
 
+    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
+        """A bit flipped."""
+        return codes ^ (1 << unit)
+
     def _bits_of(self, codes_BS: Tensor) -> Tensor:
         return (codes_BS[..., None] >> torch.arange(self.bits, device=codes_BS.device)) & 1
 

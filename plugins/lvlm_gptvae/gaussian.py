@@ -81,6 +81,12 @@ class Gaussian(Quantizer):
             latent.prior_BSJ = wide(prior_BSJ)
         return latent
 
+    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
+        """A coordinate mirrored at the mean of the fixed prior."""
+        mirrored = codes.clone()
+        mirrored[..., unit].neg_()
+        return mirrored
+
     def given(self, codes: Tensor) -> Latent:
         """Vectors [B, S, Z], finite floats."""
         if not codes.is_floating_point() or codes.ndim != 3 or codes.shape[-1] != self.dim:

@@ -1,0 +1,66 @@
+"""What can be measured on a text, so that steering can be: a data kind names its attributes, the core knows none.
+
+Shape legend: N rows, P prompt tokens, L tokens after the prompt.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from lvlm.data.source import Codec
+
+Ids = NDArray[np.int64]
+Measure = Callable[[Ids, Ids], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One property of a text, measured from the token ids of prompt [N, P] and text [N, L].
+
+    scale         'number': float [N], NaN where a text has none; 'flags': bool [N, L], one a position;
+                  'check': bool [N], whether a text is as it should be
+    unit          of a number, in words
+    tolerance     numbers no further apart count as the same
+    control       the data are made such that a code must be able to fix it: where steering by it comes out, the
+                  measurement works, and the absence of steering elsewhere means something
+    uniform_over  the data draw the number uniformly from 0 to this, exclusive
+    """
+
+    name: str
+    scale: Literal["number", "flags", "check"]
+    measure: Measure
+    unit: str = ""
+    tolerance: float = 0.0
+    control: bool = False
+    uniform_over: int | None = None
+
+
+def text_attributes(codec: Codec) -> tuple[Attribute, ...]:
+    """What any text has: how long its words are, and which kinds of characters it is made of."""
+
+    def of_text(count: Callable[[str], float]) -> Measure:
+        return lambda _, text_NL: np.array([count(codec.decode(row)) for row in text_NL.tolist()])
+
+    def share(belongs: Callable[[str], bool]) -> Measure:
+        return of_text(lambda text: sum(map(belongs, text)) / len(text) if text else np.nan)
+
+    return (
+        Attribute("word_length", "number", of_text(_word_length), unit="characters", tolerance=0.25),
+        Attribute("capitals", "number", share(str.isupper), unit="share of characters", tolerance=0.01),
+        Attribute("digits", "number", share(str.isdigit), unit="share of characters", tolerance=0.01),
+        Attribute(
+            "punctuation", "number", share(string.punctuation.__contains__), unit="share of characters", tolerance=0.01
+        ),
+    )  # fmt: skip
+
+
+def _word_length(text: str) -> float:
+    lengths = [len(word) for word in text.split()]
+    return sum(lengths) / len(lengths) if lengths else np.nan

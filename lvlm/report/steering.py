@@ -1,0 +1,164 @@
+"""What a report says of steering: a table and a figure. Without a positive control that came out, no null is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+from lvlm.report.data import EXACT, ORACLE, Report, Row, Run
+from lvlm.report.words import NOTHING, Cell, Header, Table
+from lvlm.steering.control import HIDDEN, WHY_HIDDEN, Gate
+from lvlm.steering.record import Steering
+from lvlm.steering.statistics import Interval
+
+SAME_ENTROPY_NATS = 0.02  # arms whose mean token entropies are no further apart may be compared in diversity
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a run's steering.
+
+    of          (value, what it is to be compared with, their difference); None where a run has none
+    """
+
+    name: str
+    beside: str
+    help: str
+    of: Callable[[Steering], tuple[Interval, Interval, Interval] | None]
+
+
+def gate_of(report: Report) -> Gate:
+    """Opened by any run of the study, of the version that measured the first."""
+    found = [run.steering for run in report.runs if run.steering is not None]
+    return Gate.of(found, lvlm=found[0].lvlm) if found else Gate(open=False)
+
+
+def measures(report: Report) -> list[Measure]:
+    """By the names of the attributes, in the order in which the data give them."""
+    found: dict[str, Measure] = {}
+    for run in report.runs:
+        if run.steering is not None:
+            for measure in _measures(run.steering):
+                found.setdefault(measure.name, measure)
+    return list(found.values())
+
+
+def _measures(steering: Steering) -> Iterator[Measure]:
+    none = Interval()
+    for index, number in enumerate(steering.numbers):
+
+        def icc(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
+            contrast = found.numbers[index].icc
+            return contrast.shared, contrast.apart, contrast.difference
+
+        def transfer(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval] | None:
+            carried = found.numbers[index].transfer
+            return None if carried is None else (carried.success, carried.prior_rate, carried.difference)
+
+        help_icc = "ICC(1): the share of the variance that lies between samples of different codes"
+        help_transfer = f"texts with another's codes and its {number.name}, within {number.tolerance:g}"
+        yield Measure(f"ICC of {number.name}", "apart", help_icc, icc)
+        yield Measure(f"transfer of {number.name}", "prior", help_transfer, transfer)
+    for index, flags in enumerate(steering.flags):
+
+        def kappa(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
+            contrast = found.flags[index].kappa
+            return contrast.shared, contrast.apart, contrast.difference
+
+        help_kappa = "Cohen's kappa of two samples with the same codes, position by position"
+        yield Measure(f"kappa of {flags.name}", "apart", help_kappa, kappa)
+    for index, check in enumerate(steering.checks):
+
+        def share(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
+            return found.checks[index].share, none, none
+
+        yield Measure(f"{check.name} from the prior", "", "the share of texts with codes of the prior", share)
+
+
+def table(report: Report) -> Table:
+    """Means over seeds, with the least and the largest seed, and what they are to be compared with."""
+    gate, found = gate_of(report), measures(report)
+    rows = [row for row in report.rows if any(run.steering for run in row.runs)]
+    diverse = _comparable(rows)
+    headers = [Header("arm"), *(Header(one.name, "", one.help) for one in found)]
+    if diverse:
+        headers += [
+            Header("distinct-2", "", "different pairs of tokens over all pairs"),
+            Header("self-BLEU", "", "how much of a text is in the others"),
+        ]
+    cells = []
+    for row in rows:
+        line = [Cell(row.label), *(_cell(row, one, gate) for one in found)]
+        if diverse:
+            spreads = [run.steering.diversity for run in row.runs if run.steering]
+            line += [_seeds([d.distinct["2"] for d in spreads]), _seeds([d.self_bleu for d in spreads])]
+        cells.append(line)
+    return Table(headers, cells)
+
+
+def arms(report: Report) -> list[str]:
+    """The arm of each row of the table."""
+    return [row.arm for row in report.rows if any(run.steering for run in row.runs)]
+
+
+def _comparable(rows: list[Row]) -> bool:
+    """Whether all samples were drawn at one entropy, without which their diversity says nothing."""
+    entropies = [
+        run.steering.diversity.entropy_nats_per_token for row in rows for run in row.runs if run.steering
+    ]
+    return bool(entropies) and max(entropies) - min(entropies) <= SAME_ENTROPY_NATS
+
+
+def notes(report: Report) -> list[str]:
+    """What stands under the table."""
+    rows = [row for row in report.rows if any(run.steering for run in row.runs)]
+    if not rows:
+        return []
+    said = [] if gate_of(report).open else [f"{HIDDEN}: {WHY_HIDDEN}."]
+    if not _comparable(rows):
+        said.append(
+            "Diversity is left out: these samples differ in entropy; set steer.entropy_nats_per_token for all arms."
+        )
+    return said
+
+
+def values(row: Row, measure: Measure, gate: Gate) -> list[tuple[Run, Interval, Interval]] | None:
+    """Each run's number and what it is compared with, or None where one of them may not be shown."""
+    found = []
+    for run in row.runs:
+        triple = measure.of(run.steering) if run.steering else None
+        if triple is None:
+            continue
+        value, beside, difference = triple
+        if not gate.shows(difference):
+            return None
+        found.append((run, value, beside))
+    return found
+
+
+def _cell(row: Row, measure: Measure, gate: Gate) -> Cell:
+    found = values(row, measure, gate)
+    if found is None:
+        return Cell(HIDDEN)
+    cell = _seeds([value.value for _, value, _ in found])
+    besides = [beside.value for _, _, beside in found if beside.value is not None]
+    if besides:
+        cell = Cell(cell.text, f"{cell.detail} {measure.beside} {fmean(besides):.3f}".strip())
+    return cell
+
+
+def _seeds(numbers: list[float | None]) -> Cell:
+    known = [number for number in numbers if number is not None and math.isfinite(number)]
+    if not known:
+        return NOTHING
+    return Cell(f"{fmean(known):.3f}", f"[{min(known):.3f}, {max(known):.3f}]" if len(known) > 1 else "")
+
+
+def excess(run: Run) -> float | None:
+    """The headline over the oracle, nats per sequence."""
+    headline = run.evaluation.headline if run.evaluation.latent is not None else EXACT
+    if ORACLE not in run.nats or headline not in run.nats:
+        return None
+    return float((run.nats[headline] - run.nats[ORACLE]).mean())

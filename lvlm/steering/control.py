@@ -1,0 +1,59 @@
+"""What may be shown of steering. "Codes do not steer" is also what a broken measurement says, so a null result is
+shown only where a positive control has come out: a run of the same version of lvlm on data that are made such that a code must be able to fix an
+attribute (`lvlm.data.attributes.Attribute.control`), with the interval of its difference in ICC above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvlm.errors import UserError
+from lvlm.steering.record import Steering
+from lvlm.steering.run import FILE, read_steering
+from lvlm.steering.statistics import Interval
+
+HIDDEN = "not shown"
+WHY_HIDDEN = (
+    "no steering to be seen, and no positive control has come out, so that this may be the measurement's fault; run "
+    "`lvlm study letters_codes`, or name a run on the letters data that steers as --control"
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Lets results pass: all of them once a control has come out, else only those that are no null.
+
+    open  a control has come out
+    """
+
+    open: bool
+
+    @classmethod
+    def of(cls, controls: Iterable[Steering], *, lvlm: str) -> Gate:
+        """Of runs that may serve as controls, for results of this version of lvlm."""
+        return cls(any(control.lvlm == lvlm and control.control_came_out for control in controls))
+
+    def shows(self, difference: Interval) -> bool:
+        """Whether a difference, and the numbers behind it, may be shown."""
+        return self.open or difference.value is None or difference.without_zero
+
+
+def read_control(folder: str | Path) -> Steering:
+    """A run's steering that may open the gate.
+
+    Raises:
+        UserError: it has none, or its control did not come out.
+    """
+    found = read_steering(Path(folder))
+    if found is None:
+        raise UserError(
+            f"{folder}: has no {FILE} that this version can read; make it with: lvlm steer {folder}"
+        )
+    if not found.control_came_out:
+        raise UserError(
+            f"{folder}: no positive control: its data name none (the letters data do), or samples that share codes "
+            "don't agree in it"
+        )
+    return found

@@ -1,0 +1,253 @@
+"""Whether codes steer: what samples that share them have in common, and what changes with them.
+
+    groups of one prompt ─┬─ codes of the group's first ─► shared ─┬─ ICC of each number, kappa of flags
+                          └─ codes each its own ─────────► apart ──┘   (the difference, paired by group)
+    test rows ─ posterior ─ codes ─ another row's prompt ─► the source's number again?
+    apart, one unit of all codes changed, same noise ─────► how much of the text is another?
+
+Shape legend: G groups, M members, N = G M rows, P prompt tokens, L tokens after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lvlm.steering.probe import Prober, Prompts, Texts
+from lvlm.steering.record import (
+    Change,
+    Check,
+    Contrast,
+    Diversity,
+    Flags,
+    Group,
+    Number,
+    Spread,
+    Transfer,
+    Units,
+)
+from lvlm.steering.statistics import (
+    FloatArray,
+    Interval,
+    Statistic,
+    distinct,
+    icc,
+    interval,
+    kappa,
+    mean,
+    minus,
+    self_bleu,
+)
+
+if TYPE_CHECKING:
+    from lvlm.data.attributes import Attribute
+    from lvlm.data.source import Codec
+
+NGRAMS = (1, 2, 4)
+GROUPS_KEPT = 4
+MEMBERS_KEPT = 6
+"""Texts that are kept to look at."""
+
+
+def measure(
+    prober: Prober,
+    prompts: Prompts,
+    attributes: tuple[Attribute, ...],
+    codec: Codec,
+    *,
+    groups: int,
+    samples: int,
+    entropy_nats: float | None,
+) -> dict[str, Any]:
+    """Everything of `lvlm.steering.record.Steering` but who and what.
+
+    Args:
+        prober: of the model.
+        prompts: at least `groups` rows.
+        attributes: of the data.
+        codec: for the texts that are kept.
+        groups: of samples with one prompt and one code.
+        samples: of each group.
+        entropy_nats: the mean token entropy at which diversity is measured; that of temperature 1 unless given.
+    """
+    model, seed = prober.model, prober.seed
+    prompt_NP = prompts.prompt_NP[:groups].repeat_interleave(samples, 0)
+    apart = prober.texts(prompt_NP, noise="apart")
+    shared = None
+    if apart.codes is not None:
+        of_first = apart.codes[::samples].repeat_interleave(samples, 0)
+        shared = prober.texts(prompt_NP, of_first, noise="shared")
+
+    def contrast(
+        measured: Callable[[Texts], NDArray[Any]], statistic: Callable[[Any], Statistic]
+    ) -> Contrast:
+        def of(texts: Texts) -> Statistic:
+            values = measured(texts)
+            return statistic(values.reshape(groups, samples, *values.shape[1:]))
+
+        alone = of(apart)
+        nothing = Interval()
+        if shared is None:
+            return Contrast(shared=nothing, apart=interval(alone, groups, seed=seed), difference=nothing)
+        together = of(shared)
+        found = (interval(one, groups, seed=seed) for one in (together, alone, minus(together, alone)))
+        return Contrast(**dict(zip(("shared", "apart", "difference"), found, strict=True)))
+
+    by_scale = {scale: [a for a in attributes if a.scale == scale] for scale in ("number", "flags", "check")}
+    transfers = _transfers(prober, prompts, by_scale["number"]) if apart.codes is not None else {}
+    return {
+        "has_latent": model.latent is not None,
+        "numbers": [
+            Number(
+                name=a.name,
+                unit=a.unit,
+                tolerance=a.tolerance,
+                control=a.control,
+                icc=contrast(lambda texts, a=a: _of(a, texts), icc),  # type: ignore[misc]
+                transfer=transfers.get(a.name),
+                spread=None if a.uniform_over is None else spread(_of(a, apart), a.uniform_over),
+            )
+            for a in by_scale["number"]
+        ],
+        "flags": [
+            Flags(name=a.name, kappa=contrast(lambda texts, a=a: _of(a, texts), kappa))  # type: ignore[misc]
+            for a in by_scale["flags"]
+        ],
+        "checks": [Check(name=a.name, share=share_of(_of(a, apart))) for a in by_scale["check"]],
+        "units": _units(prober, apart, by_scale["number"]),
+        "diversity": _diversity(prober, prompts.prompt_NP, entropy_nats),
+        "groups": _kept(codec, apart, shared, samples),
+    }
+
+
+def _of(attribute: Attribute, texts: Texts) -> NDArray[Any]:
+    return attribute.measure(texts.prompt_NP.numpy(), texts.text_NL.numpy())
+
+
+def same(values_N: FloatArray, others_N: FloatArray, tolerance: float) -> NDArray[np.bool_]:
+    """Where two numbers are the same within the tolerance; one that isn't there is like no other."""
+    with np.errstate(invalid="ignore"):
+        return np.abs(values_N - others_N) <= tolerance
+
+
+def differ(values_N: FloatArray, others_N: FloatArray, tolerance: float) -> float:
+    """The share of texts whose number is another, or is there on one side only."""
+    neither_N = np.isnan(values_N) & np.isnan(others_N)
+    return float((~same(values_N, others_N, tolerance) & ~neither_N).mean())
+
+
+def share_of(passed_N: NDArray[np.bool_]) -> Interval:
+    """A share with its exact 95 % interval (Clopper and Pearson 1934)."""
+    from scipy.stats import binomtest  # scipy.stats takes a second to import
+
+    found = binomtest(int(passed_N.sum()), len(passed_N)).proportion_ci(method="exact")
+    return Interval(value=float(passed_N.mean()), low=float(found.low), high=float(found.high))
+
+
+def spread(values_N: FloatArray, levels: int) -> Spread:
+    """The chi-square test of integers against the uniform distribution over 0 to `levels` - 1."""
+    from scipy.stats import chi2
+
+    is_level_N = np.isin(values_N, np.arange(levels))
+    counts = np.bincount(values_N[is_level_N].astype(np.int64), minlength=levels)
+    expected = counts.sum() / levels
+    chi_square = float(((counts - expected) ** 2).sum() / expected) if expected else 0.0
+    return Spread(
+        counts=counts.tolist(),
+        left_out=int((~is_level_N).sum()),
+        chi_square=chi_square,
+        p_value=float(chi2.sf(chi_square, levels - 1)) if expected else 1.0,
+    )
+
+
+def _transfers(prober: Prober, prompts: Prompts, numbers: list[Attribute]) -> dict[str, Transfer]:
+    """The codes of each source, in front of them the prompt of the row after it, so that what a prompt tells can't
+    pass for what the codes do; and the same prompts with codes of the prior. Sources without the number are left out.
+    """
+    if len(prompts.prompt_NP) < 2:
+        return {}
+    source = Texts(prompts.prompt_NP, prompts.text_NL, None)
+    foreign_NP = prompts.prompt_NP.roll(-1, 0)
+    codes = prober.codes_of(prompts.inputs_NT, noise="sources")
+    steered = prober.texts(foreign_NP, codes, noise="transfer")
+    free = prober.texts(foreign_NP, noise="transfer, prior")
+    found = {}
+    for a in numbers:
+        wanted_N = _of(a, source)
+        there_N = np.isfinite(wanted_N)
+        if not there_N.any():
+            continue
+        hits, by_chance = (
+            mean(same(_of(a, texts), wanted_N, a.tolerance)[there_N].astype(np.float64))
+            for texts in (steered, free)
+        )
+        count = int(there_N.sum())
+        success, prior_rate, difference = (
+            interval(one, count, seed=prober.seed) for one in (hits, by_chance, minus(hits, by_chance))
+        )
+        found[a.name] = Transfer(sources=count, success=success, prior_rate=prior_rate, difference=difference)
+    return found
+
+
+def _units(prober: Prober, apart: Texts, numbers: list[Attribute]) -> Units | None:
+    latent = prober.model.latent
+    if latent is None or apart.codes is None:
+        return None
+    quantizer, codes = latent.quantizer, apart.codes
+    changed = [quantizer.with_unit_changed(codes, unit) for unit in range(quantizer.kl_dim)]
+    if any(one is None for one in changed):
+        return None
+
+    def under(codes: Tensor, noise: str = "units") -> Texts:
+        return prober.texts(apart.prompt_NP, codes, noise=noise)
+
+    before = under(codes)
+
+    def change(after: Texts) -> Change:
+        return Change(
+            tokens=float((after.text_NL != before.text_NL).double().mean()),
+            numbers={a.name: differ(_of(a, after), _of(a, before), a.tolerance) for a in numbers},
+        )
+
+    redrawn = codes.roll(1, 0)  # another sample's: also codes of the prior, and none its own
+    return Units(
+        units=[change(under(one)) for one in changed if one is not None],
+        all_redrawn=change(under(redrawn)),
+        other_noise=change(under(codes, "units, other")),
+    )
+
+
+def _diversity(prober: Prober, prompt_NP: Tensor, entropy_nats: float | None) -> Diversity:
+    noise, temperature = "diversity", 1.0
+    if entropy_nats is not None:
+        temperature = prober.temperature_of(entropy_nats, prompt_NP, noise=noise)
+    texts = prober.texts(prompt_NP, noise=noise, temperature=temperature)
+    rows = texts.text_NL.tolist()
+    return Diversity(
+        texts=len(rows),
+        temperature=temperature,
+        entropy_nats_per_token=prober.entropy_nats(texts, temperature),
+        distinct={str(n): distinct(rows, n) for n in NGRAMS},
+        self_bleu=self_bleu(rows),
+    )
+
+
+def _kept(codec: Codec, apart: Texts, shared: Texts | None, samples: int) -> list[Group]:
+    def some(texts: Texts, group: int) -> list[str]:
+        first = group * samples
+        return [
+            codec.decode(row) for row in texts.text_NL[first : first + min(samples, MEMBERS_KEPT)].tolist()
+        ]
+
+    return [
+        Group(
+            prompt=codec.decode(apart.prompt_NP[group * samples].tolist()),
+            shared=some(shared, group) if shared is not None else [],
+            apart=some(apart, group),
+        )
+        for group in range(min(GROUPS_KEPT, len(apart.text_NL) // samples))
+    ]

@@ -1,0 +1,125 @@
+"""What is stored of a run's steering, `RUN/steering.json`: written and read through these models, so that they can't differ."""
+
+from __future__ import annotations
+
+from lvlm.section import Section
+from lvlm.steering.statistics import Interval
+
+VERSION = 1  # of what the numbers mean; a change of any measure is a new one
+
+
+class Contrast(Section):
+    """One number among samples that share codes, among samples that don't, and the paired difference. Without a
+    latent there is nothing to share, and only `apart` is known.
+    """
+
+    shared: Interval
+    apart: Interval
+    difference: Interval
+
+
+class Transfer(Section):
+    """Shares of texts whose number is the source's, within the tolerance; each prompt is another row's."""
+
+    sources: int
+    success: Interval
+    prior_rate: Interval
+    difference: Interval
+
+
+class Spread(Section):
+    """The distribution of a number that the data draw uniformly, against the uniform one; non-integer values and
+    texts without the number are left out.
+    """
+
+    counts: list[int]
+    left_out: int
+    chi_square: float
+    p_value: float
+
+
+class Number(Section):
+    """A number of a text: its ICC(1) and its transfer."""
+
+    name: str
+    unit: str
+    tolerance: float
+    control: bool
+    icc: Contrast
+    transfer: Transfer | None
+    spread: Spread | None
+
+
+class Flags(Section):
+    """Flags at each position: their kappa."""
+
+    name: str
+    kappa: Contrast
+
+
+class Check(Section):
+    """The share of prior texts that pass, with its Clopper-Pearson interval."""
+
+    name: str
+    share: Interval
+
+
+class Change(Section):
+    """What a change does to texts, all else held: the share of tokens that differ, and for each number the share of texts in
+    which it differs by more than the tolerance.
+    """
+
+    tokens: float
+    numbers: dict[str, float]
+
+
+class Units(Section):
+    """What single units of the codes do under the same noise of the tokens: each in turn is changed in all slots.
+    Between what no change can exceed by much, all codes redrawn, and what noise alone does.
+    """
+
+    units: list[Change]
+    all_redrawn: Change
+    other_noise: Change
+
+
+class Diversity(Section):
+    """Of texts from the prior of codes. Only arms of equal entropy compare; `temperature` brought it there."""
+
+    texts: int
+    temperature: float
+    entropy_nats_per_token: float
+    distinct: dict[str, float]
+    self_bleu: float
+
+
+class Group(Section):
+    """Some texts that share a prompt and codes, or a prompt alone."""
+
+    prompt: str
+    shared: list[str]
+    apart: list[str]
+
+
+class Steering(Section):
+    """All of it. `key` is the hash of what the numbers depend on: weights, data, settings, version."""
+
+    version: int
+    key: str
+    lvlm: str
+    step: int
+    has_latent: bool
+    settings: dict[str, int | float | None]
+    numbers: list[Number]
+    flags: list[Flags]
+    checks: list[Check]
+    units: Units | None
+    diversity: Diversity
+    groups: list[Group]
+
+    @property
+    def control_came_out(self) -> bool:
+        """Whether these are data with a positive control, and samples that share codes agree in it: the interval of
+        the difference lies above 0.
+        """
+        return any(number.control and number.icc.difference.above_zero for number in self.numbers)

@@ -1,0 +1,139 @@
+"""The steering of a run, stored beside it in steering.json and not measured twice.
+
+What is stored is used again only if all that its numbers depend on is the same: weights, data, settings, precision, device
+and the version of the measures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from lvlm.errors import UserError
+from lvlm.interfaces import IGNORE, Batch
+from lvlm.runs import load_run, refuse_other_data, write_atomically
+from lvlm.steering.measure import measure
+from lvlm.steering.params import SteerParams
+from lvlm.steering.probe import Prober, Prompts
+from lvlm.steering.record import VERSION, Steering
+from lvlm.training.checkpoint import Checkpoints
+from lvlm.training.device import pick_autocast, pick_device
+
+if TYPE_CHECKING:
+    from lvlm.registry import Registry
+
+FILE = "steering.json"
+PASSES_OF_A_TEMPERATURE = 10
+
+
+def steer_run(
+    folder: Path,
+    params: SteerParams | None = None,
+    *,
+    registry: Registry | None = None,
+    plugin_files: tuple[str, ...] = (),
+    progress: Callable[[float], None] | None = None,
+) -> Steering:
+    """Measure the best checkpoint of a run, as `params` or its recipe says, and keep the result in steering.json.
+
+    Raises:
+        UserError: no such run, a damaged one, other data than it was trained on, too little of it, rows with padding.
+    """
+    model, resolved, step = load_run(folder, registry=registry, plugin_files=plugin_files)
+    recipe = resolved.recipe
+    params = params or recipe.steer or SteerParams()
+    device = pick_device(recipe.train.device)
+    precision, autocast = pick_autocast(recipe.train.precision, device)
+    data = recipe.data.open()
+    refuse_other_data(folder, data.fingerprint)
+    windows = data.windows(max(params.groups, params.sources), split="test")
+    best = Checkpoints(folder).best()
+    about = {
+        "version": VERSION,
+        "weights": [best.manifest.sha256[name] for name in best.files("model")],
+        "windows": windows.digest,
+        "settings": params.model_dump(),
+        "precision": precision,
+        "device": device.type,
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    stored = read_steering(folder)
+    if stored is not None and stored.key == key:
+        return stored
+    prompt_tokens = _prompt_tokens(windows.batch, params.prompt_tokens)
+    prompts = Prompts.of(windows.batch, prompt_tokens)
+    total, done = (
+        _rows_to_draw(
+            params, len(windows.batch), None if model.latent is None else model.latent.quantizer.kl_dim
+        ),
+        0,
+    )
+
+    def told(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress:
+            progress(min(1.0, done / total))
+
+    prober = Prober(
+        model.to(device), tokens=prompts.text_NL.shape[1], rows=params.rows, seed=params.seed, autocast=autocast, told=told
+    )  # fmt: skip
+    found = measure(
+        prober,
+        prompts,
+        recipe.data.attributes,
+        recipe.data.codec,
+        groups=params.groups,
+        samples=params.samples,
+        entropy_nats=params.entropy_nats_per_token,
+    )
+    result = Steering(
+        version=VERSION,
+        key=key,
+        lvlm=importlib.metadata.version("lvlm"),
+        step=step,
+        settings={**params.model_dump(), "prompt_tokens": prompt_tokens},
+        **found,
+    )
+    try:
+        write_atomically(folder / FILE, result.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder / FILE}: could not be written: {error.strerror or error}") from None
+    return result
+
+
+def read_steering(folder: Path) -> Steering | None:
+    """What is stored of a run; None where nothing is, or nothing that this version can read."""
+    try:
+        found = Steering.model_validate_json((folder / FILE).read_text())
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
+    return found if found.version == VERSION else None
+
+
+def _prompt_tokens(batch: Batch, asked: int | None) -> int:
+    """As many as asked for, or what the data don't score: the token before the first target and all before it."""
+    if not bool(batch.keep_BT.all()):
+        raise UserError(
+            "steering needs whole windows, and some of these are padded; use data whose rows are full"
+        )
+    longest = batch.inputs_BT.shape[1]
+    if asked is None:
+        is_target_T = (batch.targets_BT != IGNORE).any(0)
+        return int(is_target_T.int().argmax()) + 1
+    if asked > longest:
+        raise UserError(f"steer.prompt_tokens is {asked}, but a window has {longest} tokens")
+    return asked
+
+
+def _rows_to_draw(params: SteerParams, windows: int, units: int | None) -> int:
+    """Texts that will be drawn, for the progress."""
+    apart = params.groups * params.samples
+    diversity = windows * (1 if params.entropy_nats_per_token is None else 1 + PASSES_OF_A_TEMPERATURE)
+    return apart + diversity + (0 if units is None else 2 * windows + apart * (4 + units))
