@@ -17,9 +17,11 @@ class Ramp(Section):
     start: float = Field(default=0.0, ge=0)
     """The value at step 0, and at the start of every cycle."""
     end: float = Field(default=1.0, ge=0)
-    """The value from step `steps` on."""
+    """The value at the end of the way, and from there on."""
     steps: int = Field(ge=1)
     """How long the way from start to end is."""
+    after: int = Field(default=0, ge=0)
+    """Steps at the start value before the way, or the first cycle, begins."""
     cycle_steps: int | None = Field(default=None, ge=1)
     """After so many steps it begins anew; null for once."""
 
@@ -38,5 +40,7 @@ def value_at(schedule: Schedule, step: int) -> float:
     """The value of a schedule after `step` steps."""
     if not isinstance(schedule, Ramp):
         return float(schedule)
-    within = step if schedule.cycle_steps is None else step % schedule.cycle_steps
+    within = max(0, step - schedule.after)
+    if schedule.cycle_steps is not None:
+        within %= schedule.cycle_steps
     return schedule.start + (schedule.end - schedule.start) * min(1.0, within / schedule.steps)

@@ -25,7 +25,7 @@ from lvlm.kl_terms import PID, Clamp, Controller, Lagrangian, LocalTerm
 from lvlm.objective import NATS_PER_BIT, cross_entropy_nats, per_token, reconstruction, score_function
 from lvlm.recipe import read_recipe
 from lvlm.registry import Registry
-from lvlm.schedule import Ramp
+from lvlm.schedule import Ramp, value_at
 from lvlm.straight_through import straight_through
 from lvlm.testing import Cross, batch_of, build_cross, numbers, token_rows
 from lvlm_baseline.elbo import ElboParams
@@ -628,6 +628,13 @@ def test_beta_follows_its_schedule() -> None:
         for step in range(9)
     ]
     assert priced == pytest.approx([raw * beta for beta in (0, 0, 0, 0, 0.5, 1, 1, 0, 0.5)])
+
+
+def test_a_ramp_may_begin_later() -> None:
+    ramp = Ramp(start=8, end=64, steps=2, after=3)
+    assert [value_at(ramp, step) for step in range(7)] == [8, 8, 8, 8, 36, 64, 64]
+    ramp = Ramp(end=1, steps=2, after=1, cycle_steps=2)
+    assert [value_at(ramp, step) for step in range(6)] == [0, 0, 0.5, 0, 0.5, 0]
 
 
 @pytest.mark.parametrize("duplicated", [False, True])

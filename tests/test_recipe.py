@@ -206,7 +206,7 @@ class TestWords:
             "override 'model.quantizr.bits=8': model.quantizr: unknown key 'quantizr'; did you mean 'quantizer'?",
             "override 'trian.steps=3': trian: unknown key 'trian'; did you mean 'train'?",
             "override 'zzz=1': zzz: unknown key 'zzz'; known: data, description, evaluate, loss, model, name, "
-            "plugins, seed, train",
+            "plugins, seed, steer, train",
         ]
 
     def test_a_missing_key_points_at_the_mapping_around_it(self, faults: Faults) -> None:

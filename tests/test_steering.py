@@ -1,0 +1,464 @@
+"""Steering: statistics by hand, and models that certainly read their codes or certainly don't."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare, f_oneway
+from torch import Tensor, nn
+
+import lvlm
+from lvlm.data.coin import CoinData
+from lvlm.data.attributes import Attribute, text_attributes
+from lvlm.data.letters import LettersCodec, LettersData, starts
+from lvlm.data.python import PythonData
+from lvlm.data.source import DataParams
+from lvlm.data.text import TextData
+from lvlm.errors import UserError
+from lvlm.interfaces import Encoder, Slots
+from lvlm.model import LatentLM
+from lvlm.report import ReportRun, read_report, render_report
+from lvlm.steering.control import HIDDEN, Gate, read_control
+from lvlm.steering.measure import differ, measure, same, share_of, spread
+from lvlm.steering.probe import Prober, Prompts
+from lvlm.steering.record import Steering
+from lvlm.steering.run import read_steering, steer_run
+from lvlm.steering.statistics import Interval, distinct, icc, interval, kappa, mean, minus, self_bleu
+from tests.tiny import tiny, write_text
+
+CODEC = LettersCodec()
+
+
+def value(statistic: Any, groups: int) -> float:
+    """The statistic of all groups once."""
+    return float(statistic(np.ones((1, groups)))[0])
+
+
+# ---- statistics -------------------------------------------------------------------------------------------------
+
+
+def test_icc_by_hand() -> None:
+    # Shrout and Fleiss 1979, table 2: six targets, four judges; their ICC(1,1) is .17
+    table = np.array(
+        [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float
+    )
+    assert value(icc(table), 6) == pytest.approx(0.1657, abs=1e-4)
+
+
+def test_icc_agrees_with_the_anova_of_scipy_also_in_unequal_groups() -> None:
+    rng = np.random.default_rng(0)
+    values_GM = rng.normal(size=(9, 1)) + rng.normal(size=(9, 5))
+    values_GM[0, 3:] = values_GM[4, 1:] = np.nan  # of one group a single member is left, which tells nothing
+    groups = [row[~np.isnan(row)] for index, row in enumerate(values_GM) if index != 4]
+    sizes = np.array([len(group) for group in groups])
+    f_ratio = f_oneway(*groups).statistic
+    size = (sizes.sum() - (sizes**2).sum() / sizes.sum()) / (len(sizes) - 1)
+    assert value(icc(values_GM), 9) == pytest.approx((f_ratio - 1) / (f_ratio + size - 1))
+
+
+def test_icc_is_one_for_equal_members_and_about_zero_for_independent_ones() -> None:
+    rng = np.random.default_rng(1)
+    fixed = interval(icc(np.repeat(rng.integers(57, size=(50, 1)), 6, axis=1).astype(float)), 50, seed=0)
+    assert fixed == Interval(value=1.0, low=1.0, high=1.0)
+    assert fixed.above_zero
+    free = interval(icc(rng.integers(57, size=(200, 6)).astype(float)), 200, seed=0)
+    assert free.value == pytest.approx(0, abs=0.05)
+    assert not free.without_zero
+
+
+def test_where_nothing_varies_there_is_no_icc() -> None:
+    assert interval(icc(np.full((4, 3), 7.0)), 4, seed=0) == Interval()
+    assert interval(icc(np.full((4, 3), np.nan)), 4, seed=0) == Interval()
+
+
+def test_kappa_by_hand() -> None:
+    # two raters, 10 positions: both set 2, both clear 6, apart 2; the pooled rate is 6 / 20
+    flags = np.zeros((1, 2, 10), dtype=bool)
+    flags[0, :, :2] = True
+    flags[0, 0, 2] = flags[0, 1, 3] = True
+    chance = 0.3**2 + 0.7**2
+    assert value(kappa(flags), 1) == pytest.approx((0.8 - chance) / (1 - chance))
+
+
+def test_kappa_is_one_for_equal_masks_and_zero_for_independent_ones() -> None:
+    rng = np.random.default_rng(2)
+    masks_GL = rng.random((40, 64)) < 1 / 16
+    assert value(kappa(np.repeat(masks_GL[:, None], 5, axis=1)), 40) == pytest.approx(1)
+    assert value(kappa(rng.random((200, 5, 64)) < 1 / 16), 200) == pytest.approx(0, abs=0.02)
+
+
+def test_an_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
+    rng, held = np.random.default_rng(3), 0
+    for seed in range(200):
+        groups = rng.normal(size=(40, 1)) + rng.normal(size=(40, 4))  # the true ICC is one half
+        found = interval(icc(groups), 40, seed=seed)
+        assert found.low is not None and found.high is not None
+        held += found.low <= 0.5 <= found.high
+    assert 0.85 <= held / 200 <= 0.99
+
+
+def test_a_difference_is_paired_by_group() -> None:
+    rng = np.random.default_rng(4)
+    values_G = rng.normal(scale=10, size=50)
+    found = interval(minus(mean(values_G + 1), mean(values_G)), 50, seed=0)
+    assert found.low == pytest.approx(1)
+    assert found.high == pytest.approx(1)
+
+
+def test_distinct_by_hand() -> None:
+    texts = [[1, 2, 1, 2], [1, 2, 3, 4]]
+    assert distinct(texts, 1) == 4 / 8
+    assert distinct(texts, 2) == 4 / 6  # 12 21 23 34 among 12 21 12, 12 23 34
+    assert distinct(texts, 5) == 0
+
+
+def bleu(text: list[int], references: list[list[int]]) -> float:
+    """BLEU-4 as in Papineni et al. 2002, with 0.1 for a count of zero; from its definition, slowly."""
+    logs = []
+    for n in range(1, 5):
+        grams = [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
+        others = [Counter(tuple(r[i : i + n]) for i in range(len(r) - n + 1)) for r in references]
+        matched = sum(min(c, max(other[g] for other in others)) for g, c in Counter(grams).items())
+        logs.append(math.log((matched or 0.1) / len(grams)))
+    nearest = min((len(r) for r in references), key=lambda length: (abs(length - len(text)), length))
+    return math.exp(min(0, 1 - nearest / len(text)) + sum(logs) / 4)
+
+
+def test_self_bleu_is_its_definition() -> None:
+    rng = np.random.default_rng(5)
+    texts = [rng.integers(4, size=length).tolist() for length in (12, 12, 9, 15, 12)]
+    wanted = [bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts)]
+    assert self_bleu(texts) == pytest.approx(sum(wanted) / 5)
+    assert self_bleu([[1, 2, 3, 4, 5]] * 3) == pytest.approx(1)
+    assert self_bleu([[1, 2, 3, 4], [5, 6, 7, 8]]) < 0.1
+
+
+def test_the_spread_is_the_chi_square_test_of_scipy() -> None:
+    values_N = np.array([0, 0, 1, 2, 2, 2, np.nan, 1.5])
+    found, wanted = spread(values_N, 3), chisquare([2, 1, 3])
+    assert found.counts == [2, 1, 3]
+    assert found.left_out == 2
+    assert (found.chi_square, found.p_value) == pytest.approx((wanted.statistic, wanted.pvalue))
+
+
+def test_the_same_number_and_another() -> None:
+    one, other = np.array([1.0, 2.0, np.nan, np.nan]), np.array([1.2, 3.0, np.nan, 1.0])
+    assert same(one, other, 0.25).tolist() == [True, False, False, False]
+    assert differ(one, other, 0.25) == 0.5  # two texts without the number don't differ in it
+    assert share_of(np.array([True, True, False, False])).value == 0.5
+
+
+# ---- attributes -------------------------------------------------------------------------------------------------
+
+
+def ids(*texts: str) -> np.ndarray[Any, Any]:
+    """Rows of 64 characters, filled up with blanks."""
+    return np.array([CODEC.encode(text.ljust(64, "_")) for text in texts])
+
+
+def letters(name: str) -> Attribute:
+    """An attribute of the letters data."""
+    return next(a for a in LettersData().attributes if a.name == name)
+
+
+def test_where_a_run_starts() -> None:
+    found = starts(
+        ids("", ""),
+        ids(
+            "___KKKKKKKK",
+            "___KK!KKKKK!!",  # a hidden letter
+            "___!KKKKKKK",  # the first hidden: no other start has room for seven after it, and a blank at its end
+            "_" * 56 + "K" * 8,
+            "___KKKK",  # too short: the first start that contradicts least
+            "_" * 64,
+        ),
+    )
+    assert found[:4].tolist() == [3, 3, 3, 56]
+    assert found[4] == 0
+    assert np.isnan(found[5])
+
+
+def test_what_a_valid_row_is() -> None:
+    prompt = np.array([CODEC.encode("K>")] * 5)
+    texts = ids("__KKKKKKKK", "__KK!KKKK!", "__JJJJJJJJ", "__KKKKKKK", "__KKKKKKKKK")
+    assert letters("valid").measure(prompt, texts).tolist() == [True, True, False, False, False]
+    assert letters("noise").measure(prompt, texts)[1].nonzero()[0].tolist() == [4, 9]
+
+
+def test_what_any_text_has() -> None:
+    codec = TextData(path="x").codec
+    text = np.array([codec.encode("Ab, c1"), codec.encode("      ")])
+    found = {a.name: a.measure(text, text).tolist() for a in text_attributes(codec)}
+    assert found["word_length"][0] == 2.5
+    assert math.isnan(found["word_length"][1])
+    assert found["capitals"] == [1 / 6, 0]
+    assert found["digits"] == found["punctuation"] == [1 / 6, 0]
+
+
+@pytest.mark.parametrize("params", [CoinData(), LettersData(), PythonData(), TextData(path="x")])
+def test_every_kind_of_data_names_attributes(params: DataParams) -> None:
+    named = params.attributes
+    assert len({a.name for a in named}) == len(named) > 0
+
+
+# ---- models that read their codes, and models that don't ---------------------------------------------------------
+
+BITS, WIDTH = 5, 32
+
+
+class NextToken(Encoder):
+    """Knows the next token of each place, and says it in bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.slots = BITS, Slots(1)
+
+    def forward(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
+        """Each bit as -1 or 1; of the last place, whose next token isn't there, those of a blank."""
+        following_BT = torch.cat(
+            [tokens_BT[:, 1:], torch.full_like(tokens_BT[:, :1], CODEC.encode("_")[0])], 1
+        )
+        bits = (following_BT[..., None] >> torch.arange(BITS)) & 1
+        return 2.0 * bits - 1
+
+
+def reader(*, reads: bool) -> LatentLM:
+    """A model whose next token is the code of its place, or, deaf to codes, any token."""
+    model = lvlm.build(
+        "free", "data={kind: letters}", "model.injection={kind: add}",
+        f"model.quantizer={{kind: binary, bits: {BITS}}}",
+        f"model.backbone={{kind: decoder, layers: 2, width: {WIDTH}, heads: 2, context: 80}}",
+    ).eval()  # fmt: skip
+    assert model.latent is not None
+    with torch.no_grad():
+        model.backbone.unembedding.weight.copy_(
+            10.0 * torch.eye(29, WIDTH) if reads else torch.zeros(29, WIDTH)
+        )
+        rows_RC = 1000.0 * torch.eye(29, WIDTH)[torch.arange(2**BITS) % 29]
+        model.latent.quantizer.table_RC.copy_(rows_RC if reads else torch.zeros(2**BITS, WIDTH))
+        model.latent.encoder, model.latent.norm = NextToken(), nn.RMSNorm(BITS)
+        model.latent.readout = nn.Linear(BITS, BITS)
+        model.latent.readout.weight.copy_(50.0 * torch.eye(BITS))
+        model.latent.readout.bias.zero_()
+    return model
+
+
+def measured(model: LatentLM, **settings: Any) -> Steering:
+    """A quick measurement on letters."""
+    batch = LettersData().open().windows(24, "test").batch
+    prompts = Prompts.of(batch, 2)
+    prober = Prober(model, tokens=64, rows=64, seed=0)
+    asked = {"groups": 16, "samples": 3, "entropy_nats": None, **settings}
+    found = measure(prober, prompts, LettersData().attributes, CODEC, **asked)
+    return Steering(version=1, key="", lvlm="0", step=1, settings={}, **found)
+
+
+@pytest.fixture(scope="module")
+def read() -> Steering:
+    """Of the model that reads."""
+    return measured(reader(reads=True))
+
+
+@pytest.fixture(scope="module")
+def deaf() -> Steering:
+    """Of the model that doesn't."""
+    return measured(reader(reads=False))
+
+
+def test_a_code_that_fixes_the_text_gives_icc_and_kappa_of_one(read: Steering) -> None:
+    (start,), (noise,) = read.numbers, read.flags
+    assert start.icc.shared.value == 1
+    assert noise.kappa.shared.value == pytest.approx(1)
+    assert start.icc.apart.value == pytest.approx(0, abs=0.35)
+    assert start.icc.difference.above_zero
+    assert read.control_came_out
+    (valid,) = read.checks
+    assert valid.share.value == 0  # the prior draws every character at random
+    for group in read.groups:
+        assert len(set(group.shared)) == 1 < len(set(group.apart))
+
+
+def test_its_codes_carry_a_text_over(read: Steering) -> None:
+    transfer = read.numbers[0].transfer
+    assert transfer is not None
+    assert transfer.success.value == pytest.approx(1, abs=0.05)
+    assert transfer.prior_rate.value == pytest.approx(0, abs=0.15)
+    assert transfer.difference.above_zero
+    assert transfer.sources == 24
+
+
+def test_each_of_its_bits_changes_every_token(read: Steering) -> None:
+    assert read.units is not None
+    assert len(read.units.units) == BITS
+    for change in read.units.units:
+        assert change.tokens == 1
+    assert read.units.other_noise.tokens == 0
+    assert read.units.all_redrawn.tokens > 0.85
+
+
+def test_a_model_that_is_deaf_to_codes_is_not_steered(deaf: Steering) -> None:
+    (start,), (noise,) = deaf.numbers, deaf.flags
+    for contrast in (start.icc, noise.kappa):
+        assert contrast.shared.value == pytest.approx(0, abs=0.4)
+        assert not contrast.difference.without_zero
+    assert not deaf.control_came_out
+    assert deaf.units is not None
+    assert {change.tokens for change in deaf.units.units} == {0.0}
+    assert deaf.units.other_noise.tokens > 0.9
+
+
+def test_a_baseline_has_nothing_to_share() -> None:
+    model = lvlm.build(
+        "baseline", "data={kind: letters}", "model.backbone={kind: decoder, layers: 1, width: 16, heads: 2}"
+    ).eval()
+    found = measured(model)
+    assert not found.has_latent
+    assert found.units is None
+    assert found.numbers[0].icc.shared == Interval()
+    assert found.numbers[0].icc.apart.value is not None
+    assert found.numbers[0].transfer is None
+
+
+def test_the_same_seed_gives_the_same_numbers_and_leaves_the_global_noise_alone(deaf: Steering) -> None:
+    model = reader(reads=False)
+    state = torch.get_rng_state()
+    assert measured(model) == deaf
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_entropy_is_that_of_the_distributions_and_can_be_set(deaf: Steering) -> None:
+    assert deaf.diversity.entropy_nats_per_token == pytest.approx(math.log(29), abs=1e-5)
+    model = lvlm.build(
+        "baseline", "data={kind: letters}", "model.backbone={kind: decoder, layers: 1, width: 16, heads: 2}"
+    ).eval()
+    torch.nn.init.normal_(model.backbone.unembedding.weight, std=1.0)
+    found = measured(model, entropy_nats=1.5)
+    assert found.diversity.entropy_nats_per_token == pytest.approx(1.5, abs=0.05)
+    assert found.diversity.temperature != 1
+
+
+# ---- runs, the gate, the report -----------------------------------------------------------------------------------
+
+STEER = {"groups": 4, "samples": 2, "sources": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of FREE, not on letters."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = tiny("free", write_text(folder), steer=STEER)
+    return lvlm.train(recipe, folder / "free")
+
+
+def test_a_run_is_measured_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = steer_run(run)
+    assert found.settings["groups"] == 4
+    assert found.settings["prompt_tokens"] == 1
+    assert {n.name for n in found.numbers} == {"word_length", "capitals", "digits", "punctuation"}
+    assert read_steering(run) == found
+    monkeypatch.setattr("lvlm.steering.run.measure", lambda *_, **__: pytest.fail("measured again"))
+    assert lvlm.steer(run) == found
+    with pytest.raises(BaseException, match="measured again"):
+        lvlm.steer(run, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"groups": 1}, "groups is 1: Input should be greater than or equal to 2"),
+        ({"prompt_tokens": 99}, "steer.prompt_tokens is 99, but a window has 12 tokens"),
+    ],
+)
+def test_what_cannot_be_measured(run: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        lvlm.steer(run, **asked)
+
+
+def test_damaged_or_older_files_are_measured_anew(run: Path) -> None:
+    found = steer_run(run)
+    for damage in ("{", json.dumps({**json.loads(found.model_dump_json()), "version": 0})):
+        (run / "steering.json").write_text(damage)
+        assert read_steering(run) is None
+        assert steer_run(run) == found
+
+
+def test_no_null_without_a_positive_control(read: Steering, deaf: Steering) -> None:
+    null, effect = Interval(value=0.0, low=-0.1, high=0.1), Interval(value=0.3, low=0.2, high=0.4)
+    shut, opened = Gate.of([deaf], lvlm="0"), Gate.of([deaf, read], lvlm="0")
+    assert not shut.shows(null)
+    assert shut.shows(effect)
+    assert opened.shows(null)
+    assert not Gate.of([read], lvlm="another version").open
+
+
+def test_the_command_line_hides_a_null_and_a_control_shows_it(
+    run: Path, read: Steering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lvlm.cli import main
+
+    def shown(*options: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(["steer", str(run), *options])
+        assert not stop.value.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    assert HIDDEN in shown()
+    assert json.loads(shown("--json"))["numbers"]
+    control = run.parent / "control"
+    control.mkdir(exist_ok=True)
+    mine = read_steering(run)
+    assert mine is not None
+    (control / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
+    assert HIDDEN not in shown("--control", str(control))
+    with pytest.raises(UserError, match="no positive control"):
+        read_control(run)
+    with pytest.raises(UserError, match="lvlm steer"):
+        read_control(run.parent)
+
+
+def test_a_study_measures_the_arms_that_say_so_and_reports_them(tmp_path: Path) -> None:
+    text = write_text(tmp_path)
+    (tmp_path / "study.yaml").write_text(
+        json.dumps(
+            {
+                "study": "steered",
+                "seeds": [0],
+                "arms": {
+                    "baseline": tiny("baseline", text),
+                    "free": tiny("free", text, steer=STEER),
+                },
+            }
+        )
+    )
+    page = lvlm.study(tmp_path / "study.yaml", tmp_path / "out").read_text()
+    assert not (tmp_path / "out/baseline/seed0/steering.json").exists()
+    assert (tmp_path / "out/free/seed0/steering.json").exists()
+    assert "<h2>Steering</h2>" in page
+    assert HIDDEN in page
+    assert "ICC of word_length" in page
+
+
+def test_with_a_control_in_the_study_the_report_draws_every_arm(
+    run: Path, read: Steering, tmp_path: Path
+) -> None:
+    from lvlm.scoreboard import evaluate_run
+
+    evaluate_run(run)
+    mine = steer_run(run)
+    (run / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
+    try:
+        report = read_report(
+            tmp_path, title="t", description="", command="", control="free", runs=[ReportRun("free", 0, run)]
+        )
+        page = render_report(report).read_text()
+    finally:
+        (run / "steering.json").unlink()
+    assert HIDDEN not in page
+    assert "Steering, means over seeds: ICC of start of free 1.000" in page
