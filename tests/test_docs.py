@@ -56,6 +56,7 @@ from lvlm.interfaces import ROLES
 from lvlm.plain_yaml import read_yaml
 from lvlm.recipe import EvaluateParams, ModelParams, Recipe, TrainParams, read_recipe
 from lvlm.registry import Registry
+from lvlm.steering.params import SteerParams
 from lvlm.study_recipe import StudyParams, read_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -468,7 +469,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "shipped": shipped_table,
     **{
         cls.__name__: functools.partial(options_table, cls)
-        for cls in (Recipe, ModelParams, TrainParams, EvaluateParams, StudyParams)
+        for cls in (Recipe, ModelParams, TrainParams, EvaluateParams, SteerParams, StudyParams)
     },
 }
 
