@@ -5,9 +5,11 @@ The verbs of the command line are functions here; each imports what it needs whe
     build(recipe) -> model                 load(run) -> model
     train(recipe, out) -> run folder       evaluate(run) -> numbers
     doctor(run) -> findings                study(file, out) -> report
-    sample(run, prompt) -> text            generate(model, tokens, …), kinds(), plugins(), schema()
+    generate(model, prompts) -> texts      sample(run, prompt), stream(model, prompts)
+    encode(model, texts) -> codes          interpolate(model, codes, codes, steps)
     check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
     export(run, folder) -> weights and recipe
+    kinds(), plugins(), schema()
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
         build,
         check,
         doctor,
+        encode,
         evaluate,
         export,
         generate,
+        interpolate,
         kinds,
         lm_eval,
         load,
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
         sample,
         schema,
         score,
+        stream,
         study,
         train,
     )
@@ -41,9 +46,11 @@ __all__ = [
     "build",
     "check",
     "doctor",
+    "encode",
     "evaluate",
     "export",
     "generate",
+    "interpolate",
     "kinds",
     "lm_eval",
     "load",
@@ -52,6 +59,7 @@ __all__ = [
     "sample",
     "schema",
     "score",
+    "stream",
     "study",
     "train",
 ]
