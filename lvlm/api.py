@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
-from lvlm.codes import encode, interpolate
+from lvlm.codes import Encoded, encode, interpolate
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
@@ -39,6 +39,7 @@ __all__ = [
     "check",
     "doctor",
     "encode",
+    "encode_text",
     "evaluate",
     "export",
     "generate",
@@ -263,6 +264,21 @@ def sample(
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
     return generate(load(run, plugin_files=plugin_files), prompt, tokens, **options)
+
+
+def encode_text(
+    run: str | Path, text: str, *, seed: int = 0, plugin_files: Sequence[str] = ()
+) -> list[Encoded]:
+    """What the encoder of a run says of a text, in pieces of as many tokens as a row had in training, each by itself.
+
+    Raises:
+        UserError: no such run, one without a latent, an empty text, or one that the model can't read.
+    """
+    model, resolved, _ = load_run(run, plugin_files=plugin_files)
+    ids, window = resolved.recipe.data.codec.encode(text), resolved.recipe.data.tokens
+    return encode(
+        model, [ids[start : start + window] for start in range(0, max(1, len(ids)), window)], seed=seed
+    )
 
 
 def study(

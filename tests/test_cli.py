@@ -288,8 +288,9 @@ def test_codes_that_do_not_fit_are_told(case: str) -> None:
     with pytest.raises(UserError) as by_model:
         model(torch.zeros(1, 4, dtype=torch.long), z=codes)
     assert told in str(by_model.value)
-    with pytest.raises(UserError):
-        lvlm.generate(model, prompt, 3, codes=codes)
+    if told != "a code per slot":  # generation draws what is not given
+        with pytest.raises(UserError):
+            lvlm.generate(model, prompt, 3, codes=codes)
 
 
 def test_a_sequence_longer_than_the_context_is_told() -> None:
@@ -400,7 +401,7 @@ def test_samples_follow_from_their_seed(arm: str, run_lvlm: Lvlm) -> None:
     assert one.status == 0
     assert one.out == same.out
     assert one.out != other.out
-    assert one.out.startswith("--- 1 of 2\nab")
+    assert one.out.startswith("--- seed 0\nab")
     assert "--- 2 of 2\nab" in one.out
     likeliest = [run_lvlm(*words, *cold).out for cold in (("--top-k", "1"), ("--temperature", "1e-45"))]
     if arm == "baseline":  # with a latent the codes are drawn still
