@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from lvlm.data import DATA_KINDS, DataParams, DataUnion, Source, TextData
-from lvlm.data.corpus import ByteCodec, File, split_by_file, split_by_position, split_files
+from lvlm.data.codecs import ByteCodec
+from lvlm.data.corpus import File, split_by_file, split_by_position, split_files
 from lvlm.data.python import PythonData
 from lvlm.data.source import uniforms
 from lvlm.errors import UserError
@@ -267,7 +268,7 @@ LINE = "the quick brown fox jumps over the lazy dog\n"
 
 
 def content_of(source: Source) -> bytes:
-    return b"".join(part.tobytes() for part in source._bytes.values())  # type: ignore[attr-defined]
+    return b"".join(part.tobytes() for part in source._tokens.values())  # type: ignore[attr-defined]
 
 
 def test_every_format_reads_the_same(tmp_path: Path) -> None:
