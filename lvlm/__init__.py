@@ -8,6 +8,7 @@ The verbs of the command line are functions here; each imports what it needs whe
     sample(run, prompt) -> text            generate(model, tokens, …), kinds(), plugins(), schema()
     check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
     export(run, folder) -> weights and recipe
+    train_tokenizer(files, out), prepare_data(files, folder), check_data(folder)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lvlm.api import (
         build,
         check,
+        check_data,
         doctor,
         evaluate,
         export,
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
         load,
         plan,
         plugins,
+        prepare_data,
         sample,
         schema,
         score,
         study,
         train,
+        train_tokenizer,
     )
     from lvlm.errors import UserError
 
@@ -40,6 +44,7 @@ __all__ = [
     "UserError",
     "build",
     "check",
+    "check_data",
     "doctor",
     "evaluate",
     "export",
@@ -49,11 +54,13 @@ __all__ = [
     "load",
     "plan",
     "plugins",
+    "prepare_data",
     "sample",
     "schema",
     "score",
     "study",
     "train",
+    "train_tokenizer",
 ]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from lvlm.cli_data import data_app, tokenizer_app
 from lvlm.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe (free).")]
 Overrides = Annotated[

@@ -324,8 +324,8 @@ def _parts(registry: Registry, tree: Tree) -> list[Part]:
 
     parts = [Part(("data",), DATA_KINDS, unknown_data)]
     mixed = tree.get("data", "parts")
-    for name in mixed if isinstance(mixed, dict) else ():
-        parts.append(Part(("data", "parts", name), PLAIN_DATA_KINDS, unknown_data))
+    names = mixed if isinstance(mixed, dict) else ()
+    parts += [Part(("data", "parts", name), PLAIN_DATA_KINDS, unknown_data) for name in names]
     for role, path in PART_PATHS.items():
         kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
         parts.append(Part(path, kinds, functools.partial(registry.unknown, role)))

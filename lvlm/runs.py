@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from lvlm.registry import Registry
 
 
-UNBORN = {"files", "run.json", ".run.json.writing", ".recipe.yaml.writing"}  # what a run that died at birth may leave
+UNBORN = {
+    "files",
+    "run.json",
+    ".run.json.writing",
+    ".recipe.yaml.writing",
+}  # what a run that died at birth may leave
 MADE_LATER = ("files", "checkpoints", "tensorboard", "metrics.jsonl", "evaluation.json", "evaluation.npz")
 
 
@@ -186,9 +191,13 @@ def _kept_files(folder: Path, record: dict[str, Any]) -> Path | None:
         try:
             now = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise UserError(f"{path}: cannot be read, and the run needs it: {error.strerror or error}") from None
+            raise UserError(
+                f"{path}: cannot be read, and the run needs it: {error.strerror or error}"
+            ) from None
         if now != sha256:
-            raise UserError(f"{path}: was exchanged since the run began (sha256 {sha256[:16]} then, {now[:16]} now)")
+            raise UserError(
+                f"{path}: was exchanged since the run began (sha256 {sha256[:16]} then, {now[:16]} now)"
+            )
     return folder / "files"
 
 

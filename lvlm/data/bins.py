@@ -79,7 +79,9 @@ class BinsData(WindowParams):
         return TokenSource(
             self,
             {split: TokenFile(self._folder / f"{split}.bin", manifest["dtype"]) for split in SPLITS},
-            fingerprint=hashlib.sha256(json.dumps(manifest["sha256"], sort_keys=True).encode()).hexdigest()[:16],
+            fingerprint=hashlib.sha256(json.dumps(manifest["sha256"], sort_keys=True).encode()).hexdigest()[
+                :16
+            ],
             bytes_per_token=test["bytes"] / max(1, test["tokens"]),
             ends=ends,
             order=self.order,
@@ -138,9 +140,13 @@ def check_files(folder: Path, manifest: dict[str, Any], *, limit_bytes: float = 
         if not path.is_file():
             raise UserError(f"{path}: is missing; prepare the bins again")
         if (size_bytes := path.stat().st_size) != wanted_bytes:
-            raise UserError(f"{path}: has {size_bytes} bytes, but {wanted_bytes} were written; it is cut off or changed")
+            raise UserError(
+                f"{path}: has {size_bytes} bytes, but {wanted_bytes} were written; it is cut off or changed"
+            )
         if size_bytes <= limit_bytes and (found := sha256_of(path)) != sha256:
-            raise UserError(f"{path}: is not what was written (sha256 {found[:16]}, in the manifest {sha256[:16]})")
+            raise UserError(
+                f"{path}: is not what was written (sha256 {found[:16]}, in the manifest {sha256[:16]})"
+            )
     for split, facts in manifest["splits"].items():
         if facts["largest_id"] >= manifest["vocab"]:
             raise UserError(
@@ -162,9 +168,7 @@ class Writer:
         self._bins = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
         self._ends = {split: (folder / f"{split}.ends").open("wb") for split in SPLITS}
         self._last_end = dict.fromkeys(SPLITS, 0)
-        self.splits = {
-            split: {"tokens": 0, "documents": 0, "bytes": 0, "largest_id": -1} for split in SPLITS
-        }
+        self.splits = {split: {"tokens": 0, "documents": 0, "bytes": 0, "largest_id": -1} for split in SPLITS}
 
     def add(self, tokens: Iterable[Any]) -> None:
         """One piece."""
@@ -235,7 +239,9 @@ def write_bins(
         writer.close()
     for split, facts in writer.splits.items():
         if facts["tokens"] < 2:
-            raise UserError(f"input: the {split} split has {facts['tokens']} tokens; there is too little text")
+            raise UserError(
+                f"input: the {split} split has {facts['tokens']} tokens; there is too little text"
+            )
     tokenizer = None if isinstance(codec, ByteCodec) else "tokenizer.json"
     if not isinstance(codec, ByteCodec):
         (folder / "tokenizer.json").write_bytes(codec.content)

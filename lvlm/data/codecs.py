@@ -138,7 +138,7 @@ def _read(path: Path, changed: int) -> TokenizerCodec:  # noqa: ARG001  a file t
     return TokenizerCodec(tokenizer, content)
 
 
-def tokenizers_library():  # type: ignore[no-untyped-def]
+def tokenizers_library() -> Any:
     """The module `tokenizers`.
 
     Raises:
@@ -160,7 +160,9 @@ def end_of(codec: TextCodec, said: str | None) -> int:
     """
     if said is not None:
         if isinstance(codec, ByteCodec):
-            raise UserError("bytes end a document with a line break; an end of document goes with a tokenizer")
+            raise UserError(
+                "bytes end a document with a line break; an end of document goes with a tokenizer"
+            )
         return codec.id_of(said)
     if codec.end is None:
         raise UserError(

@@ -1,7 +1,7 @@
 """Documents of any input, in order and a piece at a time: nothing here holds a corpus in memory.
 
-    files, folders ──────────┐
-    Hugging Face datasets ───┴─► pieces ─ plan_splits ─► Plan ─ tokenised ─► (split, ids, bytes, ends) one after the other
+files, folders ──────────┐
+Hugging Face datasets ───┴─► pieces ─ plan_splits ─► Plan ─ tokenised ─► (split, ids, bytes, ends) one after the other
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def drawn_split(key: bytes, drawn: Sequence[str], share: float) -> str:
     return drawn[int(u / share)] if u < share * len(drawn) else "train"
 
 
-def plan_splits(pieces: Pieces, share: float) -> Plan:
+def plan_splits(pieces: Pieces, share: float, where: str = "input") -> Plan:
     """By document where that gives each held-out split 0.4 to 2 times its share of the bytes, else by position.
 
     Raises:
@@ -99,8 +99,8 @@ def plan_splits(pieces: Pieces, share: float) -> Plan:
             split = drawn_split(piece.key, ("validation", "test"), share)
             drawn_bytes[split] = drawn_bytes.get(split, 0) + len(piece.content)
     total = sum(drawn_bytes.values())
-    if not total and "train" not in named:
-        raise UserError("there is no text to train on")
+    if not total:
+        raise UserError(f"{where}: there is no text to train on")
     drawn = tuple(split for split in ("validation", "test") if split not in named)
     if not drawn:
         return Plan("given", total)

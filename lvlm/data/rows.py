@@ -95,7 +95,9 @@ class TokenSource(Source):
             u_B = uniforms((rows,), "train", seed=seed, step=step)
             if self._pieces:
                 return self._rows("train", (u_B * len(self._pieces["train"])).astype(np.int64))
-            return self._windows("train", (u_B * (len(self._tokens["train"]) - self._window)).astype(np.int64))
+            return self._windows(
+                "train", (u_B * (len(self._tokens["train"]) - self._window)).astype(np.int64)
+            )
         number_B = step * rows + np.arange(rows, dtype=np.int64)
         return self._rows("train", shuffled(number_B, self._held("train"), seed=seed))
 
@@ -127,7 +129,11 @@ class TokenSource(Source):
         """How many rows lie side by side; `apart`, no token in two of them."""
         if self._pieces:
             return len(self._pieces[split])
-        return len(self._tokens[split]) // (self._window + 1) if apart else (len(self._tokens[split]) - 1) // self._window
+        return (
+            len(self._tokens[split]) // (self._window + 1)
+            if apart
+            else (len(self._tokens[split]) - 1) // self._window
+        )
 
     def _rows(self, split: str, numbers_B: NDArray[np.int64], *, apart: bool = False) -> Batch:
         """Rows by their numbers."""
@@ -174,7 +180,9 @@ def pieces(ends: NDArray[np.int64], window: int) -> NDArray[np.int64]:
     in common, so that every token but a document's first is a target once.
     """
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-    counts = np.maximum(0, -(-(ends - starts - 1) // window))  # ceil; a document of one token has nothing to predict
+    counts = np.maximum(
+        0, -(-(ends - starts - 1) // window)
+    )  # ceil; a document of one token has nothing to predict
     document_P = np.repeat(np.arange(len(ends)), counts)
     within_P = np.arange(len(document_P)) - np.repeat(np.cumsum(counts) - counts, counts)
     start_P = starts[document_P] + within_P * window
