@@ -24,21 +24,15 @@ from lvlm.data.python import PythonData
 from lvlm.data.source import uniforms
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
+from tests.every_data import made
 
 SEED = st.integers(0, 2**64 - 1)
 
 
 @pytest.fixture(scope="module")
-def params_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DataParams]:
+def params_of() -> dict[str, DataParams]:
     """Small params of every kind."""
-    text = tmp_path_factory.mktemp("text") / "words.txt"
-    text.write_text(" ".join(f"word{i}" for i in range(2000)))
-    return {
-        "python": PythonData(window=32, max_megabytes=0.5),
-        "text": TextData(path=str(text), window=16),
-        "letters": DATA_KINDS["letters"](),
-        "coin": DATA_KINDS["coin"](),
-    }
+    return made().kinds()
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,8 @@ class Writer:
         self._bins[split].write(np.ascontiguousarray(ids, dtype=self._dtype).tobytes())
         facts["tokens"] += len(ids)
         facts["bytes"] += text_bytes
-        facts["largest_id"] = max(facts["largest_id"], int(ids.max(initial=-1)))
+        if len(ids):
+            facts["largest_id"] = max(facts["largest_id"], int(ids.max()))
         if ends:
             self._end(split)
 

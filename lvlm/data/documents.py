@@ -250,7 +250,7 @@ def datasets_library() -> Any:
         MissingLibrary: it isn't installed.
     """
     try:
-        import datasets
+        import datasets.distributed
     except ImportError as error:
         raise MissingLibrary("datasets isn't installed: pip install 'lvlm[datasets]'") from error
     return datasets

@@ -174,8 +174,6 @@ class _Rows:
     def _open(self) -> Any:
         """Our part of the dataset, from its beginning."""
         data = self.params.splits()["train"]
-        if not hasattr(data, "load_state_dict"):
-            data = data.to_iterable_dataset()
         return datasets_library().distributed.split_dataset_by_node(data, self.part, self.parts)
 
     def _documents(self) -> Iterator[list[int]]:
