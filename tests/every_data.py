@@ -26,7 +26,8 @@ WINDOW = 16
 
 def documents(count: int = 600) -> list[str]:
     """Texts of 3 to 40 words, no two of them equal."""
-    words, choose = "the quick brown fox jumps over a lazy dog and runs".split(), random.Random(0)
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs"]
+    choose = random.Random(0)
     return [
         f"{number}: {' '.join(choose.choices(words, k=choose.randint(2, 39)))}" for number in range(count)
     ]

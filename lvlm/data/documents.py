@@ -137,7 +137,7 @@ def with_line_ends(pieces: Pieces) -> Pieces:
 
     def ended() -> Iterator[Piece]:
         for piece in pieces():
-            short = piece.ends and not piece.content.endswith(b"\n")
+            short = piece.ends and piece.content and not piece.content.endswith(b"\n")
             yield piece._replace(content=piece.content + b"\n") if short else piece
 
     return ended

@@ -105,7 +105,7 @@ def _ids(codec: TextCodec, text: str, end: int) -> list[int]:
     """A document and its end."""
     if isinstance(codec, ByteCodec):
         ids = list(text.encode(errors="replace"))
-        return ids if ids[-1:] == [end] else [*ids, end]
+        return ids if not ids or ids[-1] == end else [*ids, end]
     return [*codec.encode(text), end]
 
 
