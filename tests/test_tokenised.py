@@ -325,6 +325,35 @@ def test_what_cannot_be_prepared(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["given"]
 
 
+def test_bins_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lvlm.data.bins.Writer.add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            api.prepare_data([str(made().rows)], tmp_path / "bins")
+    assert not list(tmp_path.iterdir())
+    api.prepare_data([str(made().rows)], tmp_path / "bins")
+
+
+def test_input_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
+    import tracemalloc
+
+    line = "all work and no play makes a dull corpus of many lines\n"
+    (tmp_path / "long.txt").write_text(line * 500_000)  # 27 MB
+    tracemalloc.start()
+    try:
+        api.prepare_data([str(tmp_path / "long.txt")], tmp_path / "bins")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 12e6
+    assert (tmp_path / "bins" / "train.bin").stat().st_size == pytest.approx(
+        2 * 0.9 * 500_000 * len(line), rel=1e-4
+    )
+
+
 # ------------------------------------------------------------------------------------------------- Hugging Face
 
 
