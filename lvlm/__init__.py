@@ -5,10 +5,12 @@ The verbs of the command line are functions here; each imports what it needs whe
     build(recipe) -> model                 load(run) -> model
     train(recipe, out) -> run folder       evaluate(run) -> numbers
     doctor(run) -> findings                study(file, out) -> report
-    sample(run, prompt) -> text            generate(model, tokens, …), kinds(), plugins(), schema()
+    generate(model, prompts) -> texts      sample(run, prompt), stream(model, prompts)
+    encode(model, texts) -> codes          interpolate(model, codes, codes, steps)
     check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
     export(run, folder) -> weights and recipe
     train_tokenizer(files, out), prepare_data(files, folder), check_data(folder)
+    kinds(), plugins(), schema()
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
         check,
         check_data,
         doctor,
+        encode,
         evaluate,
         export,
         generate,
+        interpolate,
         kinds,
         lm_eval,
         load,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
         sample,
         schema,
         score,
+        stream,
         study,
         train,
         train_tokenizer,
@@ -46,9 +51,11 @@ __all__ = [
     "check",
     "check_data",
     "doctor",
+    "encode",
     "evaluate",
     "export",
     "generate",
+    "interpolate",
     "kinds",
     "lm_eval",
     "load",
@@ -58,6 +65,7 @@ __all__ = [
     "sample",
     "schema",
     "score",
+    "stream",
     "study",
     "train",
     "train_tokenizer",

@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
+from lvlm.codes import encode, interpolate
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
-from lvlm.generation import generate
+from lvlm.generation import Sample, generate, stream
 from lvlm.model import LatentLM
 from lvlm.particles import Resampling
 from lvlm.plugin import Kind
@@ -38,9 +39,11 @@ __all__ = [
     "check",
     "check_data",
     "doctor",
+    "encode",
     "evaluate",
     "export",
     "generate",
+    "interpolate",
     "kinds",
     "lm_eval",
     "load",
@@ -50,6 +53,7 @@ __all__ = [
     "sample",
     "schema",
     "score",
+    "stream",
     "study",
     "train",
     "train_tokenizer",
@@ -243,31 +247,25 @@ def doctor(
 
 def sample(
     run: str | Path,
-    prompt: str,
-    *,
+    prompt: str | Sequence[str],
     tokens: int = 200,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    samples: int = 1,
+    *,
     plugin_files: Sequence[str] = (),
-) -> list[str]:
-    """Texts that continue a prompt, without the prompt.
+    **options: Any,
+) -> list[Sample]:
+    """Texts that continue prompts: `generate` with the model of a run.
+
+    Args:
+        run: its folder.
+        prompt: one or several.
+        tokens: how many to add to each, at most.
+        plugin_files: single-file plugins.
+        options: of `lvlm.generation.Options`: temperature, seed, samples, codes, stop, …
 
     Raises:
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
-    if samples < 1:
-        raise UserError(f"samples is {samples}; ask for at least one")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}; it is from 0 to 2^63 - 1")
-    model, resolved, _ = load_run(run, plugin_files=plugin_files)
-    codec = resolved.recipe.data.codec
-    ids = codec.encode(prompt)
-    prompts = torch.tensor([ids] * samples, dtype=torch.long).view(samples, len(ids))
-    generator = torch.Generator().manual_seed(seed)
-    out = generate(model, prompts, tokens, temperature=temperature, top_k=top_k, generator=generator)
-    return [codec.decode(row[len(ids) :]) for row in out.tokens_BT.tolist()]
+    return generate(load(run, plugin_files=plugin_files), prompt, tokens, **options)
 
 
 def study(

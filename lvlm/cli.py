@@ -220,7 +220,7 @@ def sample(
     """Continue a prompt; codes of the prompt come from the prompt alone, later ones from the prior."""
     from lvlm import api
 
-    texts = api.sample(
+    found = api.sample(
         run,
         prompt,
         tokens=tokens,
@@ -230,10 +230,10 @@ def sample(
         samples=samples,
         plugin_files=plugin or [],
     )
-    for number, text in enumerate(texts, start=1):
+    for number, one in enumerate(found, start=1):
         if samples > 1:
             print(f"--- {number} of {samples}")
-        print(prompt + text)
+        print(prompt + str(one.text))
 
 
 @app.command()

@@ -168,8 +168,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a negative seed": ((*SAMPLE, "a", "--tokens", "2", "--seed", "-1"), ("seed is -1",)),
     "a seed of 65 bits": ((*SAMPLE, "a", "--tokens", "2", "--seed", str(2**64)), ("seed is",)),
     "more tokens than the context": (
-        (*SAMPLE, "four", "--tokens", "13"),
-        ("a prompt of 4 tokens and 13 more make 17", "context is 16"),
+        (*SAMPLE, "four", "--tokens", "14"),
+        ("the prompt of 4 tokens and 14 more", "context is 16", "ask for at most 13"),
     ),
     "a prompt of other symbols": (
         ("sample", "runs/letters", "--prompt", "K>k"),
@@ -297,9 +297,9 @@ def test_a_sequence_longer_than_the_context_is_told() -> None:
     for tokens, told in ((17, "a sequence of 17 tokens is longer than the model allows"), (0, "no tokens")):
         with pytest.raises(UserError, match=told):
             model(torch.zeros(1, tokens, dtype=torch.long))
-    with pytest.raises(UserError, match="prompt tokens 0 to 256; the vocabulary is 0 to 255"):
+    with pytest.raises(UserError, match="prompt: tokens 0 to 256; the vocabulary is 0 to 255"):
         lvlm.generate(model, torch.tensor([[0, 256]]), 2)
-    with pytest.raises(UserError, match="prompt tokens -1"):
+    with pytest.raises(UserError, match="prompt: tokens -1"):
         lvlm.generate(model, torch.tensor([[0, -1]]), 2)
 
 
