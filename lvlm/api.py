@@ -37,6 +37,7 @@ __all__ = [
     "Checked",
     "build",
     "check",
+    "check_data",
     "doctor",
     "encode",
     "encode_text",
@@ -49,12 +50,14 @@ __all__ = [
     "load",
     "plan",
     "plugins",
+    "prepare_data",
     "sample",
     "schema",
     "score",
     "stream",
     "study",
     "train",
+    "train_tokenizer",
 ]
 
 
@@ -421,6 +424,88 @@ def export(
         UserError: no such run or checkpoint, a damaged one, or the folder is taken.
     """
     return export_run(Path(run), Path(out), step=step, plugin_files=tuple(plugin_files))
+
+
+def train_tokenizer(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    vocab: int = 8192,
+    field: str = "text",
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Learn a byte-level BPE; needs `pip install 'lvlm[tokenizers]'`.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: the tokenizer.json to write.
+        vocab: ids, those of all bytes and of <|endoftext|> among them; fewer where the text gives no more.
+        field: of each row, what holds its text.
+        overwrite: replace the file.
+        console: where progress goes; quiet unless given.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: bad input, or the file is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` isn't installed.
+    """
+    from lvlm.data.prepare import train_bpe
+
+    with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
+        return train_bpe(
+            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share
+        )
+
+
+def prepare_data(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    tokenizer: str | None = None,
+    field: str = "text",
+    end_of_document: str | None = None,
+    held_out: float = 0.05,
+    console: Console | None = None,
+) -> Path:
+    """Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: a folder that isn't there yet.
+        tokenizer: a tokenizer.json; bytes unless given.
+        field: of each row, what holds its text.
+        end_of_document: the token behind a document; the tokenizer's own unless given.
+        held_out: the share of validation, and of test.
+        console: where progress goes; quiet unless given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: bad input, a tokenizer without that token, too little text, or the folder is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` or `datasets` isn't installed, and is needed.
+    """
+    from lvlm.data.prepare import prepare_bins
+
+    with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
+        return prepare_bins(
+            inputs, Path(out), tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
+            progress=display.share,
+        )  # fmt: skip
+
+
+def check_data(folder: str | Path) -> None:
+    """Read all of what `prepare_data` wrote and compare it with its manifest.
+
+    Raises:
+        UserError: it isn't what was written.
+    """
+    from lvlm.data.prepare import check_bins
+
+    check_bins(Path(folder))
 
 
 def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from lvlm import cli_generate
+from lvlm.cli_data import data_app, tokenizer_app
 from lvlm.cli_shared import (
     AsJSON,
     Overrides,
@@ -68,6 +69,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(data_app, name="data")
+cli_generate.register(app)
 
 
 @app.command()
@@ -330,5 +335,4 @@ def _version(
         raise typer.Exit
 
 
-cli_generate.register(app)
 main = app  # the entry point

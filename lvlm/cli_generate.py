@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lvlm.cli_shared import AsJSON, PluginFiles, RunArgument, listed, show
-from lvlm.errors import UserError
+from lvlm.errors import OutOfDistribution, UserError
 
 if TYPE_CHECKING:
     from lvlm.generation import Sample
@@ -245,7 +245,8 @@ def _warnings_as_lines() -> Iterator[None]:
     def told(message: Warning | str, *_where: Any, **_how: Any) -> None:
         print(f"lvlm: {message}", file=sys.stderr)
 
-    with mock.patch.object(warnings, "showwarning", told):
+    with warnings.catch_warnings(), mock.patch.object(warnings, "showwarning", told):
+        warnings.simplefilter("always", OutOfDistribution)
         yield
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lvlm.decoding import draw_codes
 from lvlm.errors import UserError, listing, nearest
-from lvlm.generation import Prompt, Sample, generate, padded, token_rows
+from lvlm.generation import Prompt, Sample, check_rows, generate, padded, token_rows
 from lvlm.model import LatentLM, LatentPath
 from lvlm.noise import POSTERIOR_CODES, generators
 
@@ -78,6 +78,7 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
         NotFinite: the encoder says NaN or infinity.
     """
     path, rows, device = path_of(model), token_rows(model, texts), model.device
+    check_rows(model, rows, 1)
     tokens_BT, keep_BT = padded(rows, device)
     training = model.training
     model.eval()

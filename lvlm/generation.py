@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lvlm.decoding import Decoding, Given, PromptCodes, RowCodes
-from lvlm.errors import NotFinite, UserError, nearest
+from lvlm.errors import NotFinite, OutOfDistribution, UserError, nearest
 from lvlm.model import LatentLM
 from lvlm.noise import TOKENS, generators
 from lvlm.row_text import RowText
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from lvlm.data.source import Codec
 
 Prompt = str | bytes | Sequence[int] | Tensor
-
-
-class OutOfDistribution(UserWarning):
-    """What was asked for is nothing that the model saw in training."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,7 @@ def stream(
     A generator: what it returns (the value of its StopIteration) is what `generate` returns. Mistakes are told at the call.
     """
     chosen, rows = Options.of(options), token_rows(model, prompts)
-    _check(model, rows, tokens)
+    check_rows(model, rows, tokens)
     return _run(model, rows, tokens, chosen, live=True)
 
 
@@ -184,7 +180,7 @@ def _run(
     model: LatentLM, prompts: list[list[int]], tokens: int, options: Options, *, live: bool
 ) -> Generator[Piece, None, list[Sample]]:
     """All steps; `live` looks at every token when it is there, so that rows can be shown, and can stop."""
-    _check(model, prompts, tokens)
+    check_rows(model, prompts, tokens)
     seeds, code_seeds = options.row_seeds(len(prompts)), options.row_code_seeds(len(prompts))
     rows = [prompt for prompt in prompts for _ in range(options.samples)]
     leaders = [row - row % options.samples if options.share_codes else row for row in range(len(rows))]
@@ -273,7 +269,12 @@ def _ids(model: LatentLM, prompt: Prompt) -> list[int]:
     return list(prompt.tolist() if hasattr(prompt, "tolist") else prompt)
 
 
-def _check(model: LatentLM, rows: list[list[int]], tokens: int) -> None:
+def check_rows(model: LatentLM, rows: list[list[int]], tokens: int) -> None:
+    """Prompts that the model can read, and room for so many tokens after each.
+
+    Raises:
+        UserError: there is none.
+    """
     vocab, context = model.backbone.vocab, model.backbone.context
     if tokens < 1:
         raise UserError(f"tokens is {tokens}; ask for at least one")

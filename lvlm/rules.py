@@ -21,6 +21,7 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _without_latent(recipe)
     yield from _learned_prior(recipe)
     yield from _context(recipe)
+    yield from ((("data", *path), message) for path, message in recipe.data.faults())
     yield from _train(recipe)
     yield from _evaluate(recipe)
 

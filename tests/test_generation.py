@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import lvlm
 from lvlm import codes as turn
-from lvlm.data.corpus import ByteCodec
-from lvlm.errors import NotFinite, UserError
-from lvlm.generation import OutOfDistribution, Sample, generate, stream
+from lvlm.data.codecs import ByteCodec
+from lvlm.errors import NotFinite, OutOfDistribution, UserError
+from lvlm.generation import Sample, generate, stream
 from lvlm.model import LatentLM
 from lvlm.row_text import RowText
 from lvlm.sampling import Sampling

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lvlm import api
-from lvlm.data.corpus import ByteSource
+from lvlm.data.rows import TokenSource
 from lvlm.errors import Interrupted, UserError
 from lvlm.objective import ELBO
 from lvlm.recipe import TrainParams
@@ -250,14 +250,14 @@ def test_a_run_that_began_on_another_device_is_not_resumed(text: Path, tmp_path:
 
 def test_each_step_reads_its_own_rows_of_the_recipe_s_seed(text: Path, tmp_path: Path) -> None:
     read: list[dict[str, int]] = []
-    train_batch = ByteSource.train_batch
+    train_batch = TokenSource.train_batch
 
-    def noting(self: ByteSource, **asked: int) -> Any:
+    def noting(self: TokenSource, **asked: int) -> Any:
         read.append(asked)
         return train_batch(self, **asked)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ByteSource, "train_batch", noting)
+        patch.setattr(TokenSource, "train_batch", noting)
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
             api.train(tiny("baseline", text, seed=7), tmp_path / "run")
