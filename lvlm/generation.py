@@ -201,10 +201,12 @@ def _run(
         tokens_BT, keep_BT = padded(rows, device)
         logits_BV = decoding.begin(tokens_BT, keep_BT)
         seen_BV = _seen(tokens_BT, keep_BT, logits_BV) if options.repetition_penalty != 1 else None
+        known = None if model.codec is None else model.codec.vocab  # a model may have more: model.vocab
         texts = [RowText(model.codec, options.stops) for _ in rows] if live else []
         chosen, scored = [], []
         for number in range(tokens):
-            next_B = options.choose(logits_BV, u_BN[:, number], seen_BV)
+            seen_Bv = None if seen_BV is None else seen_BV[:, :known]
+            next_B = options.choose(logits_BV[:, :known], u_BN[:, number], seen_Bv)
             chosen.append(next_B)
             scored.append(log_probs(logits_BV, next_B))
             if seen_BV is not None:

@@ -51,6 +51,9 @@ class ModelParams(Section):
 
     backbone: BackboneParams
     """The causal decoder."""
+    vocab: int | None = Field(default=None, ge=1)
+    """Rows of the embedding and the head; the data's vocabulary unless given. More of them round it up to what a GPU likes, or
+    stand in for a tokenizer that a plan then doesn't need."""
     seam: Literal["middle"] | Annotated[int, Field(ge=0)] = "middle"
     """The block before which the stack is cut; 'middle' is half of the layers."""
     encoder: EncoderParams | None = None

@@ -403,9 +403,7 @@ def test_samples_follow_from_their_seed(arm: str, run_lvlm: Lvlm) -> None:
     assert one.out != other.out
     assert one.out.startswith("--- seed 0\nab")
     assert "--- seed 1\nab" in one.out
-    likeliest = [
-        run_lvlm(*words[:-2], *cold).out for cold in (("--top-k", "1"), ("--temperature", "1e-45"))
-    ]
+    likeliest = [run_lvlm(*words[:-2], *cold).out for cold in (("--top-k", "1"), ("--temperature", "1e-45"))]
     if arm == "baseline":  # with a latent the codes are drawn still
         assert likeliest[0] == likeliest[1] == run_lvlm(*words[:-2], "--temperature", "0", "--seed", "7").out
 

@@ -573,8 +573,9 @@ def test_threads_and_device_of_the_recipe(text: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- what is shipped
 
 SMALL = (
-    "model.backbone.width=16", "model.backbone.layers=2", "model.backbone.context=66", "train.steps=2", "train.rows=2",
-    "train.micro_rows=null", "train.warmup_steps=1", "train.log_every=1", "train.evaluate_windows=2",
+    "model.backbone.width=16", "model.backbone.layers=2", "model.backbone.context=66", "model.backbone.heads=4",
+    "model.backbone.kv_heads=null", "model.backbone.hidden=null", "model.vocab=null", "train.steps=2", "train.rows=2",
+    "train.micro_rows=null", "train.warmup_steps=1", "train.compile=false", "train.log_every=1", "train.evaluate_windows=2",
     "train.device=cpu", "evaluate.windows=2", "evaluate.rows=2", "evaluate.k=2",
 )  # fmt: skip
 
