@@ -5,9 +5,12 @@ The verbs of the command line are functions here; each imports what it needs whe
     build(recipe) -> model                 load(run) -> model
     train(recipe, out) -> run folder       evaluate(run) -> numbers
     doctor(run) -> findings                study(file, out) -> report
-    sample(run, prompt) -> text            generate(model, tokens, …), kinds(), plugins(), schema()
+    generate(model, prompts) -> texts      sample(run, prompt), stream(model, prompts)
+    encode(model, texts) -> codes          interpolate(model, codes, codes, steps)
     check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
     export(run, folder) -> weights and recipe
+    train_tokenizer(files, out), prepare_data(files, folder), check_data(folder)
+    kinds(), plugins(), schema()
 """
 
 from __future__ import annotations
@@ -18,21 +21,28 @@ if TYPE_CHECKING:
     from lvlm.api import (
         build,
         check,
+        check_data,
         doctor,
+        encode,
+        encode_text,
         evaluate,
         export,
         generate,
+        interpolate,
         kinds,
         lm_eval,
         load,
         plan,
         plugins,
+        prepare_data,
         sample,
         schema,
         score,
         steer,
+        stream,
         study,
         train,
+        train_tokenizer,
     )
     from lvlm.errors import UserError
 
@@ -41,21 +51,28 @@ __all__ = [
     "UserError",
     "build",
     "check",
+    "check_data",
     "doctor",
+    "encode",
+    "encode_text",
     "evaluate",
     "export",
     "generate",
+    "interpolate",
     "kinds",
     "lm_eval",
     "load",
     "plan",
     "plugins",
+    "prepare_data",
     "sample",
     "schema",
     "score",
     "steer",
+    "stream",
     "study",
     "train",
+    "train_tokenizer",
 ]
 
 

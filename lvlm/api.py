@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
+from lvlm.codes import Encoded, encode, interpolate
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
-from lvlm.generation import generate
+from lvlm.generation import Sample, generate, stream
 from lvlm.model import LatentLM
 from lvlm.particles import Resampling
 from lvlm.plugin import Kind
@@ -40,21 +41,28 @@ __all__ = [
     "Checked",
     "build",
     "check",
+    "check_data",
     "doctor",
+    "encode",
+    "encode_text",
     "evaluate",
     "export",
     "generate",
+    "interpolate",
     "kinds",
     "lm_eval",
     "load",
     "plan",
     "plugins",
+    "prepare_data",
     "sample",
     "schema",
     "score",
     "steer",
+    "stream",
     "study",
     "train",
+    "train_tokenizer",
 ]
 
 
@@ -245,31 +253,40 @@ def doctor(
 
 def sample(
     run: str | Path,
-    prompt: str,
-    *,
+    prompt: str | Sequence[str],
     tokens: int = 200,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    samples: int = 1,
+    *,
     plugin_files: Sequence[str] = (),
-) -> list[str]:
-    """Texts that continue a prompt, without the prompt.
+    **options: Any,
+) -> list[Sample]:
+    """Texts that continue prompts: `generate` with the model of a run.
+
+    Args:
+        run: its folder.
+        prompt: one or several.
+        tokens: how many to add to each, at most.
+        plugin_files: single-file plugins.
+        options: of `lvlm.generation.Options`: temperature, seed, samples, codes, stop, …
 
     Raises:
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
-    if samples < 1:
-        raise UserError(f"samples is {samples}; ask for at least one")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}; it is from 0 to 2^63 - 1")
+    return generate(load(run, plugin_files=plugin_files), prompt, tokens, **options)
+
+
+def encode_text(
+    run: str | Path, text: str, *, seed: int = 0, plugin_files: Sequence[str] = ()
+) -> list[Encoded]:
+    """What the encoder of a run says of a text, in pieces of as many tokens as a row had in training, each by itself.
+
+    Raises:
+        UserError: no such run, one without a latent, an empty text, or one that the model can't read.
+    """
     model, resolved, _ = load_run(run, plugin_files=plugin_files)
-    codec = resolved.recipe.data.codec
-    ids = codec.encode(prompt)
-    prompts = torch.tensor([ids] * samples, dtype=torch.long).view(samples, len(ids))
-    generator = torch.Generator().manual_seed(seed)
-    out = generate(model, prompts, tokens, temperature=temperature, top_k=top_k, generator=generator)
-    return [codec.decode(row[len(ids) :]) for row in out.tokens_BT.tolist()]
+    ids, window = resolved.recipe.data.codec.encode(text), resolved.recipe.data.tokens
+    return encode(
+        model, [ids[start : start + window] for start in range(0, max(1, len(ids)), window)], seed=seed
+    )
 
 
 def steer(
@@ -456,6 +473,88 @@ def export(
         UserError: no such run or checkpoint, a damaged one, or the folder is taken.
     """
     return export_run(Path(run), Path(out), step=step, plugin_files=tuple(plugin_files))
+
+
+def train_tokenizer(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    vocab: int = 8192,
+    field: str = "text",
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Learn a byte-level BPE; needs `pip install 'lvlm[tokenizers]'`.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: the tokenizer.json to write.
+        vocab: ids, those of all bytes and of <|endoftext|> among them; fewer where the text gives no more.
+        field: of each row, what holds its text.
+        overwrite: replace the file.
+        console: where progress goes; quiet unless given.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: bad input, or the file is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` isn't installed.
+    """
+    from lvlm.data.prepare import train_bpe
+
+    with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
+        return train_bpe(
+            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share
+        )
+
+
+def prepare_data(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    tokenizer: str | None = None,
+    field: str = "text",
+    end_of_document: str | None = None,
+    held_out: float = 0.05,
+    console: Console | None = None,
+) -> Path:
+    """Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: a folder that isn't there yet.
+        tokenizer: a tokenizer.json; bytes unless given.
+        field: of each row, what holds its text.
+        end_of_document: the token behind a document; the tokenizer's own unless given.
+        held_out: the share of validation, and of test.
+        console: where progress goes; quiet unless given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: bad input, a tokenizer without that token, too little text, or the folder is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` or `datasets` isn't installed, and is needed.
+    """
+    from lvlm.data.prepare import prepare_bins
+
+    with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
+        return prepare_bins(
+            inputs, Path(out), tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
+            progress=display.share,
+        )  # fmt: skip
+
+
+def check_data(folder: str | Path) -> None:
+    """Read all of what `prepare_data` wrote and compare it with its manifest.
+
+    Raises:
+        UserError: it isn't what was written.
+    """
+    from lvlm.data.prepare import check_bins
+
+    check_bins(Path(folder))
 
 
 def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:

@@ -10,6 +10,7 @@ import torch
 from lvlm.model import LatentLM, LatentPath
 
 if TYPE_CHECKING:
+    from lvlm.interfaces import Backbone
     from lvlm.recipe import Recipe
 
 
@@ -18,24 +19,30 @@ def assemble(recipe: Recipe) -> LatentLM:
 
     The backbone is drawn first, so arms that differ only in the latent start from the same decoder.
     """
-    spec = recipe.model
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
-        backbone = spec.backbone.build(vocab=recipe.data.vocab)
-        if spec.encoder is None or spec.quantizer is None or spec.injection is None:
-            return LatentLM(backbone, token_dropout=spec.token_dropout)
-        encoder = spec.encoder.build(backbone=backbone)
-        injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
-        quantizer = spec.quantizer.build(embedding_dim=injection.embedding_dim)
-        path = LatentPath(encoder, quantizer, width=backbone.width, prior=spec.prior)
-        return LatentLM(
-            backbone,
-            path,
-            injection,
-            seam=spec.seam_index,
-            latent_dropout=spec.latent_dropout,
-            token_dropout=spec.token_dropout,
-        )
+        backbone = recipe.model.backbone.build(vocab=recipe.model.vocab or recipe.data.vocab)
+        model = _around(backbone, recipe)
+    model.codec = recipe.data.codec
+    return model
+
+
+def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
+    spec = recipe.model
+    if spec.encoder is None or spec.quantizer is None or spec.injection is None:
+        return LatentLM(backbone, token_dropout=spec.token_dropout)
+    encoder = spec.encoder.build(backbone=backbone)
+    injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
+    quantizer = spec.quantizer.build(embedding_dim=injection.embedding_dim)
+    path = LatentPath(encoder, quantizer, width=backbone.width, prior=spec.prior)
+    return LatentLM(
+        backbone,
+        path,
+        injection,
+        seam=spec.seam_index,
+        latent_dropout=spec.latent_dropout,
+        token_dropout=spec.token_dropout,
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
@@ -144,11 +143,8 @@ class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
         tokens = min(tokens, self.context - len(prompt))
         if tokens < 1:
             return []
-        device = self.model.device
-        generator = torch.Generator(device=device).manual_seed(self._seed(prompt))
-        rows = torch.tensor([prompt], device=device)
-        out = generate(self.model, rows, tokens, temperature=temperature, top_k=top_k, generator=generator)
-        return [int(token) for token in out.tokens_BT[0, len(prompt) :]]
+        seed = self._seed(prompt)
+        return generate(self.model, prompt, tokens, temperature=temperature, top_k=top_k, seed=seed)[0].tokens
 
 
 def run_tasks(

@@ -340,7 +340,7 @@ class Injection(nn.Module, abc.ABC):
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
     ) -> Conditioning:
         """The conditioning of the given positions, which start anywhere: it must slice,
-        f(e, positions[a:b]) == f(e, positions)[a:b]. Where `keep_B` is False, the row's latent was dropped
+        f(e, positions[a:b]) == f(e, positions)[a:b]. They are [T], or [B, T] where rows differ. Where `keep_B` is False, the row's latent was dropped
         and must leave no trace.
         """
 

@@ -6,7 +6,7 @@ Shape legend: see `lvlm.interfaces`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,35 +15,17 @@ from lvlm.errors import NotFinite, UserError
 from lvlm.interfaces import Backbone, Conditioning, Encoder, Injection, Latent, Output, Quantizer, Slots
 from lvlm.nn.cache import LayerCache
 
+if TYPE_CHECKING:
+    from lvlm.data.source import Codec
+
 CodeSource = Literal["posterior", "prior", "shuffled"] | Tensor
 
 
-class Cache:
-    """What decoding has seen so far: keys and values per block, and the codes drawn so far.
+class Place(NamedTuple):
+    """Positions, [T] or [B, T] where rows differ, and what blocks need to know of them."""
 
-    Keeping the codes makes drawing one code per sequence and one code per token the same line, and lets a
-    teacher-forced forward with `cache.codes` reproduce a decoded sequence.
-    """
-
-    def __init__(self, layers: list[LayerCache]) -> None:
-        self.layers = layers
-        self.length = 0
-        self.codes: Tensor | None = None
-        self.embedding_BSC: Tensor | None = None
-
-    @property
-    def drawn(self) -> int:
-        """Slots drawn so far."""
-        return 0 if self.codes is None else self.codes.shape[1]
-
-    def extend(self, latent: Latent) -> Tensor:
-        """Take in codes of further slots; return the embeddings of all."""
-        if self.codes is None or self.embedding_BSC is None:
-            self.codes, self.embedding_BSC = latent.codes, latent.embedding_BSC
-        else:
-            self.codes = torch.cat((self.codes, latent.codes), dim=1)
-            self.embedding_BSC = torch.cat((self.embedding_BSC, latent.embedding_BSC), dim=1)
-        return self.embedding_BSC
+    positions_T: Tensor
+    where: Any
 
 
 class LatentPath(nn.Module):
@@ -81,26 +63,21 @@ class LatentPath(nn.Module):
         hidden_BTD: Tensor,
         keep_BT: Tensor,
         z: CodeSource,
-        *,
-        offset: int = 0,
-        drawn: int = 0,
         generator: torch.Generator | None = None,
     ) -> Latent:
-        """The latent of the slots from `drawn` to the one of the last token; T tokens start at `offset`."""
-        wanted = self.slots.count(offset + tokens_BT.shape[1])
+        """The latent of whole rows."""
+        rows, tokens = tokens_BT.shape
         if isinstance(z, Tensor):
-            rows, slots = tokens_BT.shape[0], z.shape[1] if z.ndim > 1 else 0
+            wanted, slots = self.slots.count(tokens), z.shape[1] if z.ndim > 1 else 0
             if z.ndim < 2 or z.shape[0] != rows or slots < wanted:
                 raise UserError(
-                    f"codes of shape {list(z.shape)} given; {rows} rows of {offset + tokens_BT.shape[1]} tokens "
+                    f"codes of shape {list(z.shape)} given; {rows} rows of {tokens} tokens "
                     f"need [{rows}, {wanted}, …], a code per slot"
                 )
-            return self.quantizer.given(z[:, drawn:wanted])
-        first_S = self.slots.first_positions(offset + tokens_BT.shape[1], hidden_BTD.device)[drawn:] - offset
-        prior_BSJ = self.prior(hidden_BTD[:, first_S])
+            return self.quantizer.given(z[:, :wanted])
+        prior_BSJ = self.prior(hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)])
         if z == "prior":
             return self.quantizer.sample(prior_BSJ, generator)
-        assert offset == 0, "a posterior needs the whole row"
         numbers_BSK = self.posterior(tokens_BT, hidden_BTD, keep_BT)
         if not self.training:
             return self._shuffled(self.quantizer(numbers_BSK, prior_BSJ, generator), z)
@@ -165,6 +142,9 @@ class LatentLM(nn.Module):
     ) -> None:
         super().__init__()
         self.logits_chunk: int | None = None  # of the outputs in training; see `Output.chunk_tokens`
+        self.codec: Codec | None = (
+            None  # of the data that it was made for, for those who write and read its tokens
+        )
         assert (latent is None) == (injection is None), "a latent needs an injection"
         self.backbone, self.latent, self.injection = backbone, latent, injection
         self.seam, self.latent_dropout, self.token_dropout = seam, latent_dropout, token_dropout
@@ -184,10 +164,17 @@ class LatentLM(nn.Module):
         if self.latent is not None:
             self.latent.quantizer.at_step(step)
 
-    def make_cache(self, rows: int, capacity: int) -> Cache:
-        """An empty cache for `rows` rows of at most `capacity` tokens (prefixes come on top)."""
-        prefix = 0 if self.injection is None else self.injection.prefix_rows
-        return Cache([self.backbone.make_cache(rows, capacity + prefix) for _ in self.backbone.blocks])
+    def make_cache(self, rows: int, capacity: int) -> list[LayerCache]:
+        """An empty cache of every block for `rows` rows of at most `capacity` tokens; a prefix comes on top."""
+        in_front = 0 if self.injection is None else self.injection.prefix_rows
+        return [
+            self.backbone.make_cache(rows, capacity + (in_front if number >= self.seam else 0))
+            for number in range(len(self.backbone.blocks))
+        ]
+
+    def place(self, positions_T: Tensor) -> Place:
+        """For `below` and `above`: where tokens stand."""
+        return Place(positions_T, self.backbone.locate(positions_T))
 
     def forward(
         self,
@@ -195,10 +182,9 @@ class LatentLM(nn.Module):
         keep_BT: Tensor | None = None,
         *,
         z: CodeSource = "posterior",
-        cache: Cache | None = None,
         generator: torch.Generator | None = None,
     ) -> Output:
-        """Logits of every next token.
+        """Logits of every next token of whole rows; `lvlm.decoding` goes token by token.
 
         Args:
             tokens_BT: int64 token ids, padding on the right.
@@ -206,70 +192,55 @@ class LatentLM(nn.Module):
             z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
                 int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each row the
                 code that the posterior of the row before drew, and charges the KL of its own.
-            cache: continue after what it holds, and add to it. With 'posterior' or 'shuffled' it must be empty.
             generator: the noise of codes; torch's global one unless given.
 
         Raises:
             UserError: no tokens, more than the backbone's context, or codes that don't fit.
             NotFinite: the encoder yields NaN or infinity.
         """
-        offset = 0 if cache is None else cache.length
-        tokens = tokens_BT.shape[1]
-        self._check_length(tokens, offset)
+        self._check_length(tokens_BT.shape[1])
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
-        layers = None if cache is None else cache.layers
-        x_BTD = self.below(tokens_BT, offset=offset, layers=layers)
+        place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
+        x_BTD = self.below(tokens_BT, place)
 
         latent, keep_BS, embedding_BSC, keep_B = None, None, None, None
         if self.latent is not None:
-            drawn = 0 if cache is None else cache.drawn
-            embedding_BSC = None if cache is None else cache.embedding_BSC
-            if drawn < self.latent.slots.count(offset + tokens):
-                latent = self.latent(
-                    tokens_BT, x_BTD, keep_BT, z, offset=offset, drawn=drawn, generator=generator
-                )
-                embedding_BSC = latent.embedding_BSC if cache is None else cache.extend(latent)
+            latent = self.latent(tokens_BT, x_BTD, keep_BT, z, generator)
+            embedding_BSC = latent.embedding_BSC
+            keep_BS = self.latent.slots.any(keep_BT)
             keep_B = self._dropout(tokens_BT)
-            if offset == 0:
-                keep_BS = self.latent.slots.any(keep_BT)
-                keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
+            keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
 
-        x_BTD = self.above(x_BTD, embedding_BSC, offset=offset, layers=layers, keep_B=keep_B)
-        if cache is not None:
-            cache.length += tokens
+        x_BTD = self.above(x_BTD, embedding_BSC, place, keep_B=keep_B)
         chunk_tokens = self.logits_chunk if self.training else None
         output = Output(x_BTD, self.backbone.head, latent, keep_BS, self.slots, chunk_tokens)
         if chunk_tokens is None:
             _ = output.logits_BTV  # now, under the precision and the gradient mode of this call
         return output
 
-    def below(
-        self, tokens_BT: Tensor, *, offset: int = 0, layers: Sequence[LayerCache] | None = None
-    ) -> Tensor:
+    def below(self, tokens_BT: Tensor, place: Place, *, layers: Sequence[LayerCache] | None = None) -> Tensor:
         """Everything under the seam, where no code has entered: tokens [B, T] -> hidden [B, T, D].
 
         Args:
-            tokens_BT: they start at `offset`.
-            offset: tokens before these, whose keys and values are in `layers`.
-            layers: a cache for each block of the stack.
+            tokens_BT: the next tokens of each row.
+            place: where they stand.
+            layers: a cache for each block of the stack, with the tokens before these; it takes these in.
         """
         x_BTD = self.backbone.embed(tokens_BT)
         if self.training and self.token_dropout:
             x_BTD = x_BTD * self._seen(tokens_BT)[..., None]
-        tokens = tokens_BT.shape[1]
-        where = self.backbone.locate(positions(offset, tokens, x_BTD.device))
-        mask = causal_mask(tokens, offset + tokens, x_BTD.device) if offset else None
+        mask = layers[0].mask(tokens_BT.shape[1]) if layers and self.seam else None
         for number, block in enumerate(self.backbone.blocks[: self.seam]):
-            x_BTD = block(x_BTD, where, mask=mask, cache=layers[number] if layers else None)
+            x_BTD = block(x_BTD, place.where, mask=mask, cache=layers[number] if layers else None)
         return x_BTD
 
     def above(
         self,
         x_BTD: Tensor,
         embedding_BSC: Tensor | None,
+        place: Place,
         *,
-        offset: int = 0,
         layers: Sequence[LayerCache] | None = None,
         keep_B: Tensor | None = None,
     ) -> Tensor:
@@ -277,49 +248,47 @@ class LatentLM(nn.Module):
 
         Args:
             x_BTD: the hidden at the seam, from `below`.
-            embedding_BSC: embeddings of all slots up to these tokens'; None without a latent.
-            offset: as for `below`.
-            layers: as for `below`.
+            embedding_BSC: embeddings of all slots up to these tokens', or of more; None without a latent.
+            place: as for `below`.
+            layers: as for `below`; those under the seam are not looked at.
             keep_B: rows that get their code; all unless given.
         """
-        tokens, device = x_BTD.shape[1], x_BTD.device
-        positions_T = positions(offset, tokens, device)
-        where = self.backbone.locate(positions_T)
-        mask = causal_mask(tokens, offset + tokens, device) if offset else None
+        where, tokens = place.where, x_BTD.shape[1]
+        upper = layers[self.seam :] if layers else []
+        mask = upper[0].mask(tokens) if upper else None
         port = Conditioning()
         if self.injection is not None:
-            port = self.injection(embedding_BSC, positions_T, keep_B)
+            port = self.injection(embedding_BSC, place.positions_T, keep_B)
         prefix = 0
         if port.add_BTD is not None:
             x_BTD = x_BTD + port.add_BTD
-        if port.prefix_BPD is not None:
-            in_front = port.prefix_BPD.shape[1]
-            mask = causal_mask(tokens, offset + tokens + in_front, device) if offset else None
-            if offset == 0:  # later tokens find the prefix in the cache
-                prefix = in_front
-                x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
-                where = self.backbone.locate(positions(-prefix, prefix + tokens, device))
-                mask = prefix_mask(prefix, tokens, port.prefix_keep_B)
+        if port.prefix_BPD is not None and not (
+            upper and upper[0].length
+        ):  # later tokens find it in the cache
+            prefix = port.prefix_BPD.shape[1]
+            x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
+            where = self.backbone.locate(torch.arange(-prefix, tokens, device=x_BTD.device))
+            mask = prefix_mask(prefix, tokens, port.prefix_keep_B)
         source_BUD = None if port.kv_BTD is None else x_BTD + port.kv_BTD
         shift_BUD = port.kv_normed_BTD
-        for number, block in enumerate(self.backbone.blocks[self.seam :], start=self.seam):
+        for number, block in enumerate(self.backbone.blocks[self.seam :]):
             x_BTD = block(
                 x_BTD,
                 where,
                 source_BUD=source_BUD,
                 shift_BUD=shift_BUD,
                 mask=mask,
-                cache=layers[number] if layers else None,
+                cache=upper[number] if upper else None,
             )
             source_BUD = shift_BUD = None  # the port is the block at the seam alone
         return x_BTD[:, prefix:] if prefix else x_BTD
 
-    def _check_length(self, tokens: int, offset: int) -> None:
+    def _check_length(self, tokens: int) -> None:
         if tokens == 0:
             raise UserError("no tokens: a sequence has at least one")
-        if offset + tokens > self.backbone.context:
+        if tokens > self.backbone.context:
             raise UserError(
-                f"a sequence of {offset + tokens} tokens is longer than the model allows "
+                f"a sequence of {tokens} tokens is longer than the model allows "
                 f"(model.backbone.context: {self.backbone.context})"
             )
 
@@ -335,18 +304,6 @@ class LatentLM(nn.Module):
         if not (self.training and self.latent_dropout):
             return None
         return torch.rand(tokens_BT.shape[0], device=tokens_BT.device) >= self.latent_dropout
-
-
-def positions(start: int, count: int, device: torch.device) -> Tensor:
-    """`count` positions from `start` on, [T]."""
-    return torch.arange(start, start + count, device=device)
-
-
-def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor | None:
-    """For queries at the end of the keys, [queries, keys]; None for one query, which may look everywhere."""
-    if queries == 1:
-        return None
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 def prefix_mask(prefix: int, tokens: int, keep_B: Tensor | None) -> Tensor | None:

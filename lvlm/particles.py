@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,15 +26,13 @@ from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.model import LatentLM
 from lvlm.nn.cache import LayerCache
+from lvlm.noise import RESAMPLING, SLOTS_A_DRAW, WEIGHING, block, generators
 from lvlm.objective import cross_entropy_nats
 from lvlm.training.device import Autocast
 
 Proposal = Literal["posterior", "prior", "mixture"]
 Resampling = Literal["systematic", "stratified", "multinomial"]
 
-SLOTS_A_DRAW = (
-    16  # codes are drawn in blocks of so many slots: a longer row begins with a shorter one's noise
-)
 MOST_CODE_SEQUENCES = 65_536
 
 
@@ -100,7 +97,8 @@ class Rows:
         self._costs: dict[tuple[Proposal, int], Tensor] = {}
         self._costs_by_target: dict[tuple[Proposal, int], Tensor] = {}
         with autocast():
-            self.hidden_BTD = model.below(tokens_BT)
+            self.place = model.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
+            self.hidden_BTD = model.below(tokens_BT, self.place)
             if model.latent is None:
                 return
             self.slots = model.latent.slots
@@ -114,17 +112,12 @@ class Rows:
 
     def generators(self, purpose: int) -> list[torch.Generator]:
         """One for each row; another purpose is another stream."""
-        return [
-            torch.Generator(device=self.model.device).manual_seed(
-                int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1)
-            )
-            for seed in self.seeds
-        ]
+        return generators(self.seeds, purpose, self.model.device)
 
     def kl(self) -> Tensor:
         """KL(q || p), nats; zero in slots that are padding."""
         assert self.model.latent is not None
-        latent = self.model.latent.quantizer(self.posterior_BSK, self.prior_BSJ, self.generators(0)[0])
+        latent = self.model.latent.quantizer(self.posterior_BSK, self.prior_BSJ, self.generators(WEIGHING)[0])
         assert latent.kl_BSd is not None
         kl_BSd: Tensor = latent.kl_BSd * self.keep_BS[..., None]
         return kl_BSd
@@ -132,7 +125,7 @@ class Rows:
     def draws(self, proposal: Proposal, k: int) -> Draws:
         """K codes of the proposal for each slot; the same at every call."""
         if (proposal, k) not in self._draws:
-            drawn = [self._draw(row, proposal, k, g) for row, g in enumerate(self.generators(1))]
+            drawn = [self._draw(row, proposal, k, g) for row, g in enumerate(self.generators(WEIGHING))]
             codes, log_ratio = zip(*drawn, strict=True)
             self._draws[proposal, k] = Draws(torch.stack(codes), torch.stack(log_ratio))
         return self._draws[proposal, k]
@@ -147,7 +140,7 @@ class Rows:
         codes, ratios = [], []
         for start in range(0, total, SLOTS_A_DRAW):
             prior_KSJ, posterior_KSK = (
-                _block(numbers_BSn[row], start).expand(k, -1, -1)
+                block(numbers_BSn[row], start).expand(k, -1, -1)
                 for numbers_BSn in (self.prior_BSJ, self.posterior_BSK)
             )
             drawn = quantizer.sample(prior_KSJ, generator).codes
@@ -186,7 +179,7 @@ class Rows:
     def exact_by_target(self) -> Tensor:
         """-log p of each target of a model without a latent, [B, T], nats, float64."""
         with self.autocast():
-            logits = self.model.backbone.head(self.model.above(self.hidden_BTD, None))
+            logits = self.model.backbone.head(self.model.above(self.hidden_BTD, None, self.place))
         return cross_entropy_nats(logits, self.batch.targets_BT).double()
 
     def cost_of(self, codes: Tensor) -> Tensor:
@@ -201,7 +194,7 @@ class Rows:
         for part in parts(rows * k, self.at_once):
             hidden = self.hidden_BTD[of_row_P[part]]
             with self.autocast():
-                last = self.model.above(hidden, self.embed(codes.flatten(0, 1)[part]))
+                last = self.model.above(hidden, self.embed(codes.flatten(0, 1)[part]), self.place)
                 logits = self.model.backbone.head(last)
             costs.append(cross_entropy_nats(logits, self.batch.targets_BT[of_row_P[part]]).double())
         return torch.cat(costs).view(rows, k, -1)
@@ -234,14 +227,6 @@ class Rows:
 def _choose(first_KS: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """Codes [K, S] or [K, S, Z] of `one` where it is said, else of `other`."""
     return torch.where(first_KS.view(-1, first_KS.shape[-1], *[1] * (one.ndim - 2)), one, other)
-
-
-def _block(numbers_Sn: Tensor, start: int) -> Tensor:
-    """SLOTS_A_DRAW slots of numbers from `start` on, zeros beyond the last."""
-    block = numbers_Sn.new_zeros(SLOTS_A_DRAW, numbers_Sn.shape[-1])
-    some = numbers_Sn[start : start + SLOTS_A_DRAW]
-    block[: len(some)] = some
-    return block
 
 
 def parts(count: int, size: int) -> Iterator[slice]:
@@ -336,7 +321,7 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
         model.backbone.make_cache(batch * k, tokens + prefix) for _ in model.backbone.blocks[model.seam :]
     ]
     last_target_B = (targets_BT != IGNORE).int().cumsum(1).argmax(1)
-    generators = rows.generators(2)
+    of_rows = rows.generators(RESAMPLING)
 
     zeros_BK = torch.zeros(batch, k, dtype=torch.float64, device=device)
     log_weight, owed = zeros_BK.clone(), zeros_BK.clone()
@@ -365,7 +350,7 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
             continue
         ancestor_BK = torch.arange(k, device=device).expand(batch, k).clone()
         for row in again_B.nonzero()[:, 0].tolist():
-            ancestor_BK[row] = ancestors(log_weight[row].softmax(0), spec.resampling, generators[row])
+            ancestor_BK[row] = ancestors(log_weight[row].softmax(0), spec.resampling, of_rows[row])
         log_mean_B = log_mean_B + torch.where(again_B, log_weight.logsumexp(1) - math.log(k), 0.0)
         log_weight = torch.where(again_B[:, None], 0.0, log_weight)
         owed, eve_BK = owed.gather(1, ancestor_BK), eve_BK.gather(1, ancestor_BK)
@@ -401,7 +386,8 @@ def _cost_of_chunk(
         with rows.autocast():
             hidden = rows.hidden_BTD[of_row_P[part], start:end]
             stack = [*layers[:1] * model.seam, *pieces]  # those below the seam aren't looked at
-            last = model.above(hidden, embedding_PSC[part], offset=start, layers=stack)
+            place = model.place(torch.arange(start, end, device=hidden.device))
+            last = model.above(hidden, embedding_PSC[part], place, layers=stack)
             logits = model.backbone.head(last)
         costs.append(cross_entropy_nats(logits, rows.batch.targets_BT[of_row_P[part], start:end]).double())
     for layer, piece in zip(layers, pieces, strict=True):

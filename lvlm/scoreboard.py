@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from lvlm.errors import UserError
 from lvlm.estimators import Estimator, EstimatorName, ParticleFilter, is_bound, label_of, make_estimators
@@ -277,9 +276,6 @@ def _sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict
     codec = recipe.data.codec
     longest = min(model.backbone.context, recipe.data.tokens + 1)
     ids = codec.encode(data.sample_prompt())[: longest - 1]
-    prompt = codec.decode(ids)
-    generator = torch.Generator(device=model.device).manual_seed(seed)
     tokens = min(SAMPLE_TOKENS, longest - len(ids))
-    generated = generate(model, torch.tensor([ids], device=model.device), tokens, generator=generator)
-    text = codec.decode(generated.tokens_BT[0, len(ids) :].tolist())
-    return {"prompt": prompt, "text": text, "tokens": tokens, "temperature": 1.0}
+    text = codec.decode(generate(model, ids, tokens, seed=seed)[0].tokens)
+    return {"prompt": codec.decode(ids), "text": text, "tokens": tokens, "temperature": 1.0}

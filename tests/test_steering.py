@@ -15,8 +15,8 @@ from scipy.stats import chisquare, f_oneway
 from torch import Tensor, nn
 
 import lvlm
-from lvlm.data.coin import CoinData
 from lvlm.data.attributes import Attribute, text_attributes
+from lvlm.data.coin import CoinData
 from lvlm.data.letters import LettersCodec, LettersData, starts
 from lvlm.data.python import PythonData
 from lvlm.data.source import DataParams

@@ -12,18 +12,43 @@ class LayerCache:
     """A preallocated cache, [B, kv_heads, capacity, head_width] each for keys and values."""
 
     def __init__(self, rows: int, kv_heads: int, capacity: int, head_width: int, like: Tensor) -> None:
-        self.keys = torch.empty(rows, kv_heads, capacity, head_width, dtype=like.dtype, device=like.device)
-        self.values = torch.empty_like(self.keys)
+        # Zeros, not what was in memory: a masked NaN is NaN all the same.
+        self.keys = torch.zeros(rows, kv_heads, capacity, head_width, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+        self.rows_B = torch.arange(rows, device=like.device)
         self.length = 0
+        self.at_B: Tensor | None = None
+
+    def turn(self, at_B: Tensor, length: int) -> None:
+        """From now on a row takes in one key at a time, at its own place `at_B`, and sees those up to it, of the first
+        `length`: rows that begin with prompts of unequal lengths, or shapes that stay the same from step to step.
+        """
+        self.at_B, self.length = at_B, length
 
     def append(self, k_BHUd: Tensor, v_BHUd: Tensor) -> tuple[Tensor, Tensor]:
         """Take in the newest keys and values; return all so far."""
+        if self.at_B is not None:
+            assert k_BHUd.shape[2] == 1, f"{k_BHUd.shape[2]} keys a row"
+            self.keys[self.rows_B, :, self.at_B] = k_BHUd[:, :, 0]
+            self.values[self.rows_B, :, self.at_B] = v_BHUd[:, :, 0]
+            return self.keys[:, :, : self.length], self.values[:, :, : self.length]
         start, self.length = self.length, self.length + k_BHUd.shape[2]
         capacity = self.keys.shape[2]
         assert self.length <= capacity, f"cache of {capacity} positions asked to hold {self.length}"
         self.keys[:, :, start : self.length] = k_BHUd
         self.values[:, :, start : self.length] = v_BHUd
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def mask(self, queries: int) -> Tensor | None:
+        """What so many further queries may look at, bool, broadcast to [B, heads, queries, keys]; None where a causal
+        block needs no telling: nothing is in the cache, or one query looks at all of it.
+        """
+        if self.at_B is not None:
+            return (torch.arange(self.length, device=self.at_B.device) <= self.at_B[:, None])[:, None, None]
+        if self.length == 0 or queries == 1:
+            return None
+        seen = torch.ones(queries, self.length + queries, dtype=torch.bool, device=self.keys.device)
+        return seen.tril(self.length)
 
     def part(self, rows: slice) -> LayerCache:
         """Some of the rows: a cache of its own length on the same memory."""

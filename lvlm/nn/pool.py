@@ -20,6 +20,12 @@ def masked_mean(x_BTE: Tensor, keep_BT: Tensor, slots: Slots) -> Tensor:
 
 
 def spread(x_BSC: Tensor, slots: Slots, positions_T: Tensor, keep_B: Tensor | None) -> Tensor:
-    """The vector of the slot that each position uses, [B, T, C]; zeros in rows whose latent was dropped."""
-    x_BTC = x_BSC[:, slots.of(positions_T)]
+    """The vector of the slot that each position uses, [B, T, C]; zeros in rows whose latent was dropped. Positions are
+    [T], or [B, T] where rows differ.
+    """
+    slot_T = slots.of(positions_T)
+    if slot_T.ndim == 1:
+        x_BTC = x_BSC[:, slot_T]
+    else:
+        x_BTC = x_BSC.gather(1, slot_T[..., None].expand(-1, -1, x_BSC.shape[-1]))
     return x_BTC if keep_B is None else x_BTC * keep_B[:, None, None]

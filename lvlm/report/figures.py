@@ -319,7 +319,9 @@ def _steering(report: Report) -> Picture | None:
         for row in report.rows:
             shown = values(row, measure, gate) or []
             pairs = [(value.value, beside.value) for _, value, beside in shown]
-            alone: list[tuple[float, float | None]] = [(beside, None) for value, beside in pairs if value is None and beside is not None]
+            alone: list[tuple[float, float | None]] = [
+                (beside, None) for value, beside in pairs if value is None and beside is not None
+            ]
             points[row.label] = [(v, b) for v, b in pairs if v is not None] or alone
         panels.append((measure.name, points))
     over: Points = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm.generation import generate
+from lvlm.generation import Sample, generate
 from lvlm.interfaces import Batch
 from lvlm.model import LatentLM
 from lvlm.training.device import Autocast
@@ -61,7 +61,7 @@ class Prober:
     Args:
         model: in evaluation mode, with or without a latent.
         tokens: how many follow a prompt.
-        rows: per forward; numbers depend on it, since rows share a generator.
+        rows: per forward; the codes of sources depend on it, since these share a generator.
         seed: of all noise.
         autocast: makes the precision context of a forward.
         told: called with the rows of each forward pass through a whole text.
@@ -80,10 +80,10 @@ class Prober:
         self.model, self.tokens, self.rows, self.seed = model, tokens, rows, seed
         self.autocast, self.told = autocast, told
 
-    def generator(self, noise: str, start: int) -> torch.Generator:
-        """Of the rows from `start` on, by the name of the noise."""
-        digest = hashlib.sha256(f"{self.seed} {noise} {start}".encode()).digest()
-        return torch.Generator(device=self.model.device).manual_seed(int.from_bytes(digest[:7]))
+    def seed_of(self, noise: str, row: int) -> int:
+        """Of a row, by the name of the noise."""
+        digest = hashlib.sha256(f"{self.seed} {noise} {row}".encode()).digest()
+        return int.from_bytes(digest[:7])
 
     def texts(
         self, prompt_NP: Tensor, codes: Tensor | None = None, *, noise: str, temperature: float = 1.0
@@ -92,26 +92,24 @@ class Prober:
 
         Equal names of noise give equal noise to equal places, whatever the codes.
         """
-        done: list[Texts] = []
+        samples: list[Sample] = []
         for start in range(0, len(prompt_NP), self.rows):
             part = slice(start, start + self.rows)
-            prompt = prompt_NP[part].to(self.model.device)
-            given = None if codes is None else codes[part].to(self.model.device)
+            seeds = [self.seed_of(noise, row) for row in range(len(prompt_NP))[part]]
+            given = None if codes is None else codes[part]
             with self.autocast():
-                out = generate(
-                    self.model, prompt, self.tokens, temperature=temperature, codes=given, prompt_codes="prior",
-                    generator=self.generator(noise, start),
+                samples += generate(
+                    self.model, prompt_NP[part], self.tokens, temperature=temperature, codes=given, prompt_codes="prior",
+                    seed=seeds,
                 )  # fmt: skip
-            text_NL = out.tokens_BT[:, prompt.shape[1] :].cpu()
-            done.append(Texts(prompt_NP[part].cpu(), text_NL, None if out.codes is None else out.codes.cpu()))
             if self.told:
-                self.told(len(prompt))
-        drawn = [texts.codes for texts in done if texts.codes is not None]
-        return Texts(
-            torch.cat([texts.prompt_NP for texts in done]),
-            torch.cat([texts.text_NL for texts in done]),
-            torch.cat(drawn) if drawn else None,
-        )
+                self.told(len(seeds))
+        used = [sample.codes for sample in samples if sample.codes is not None]
+        text_NL = torch.tensor([sample.tokens for sample in samples])
+        return Texts(prompt_NP.cpu(), text_NL, torch.stack(used) if used else None)
+
+    def _generator(self, noise: str, start: int) -> torch.Generator:
+        return torch.Generator(device=self.model.device).manual_seed(self.seed_of(noise, start))
 
     @torch.no_grad()
     def codes_of(self, inputs_NT: Tensor, *, noise: str) -> Tensor:
@@ -120,7 +118,7 @@ class Prober:
         for start in range(0, len(inputs_NT), self.rows):
             inputs = inputs_NT[start : start + self.rows].to(self.model.device)
             with self.autocast():
-                latent = self.model(inputs, generator=self.generator(noise, start)).latent
+                latent = self.model(inputs, generator=self._generator(noise, start)).latent
             assert latent is not None, "a model without a latent has no codes"
             found.append(latent.codes.cpu())
         return torch.cat(found)

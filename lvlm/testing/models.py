@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lvlm.decoding import Decoding, PromptCodes, RowCodes
 from lvlm.generation import generate
 from lvlm.model import LatentLM
 from lvlm.testing.cases import TOKENS, VOCAB, assert_learns, batch_of, generator_of, token_rows
@@ -61,22 +63,33 @@ def check_causal(model: LatentLM) -> None:
 
 
 def check_cache(model: LatentLM) -> None:
-    """Decoding in pieces with a cache equals one forward with the codes that were drawn; past codes stay."""
-    tokens_BT = token_rows()
-    for z in ("posterior", "prior"):
-        cache = model.make_cache(2, TOKENS)
-        pieces, codes = [], []
-        source: Any = z
-        for start, end in ((0, 3), (3, 5), (5, 6), (6, 7)):
-            pieces.append(model(tokens_BT[:, start:end], z=source, cache=cache).logits_BTV)
-            source = "prior"
-            if cache.codes is not None:
-                codes.append(cache.codes)
-        for earlier in codes:
-            assert torch.equal(earlier, codes[-1][:, : earlier.shape[1]]), "codes of the past changed"
-        whole = model(tokens_BT, z="prior" if cache.codes is None else cache.codes).logits_BTV
-        difference = (torch.cat(pieces, dim=1) - whole).abs().max()
-        assert difference < 1e-9, f"cached and uncached logits differ by {difference:.1e}"
+    """Decoding with a cache equals one forward with the codes that were drawn, for prompts of unequal lengths, too; past
+    codes stay.
+    """
+    tokens_BT = token_rows(3)
+    sources: tuple[PromptCodes, ...] = ("posterior", "prior")
+    for prompt_codes, lengths in itertools.product(sources, ([3, 3, 3], [2, 3, 1])):
+        codes = None
+        if model.latent is not None:
+            codes = RowCodes(model.latent, model.latent.slots.count(TOKENS), [4, 5, 6], [0, 1, 2], None)
+        decoding = Decoding(model, 3, TOKENS, codes, prompt_codes=prompt_codes)
+        keep_BT = torch.arange(3) < torch.tensor(lengths)[:, None]
+        rows_B, places_B = torch.arange(3), torch.tensor(lengths)
+        steps, past = [decoding.begin(tokens_BT[:, :3], keep_BT)], []
+        for number in range(4):
+            past.append([decoding.used(row, lengths[row] + number) for row in range(3)])
+            steps.append(decoding.step(tokens_BT[rows_B, places_B + number]))
+        for row, length in enumerate(lengths):
+            used = decoding.used(row, length + 4)
+            for before in past:
+                earlier = before[row]
+                assert used is None or earlier is None or torch.equal(earlier, used[: len(earlier)]), (
+                    "codes of the past changed"
+                )
+            z: Any = "prior" if used is None else used[None]
+            whole = model(tokens_BT[row : row + 1, : length + 4], z=z).logits_BTV[0, length - 1 :]
+            difference = (torch.stack(steps)[:, row] - whole).abs().max()
+            assert difference < 1e-9, f"cached and uncached logits differ by {difference:.1e}"
 
 
 def check_padding(model: LatentLM) -> None:
@@ -104,20 +117,27 @@ def check_padding(model: LatentLM) -> None:
 
 
 def check_generation(model: LatentLM) -> None:
-    """Log-probabilities recorded while generating equal teacher-forced rescoring with the recorded codes."""
-    prompt_BT = token_rows(2, 3)
-    sources: tuple[Literal["posterior", "prior"], ...] = ("posterior", "prior")
+    """Log-probabilities recorded while generating equal teacher-forced rescoring with the recorded codes; a row doesn't
+    depend on the rows beside it; given codes are the ones that are used.
+    """
+    prompts = [row[:length].tolist() for row, length in zip(token_rows(3, 4), (4, 1, 2), strict=True)]
+    sources: tuple[PromptCodes, ...] = ("posterior", "prior")
     for prompt_codes in sources:
-        out = generate(model, prompt_BT, 5, prompt_codes=prompt_codes, generator=generator_of())
-        z: Any = "prior" if out.codes is None else out.codes
-        logits = model(out.tokens_BT[:, :-1], z=z).logits_BTV[:, 2:]
-        scores = logits.float().log_softmax(-1).gather(-1, out.tokens_BT[:, 3:, None])[..., 0]
-        assert torch.allclose(scores, out.log_prob_BN, atol=1e-5), "generation and rescoring disagree"
-        steered = (
-            generate(model, prompt_BT, 5, codes=out.codes, temperature=0) if out.codes is not None else None
-        )
-        if steered is not None and out.codes is not None and steered.codes is not None:
-            assert torch.equal(steered.codes, out.codes), "given codes are not the ones that were used"
+        together = generate(model, prompts, 5, prompt_codes=prompt_codes, seed=3)
+        for number, sample in enumerate(together):
+            alone = generate(model, sample.prompt, 5, prompt_codes=prompt_codes, seed=3 + number)[0]
+            assert alone.tokens == sample.tokens, "a row depends on the rows beside it"
+            longer = generate(model, sample.prompt, 7, prompt_codes=prompt_codes, seed=3 + number)[0]
+            assert longer.tokens[:5] == sample.tokens, "a row depends on how many tokens are asked for"
+            z: Any = "prior" if sample.codes is None else sample.codes[None]
+            fed = torch.tensor([sample.prompt + sample.tokens[:-1]])
+            logits = model(fed, z=z).logits_BTV[0, len(sample.prompt) - 1 :]
+            scores = logits.log_softmax(-1).gather(-1, torch.tensor(sample.tokens)[:, None])[:, 0]
+            assert torch.allclose(scores, sample.log_prob_N, atol=1e-9), "generation and rescoring disagree"
+            if sample.codes is not None:
+                steered = generate(model, sample.prompt, 5, codes=sample.codes, seed=9, temperature=0)[0]
+                assert steered.codes is not None
+                assert torch.equal(steered.codes, sample.codes), "given codes are not the ones that were used"
 
 
 def check_gradients(model: LatentLM) -> None:
