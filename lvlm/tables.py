@@ -113,7 +113,7 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
             )
     for flags in found.flags:
         agreement = flags.kappa
-        what = "agreement of two samples, beyond chance"
+        what = f"agreement of two samples, beyond chance; set in {flags.rate:.3f} of prior places"
         add(f"kappa of {flags.name}", agreement.shared, agreement.apart, agreement.difference, what)
     yield table
     if hidden:

@@ -67,8 +67,17 @@ def _measures(steering: Steering) -> Iterator[Measure]:
             contrast = found.flags[index].kappa
             return contrast.shared, contrast.apart, contrast.difference
 
+        def rate(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
+            return Interval(value=found.flags[index].rate), none, none
+
         help_kappa = "Cohen's kappa of two samples with the same codes, position by position"
         yield Measure(f"kappa of {flags.name}", "apart", help_kappa, kappa)
+        yield Measure(
+            f"rate of {flags.name}",
+            "",
+            "the share of places that it is set in, with codes of the prior",
+            rate,
+        )
     for index, check in enumerate(steering.checks):
 
         def share(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:

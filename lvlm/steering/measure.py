@@ -82,11 +82,9 @@ def measure(
         of_first = apart.codes[::samples].repeat_interleave(samples, 0)
         shared = prober.texts(prompt_NP, of_first, noise="shared")
 
-    def contrast(
-        measured: Callable[[Texts], NDArray[Any]], statistic: Callable[[Any], Statistic]
-    ) -> Contrast:
+    def contrast(attribute: Attribute, statistic: Callable[[Any], Statistic]) -> Contrast:
         def of(texts: Texts) -> Statistic:
-            values = measured(texts)
+            values = _of(attribute, texts)
             return statistic(values.reshape(groups, samples, *values.shape[1:]))
 
         alone = of(apart)
@@ -107,14 +105,14 @@ def measure(
                 unit=a.unit,
                 tolerance=a.tolerance,
                 control=a.control,
-                icc=contrast(lambda texts, a=a: _of(a, texts), icc),  # type: ignore[misc]
+                icc=contrast(a, icc),
                 transfer=transfers.get(a.name),
                 spread=None if a.uniform_over is None else spread(_of(a, apart), a.uniform_over),
             )
             for a in by_scale["number"]
         ],
         "flags": [
-            Flags(name=a.name, kappa=contrast(lambda texts, a=a: _of(a, texts), kappa))  # type: ignore[misc]
+            Flags(name=a.name, rate=float(_of(a, apart).mean()), kappa=contrast(a, kappa))
             for a in by_scale["flags"]
         ],
         "checks": [Check(name=a.name, share=share_of(_of(a, apart))) for a in by_scale["check"]],

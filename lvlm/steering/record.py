@@ -51,9 +51,10 @@ class Number(Section):
 
 
 class Flags(Section):
-    """Flags at each position: their kappa."""
+    """Flags at each position: the share that is set in texts of the prior, and their kappa."""
 
     name: str
+    rate: float
     kappa: Contrast
 
 
