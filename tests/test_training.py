@@ -116,6 +116,7 @@ torch.optim.SGD([torch.zeros(1)])  # imports half of torch, which each child wou
 train_step = Trainer._train_step
 def dying(self, *asked):
     if self.step == 6:
+        self.checkpoints.wait()  # the one of step 4, which is written behind the loop
         os.kill(os.getpid(), signal.SIGKILL)
     return train_step(self, *asked)
 Trainer._train_step = dying
