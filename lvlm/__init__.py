@@ -9,6 +9,7 @@ The verbs of the command line are functions here; each imports what it needs whe
     encode(model, texts) -> codes          interpolate(model, codes, codes, steps)
     check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
     export(run, folder) -> weights and recipe
+    train_tokenizer(files, out), prepare_data(files, folder), check_data(folder)
     kinds(), plugins(), schema()
 """
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from lvlm.api import (
         build,
         check,
+        check_data,
         doctor,
         encode,
+        encode_text,
         evaluate,
         export,
         generate,
@@ -31,12 +34,14 @@ if TYPE_CHECKING:
         load,
         plan,
         plugins,
+        prepare_data,
         sample,
         schema,
         score,
         stream,
         study,
         train,
+        train_tokenizer,
     )
     from lvlm.errors import UserError
 
@@ -45,8 +50,10 @@ __all__ = [
     "UserError",
     "build",
     "check",
+    "check_data",
     "doctor",
     "encode",
+    "encode_text",
     "evaluate",
     "export",
     "generate",
@@ -56,12 +63,14 @@ __all__ = [
     "load",
     "plan",
     "plugins",
+    "prepare_data",
     "sample",
     "schema",
     "score",
     "stream",
     "study",
     "train",
+    "train_tokenizer",
 ]
 
 

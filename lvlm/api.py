@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
-from lvlm.codes import encode, interpolate
+from lvlm.codes import Encoded, encode, interpolate
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
@@ -38,8 +38,10 @@ __all__ = [
     "Checked",
     "build",
     "check",
+    "check_data",
     "doctor",
     "encode",
+    "encode_text",
     "evaluate",
     "export",
     "generate",
@@ -49,12 +51,14 @@ __all__ = [
     "load",
     "plan",
     "plugins",
+    "prepare_data",
     "sample",
     "schema",
     "score",
     "stream",
     "study",
     "train",
+    "train_tokenizer",
 ]
 
 
@@ -284,6 +288,21 @@ def sample(
     return generate(model, prompt, tokens, **options)
 
 
+def encode_text(
+    run: str | Path, text: str, *, seed: int = 0, plugin_files: Sequence[str] = ()
+) -> list[Encoded]:
+    """What the encoder of a run says of a text, in pieces of as many tokens as a row had in training, each by itself.
+
+    Raises:
+        UserError: no such run, one without a latent, an empty text, or one that the model can't read.
+    """
+    model, resolved, _ = load_run(run, plugin_files=plugin_files)
+    ids, window = resolved.recipe.data.codec.encode(text), resolved.recipe.data.tokens
+    return encode(
+        model, [ids[start : start + window] for start in range(0, max(1, len(ids)), window)], seed=seed
+    )
+
+
 def study(
     source: str | Path,
     out: str | Path,
@@ -434,6 +453,88 @@ def export(
     from lvlm.exporting import export as export_as
 
     return export_as(Path(run), Path(out), format=format, step=step, plugin_files=tuple(plugin_files))
+
+
+def train_tokenizer(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    vocab: int = 8192,
+    field: str = "text",
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Learn a byte-level BPE; needs `pip install 'lvlm[tokenizers]'`.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: the tokenizer.json to write.
+        vocab: ids, those of all bytes and of <|endoftext|> among them; fewer where the text gives no more.
+        field: of each row, what holds its text.
+        overwrite: replace the file.
+        console: where progress goes; quiet unless given.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: bad input, or the file is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` isn't installed.
+    """
+    from lvlm.data.prepare import train_bpe
+
+    with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
+        return train_bpe(
+            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share
+        )
+
+
+def prepare_data(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    tokenizer: str | None = None,
+    field: str = "text",
+    end_of_document: str | None = None,
+    held_out: float = 0.05,
+    console: Console | None = None,
+) -> Path:
+    """Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: a folder that isn't there yet.
+        tokenizer: a tokenizer.json; bytes unless given.
+        field: of each row, what holds its text.
+        end_of_document: the token behind a document; the tokenizer's own unless given.
+        held_out: the share of validation, and of test.
+        console: where progress goes; quiet unless given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: bad input, a tokenizer without that token, too little text, or the folder is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` or `datasets` isn't installed, and is needed.
+    """
+    from lvlm.data.prepare import prepare_bins
+
+    with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
+        return prepare_bins(
+            inputs, Path(out), tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
+            progress=display.share,
+        )  # fmt: skip
+
+
+def check_data(folder: str | Path) -> None:
+    """Read all of what `prepare_data` wrote and compare it with its manifest.
+
+    Raises:
+        UserError: it isn't what was written.
+    """
+    from lvlm.data.prepare import check_bins
+
+    check_bins(Path(folder))
 
 
 def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:

@@ -21,7 +21,7 @@ def assemble(recipe: Recipe) -> LatentLM:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
-        backbone = recipe.model.backbone.build(vocab=recipe.data.vocab)
+        backbone = recipe.model.backbone.build(vocab=recipe.model.vocab or recipe.data.vocab)
         model = _around(backbone, recipe)
     model.codec = recipe.data.codec
     return model

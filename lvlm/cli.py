@@ -11,15 +11,24 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from lvlm import cli_generate
+from lvlm.cli_data import data_app, tokenizer_app
+from lvlm.cli_shared import (
+    AsJSON,
+    Overrides,
+    PluginFiles,
+    RecipeArgument,
+    RunArgument,
+    listed,
+    progress,
+    show,
+)
 from lvlm.errors import Interrupted, UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another process
 # wants a core, spinning makes a training step several times slower.
@@ -61,15 +70,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe (free).")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, the value in YAML: model.quantizer.bits=8")
-]
-RunArgument = Annotated[str, typer.Argument(help="A run's folder.")]
-PluginFiles = Annotated[
-    list[str] | None, typer.Option("--plugin", help="A single-file plugin; may be given several times.")
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(data_app, name="data")
+cli_generate.register(app)
 
 
 @app.command()
@@ -96,7 +99,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         plugin_files=plugin or [],
-        console=_console(),
+        console=progress(),
     )
     print(folder)
 
@@ -124,26 +127,22 @@ def evaluate(
     from lvlm import api
     from lvlm.tables import evaluation_table
 
-    names: Any = None if estimators is None else _listed(estimators)
+    names: Any = None if estimators is None else listed(estimators)
     result = api.evaluate(
         run,
         estimators=names,
-        k=None if k is None else [_whole(number) for number in _listed(k)],
+        k=None if k is None else [_whole(number) for number in listed(k)],
         windows=windows,
         chunk=chunk,
         resampling=resampling,  # type: ignore[arg-type]  # checked there
         resample_below=resample_below,
         plugin_files=plugin or [],
-        console=_console(),
+        console=progress(),
     )
     if as_json:
         print(json.dumps(result, indent=1))
     else:
-        _show(*evaluation_table(result))
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+        show(*evaluation_table(result))
 
 
 def _whole(text: str) -> int:
@@ -168,16 +167,16 @@ def lm_eval(
     from lvlm import api
     from lvlm.tables import tasks_table
 
-    if not _listed(tasks):
+    if not listed(tasks):
         raise UserError("which tasks? --tasks NAME,NAME")
     found = api.lm_eval(
-        run, _listed(tasks), k=k, seed=seed, limit=limit, include_path=include_path, plugin_files=plugin or [],
-        console=_console(),
+        run, listed(tasks), k=k, seed=seed, limit=limit, include_path=include_path, plugin_files=plugin or [],
+        console=progress(),
     )  # fmt: skip
     if as_json:
         print(json.dumps(found, indent=1))
     else:
-        _show(tasks_table(found))
+        show(tasks_table(found))
 
 
 @app.command()
@@ -195,41 +194,11 @@ def doctor(
     from lvlm import api
     from lvlm.tables import examination_tables
 
-    examination = api.doctor(run, step=step, plugin_files=plugin or [], console=_console())
+    examination = api.doctor(run, step=step, plugin_files=plugin or [], console=progress())
     if as_json:
         print(json.dumps(asdict(examination), indent=1))
     else:
-        _show(*examination_tables(examination))
-
-
-@app.command()
-def sample(
-    run: RunArgument,
-    prompt: Annotated[str, typer.Option(help="What the text begins with.")],
-    tokens: Annotated[int, typer.Option(help="How many tokens to add.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of codes and tokens.")] = 0,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Choose among so many likeliest tokens.")] = None,
-    samples: Annotated[int, typer.Option(help="How many texts.")] = 1,
-    plugin: PluginFiles = None,
-) -> None:
-    """Continue a prompt; codes of the prompt come from the prompt alone, later ones from the prior."""
-    from lvlm import api
-
-    found = api.sample(
-        run,
-        prompt,
-        tokens=tokens,
-        seed=seed,
-        temperature=temperature,
-        top_k=top_k,
-        samples=samples,
-        plugin_files=plugin or [],
-    )
-    for number, one in enumerate(found, start=1):
-        if samples > 1:
-            print(f"--- {number} of {samples}")
-        print(prompt + str(one.text))
+        show(*examination_tables(examination))
 
 
 @app.command()
@@ -245,7 +214,7 @@ def study(
     folder = Path(out) if out else Path("runs") / Path(source).stem
     command = shlex.join(["lvlm", *sys.argv[1:]])
     page = api.study(
-        source, folder, *(overrides or []), plugin_files=plugin or [], console=_console(), command=command
+        source, folder, *(overrides or []), plugin_files=plugin or [], console=progress(), command=command
     )
     print(f"report: {page.resolve().as_uri()}")
 
@@ -262,7 +231,7 @@ def check(
     if as_json:
         print(json.dumps(checked_record(checked), indent=1))
     else:
-        _show(*checked_tables(checked))
+        show(*checked_tables(checked))
 
 
 @app.command()
@@ -295,7 +264,7 @@ def plan(
     if as_json:
         print(json.dumps(asdict(found) | {"fits": found.fits}, indent=1))
     else:
-        _show(*plan_tables(found))
+        show(*plan_tables(found))
 
 
 @app.command()
@@ -332,7 +301,7 @@ def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
     if as_json:
         print(json.dumps([asdict(p) for p in found], indent=1))
     else:
-        _show(plugins_table(found))
+        show(plugins_table(found))
 
 
 @app.command()
@@ -351,7 +320,7 @@ def kinds(
     if as_json:
         print(json.dumps(kinds_record(found), indent=1))
     else:
-        _show(*kinds_tables(found))
+        show(*kinds_tables(found))
 
 
 @app.command()
@@ -371,21 +340,6 @@ def _version(
 
         print(__version__)
         raise typer.Exit
-
-
-def _console() -> Console:
-    """Progress goes to the standard error, results to the standard output."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _show(*things: Any) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=160)
-    for thing in things:
-        console.print(thing, highlight=False)
 
 
 main = app  # the entry point

@@ -7,21 +7,23 @@ Shape legend: see `lvlm.interfaces`; H bits of a code.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lvlm.decoding import draw_codes
 from lvlm.errors import UserError, listing, nearest
-from lvlm.generation import Prompt, padded, token_rows
+from lvlm.generation import Prompt, Sample, check_rows, generate, padded, token_rows
 from lvlm.model import LatentLM, LatentPath
 from lvlm.noise import POSTERIOR_CODES, generators
 
-Path_ = Literal["linear", "spherical", "hamming"]
-PATHS: tuple[str, ...] = get_args(Path_)
+Way = Literal["linear", "spherical", "hamming"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
         NotFinite: the encoder says NaN or infinity.
     """
     path, rows, device = path_of(model), token_rows(model, texts), model.device
+    check_rows(model, rows, 1)
     tokens_BT, keep_BT = padded(rows, device)
     training = model.training
     model.eval()
@@ -117,6 +120,86 @@ def path_of(model: LatentLM) -> LatentPath:
     return model.latent
 
 
+def write_codes(found: Sequence[Encoded], path: Path) -> Path:
+    """Codes, numbers and KL of pieces of a text as NumPy arrays, one after the other.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    arrays = {
+        "tokens": torch.tensor([token for one in found for token in one.tokens]),
+        "codes": torch.cat([one.codes for one in found]),
+        "posterior_numbers": torch.cat([one.posterior_SK for one in found]),
+        "kl_nats": torch.cat([one.kl_Sd for one in found]),
+        "kl_nats_per_token": torch.cat([one.kl_T for one in found]),
+        "slots_of_piece": torch.tensor([len(one.codes) for one in found]),
+    }
+    path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    try:
+        np.savez(path, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error.strerror or error}") from None
+    return path
+
+
+def read_codes(path: Path) -> Tensor:
+    """Codes of the first piece in a file of `write_codes`.
+
+    Raises:
+        UserError: no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["codes"][: int(arrays["slots_of_piece"][0])])
+    except (OSError, KeyError, ValueError, IndexError, TypeError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise UserError(f"{path}: no codes that `lvlm encode --out` wrote: {reason}") from None
+
+
+# --------------------------------------------------------------------------------------------------- as a person says
+
+
+def code_of(
+    model: LatentLM,
+    *,
+    index: int | Sequence[int] | None = None,
+    bits: str | Sequence[int] | None = None,
+    vector: Sequence[float] | None = None,
+) -> Tensor:
+    """Codes said in one of three ways, for the option `codes` of `lvlm.generate`.
+
+    Args:
+        model: whose codes they are.
+        index: a number for every slot, or one for each of the first slots.
+        bits: of one code for every slot, bit 0 first: '0110' is 6.
+        vector: one continuous code for every slot.
+
+    Returns:
+        [] or [S], or [Z].
+
+    Raises:
+        UserError: not in exactly one way, or in one that these codes don't have.
+    """
+    ways = {"index": index, "bits": bits, "vector": vector}
+    said = [name for name, value in ways.items() if value is not None]
+    if len(said) != 1:
+        raise UserError(f"say a code by one of index, bits and vector, not by {listing(said) or 'none'}")
+    quantizer = path_of(model).quantizer
+    if vector is not None:
+        if quantizer.num_codes is not None:
+            raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}, not a vector")
+        return torch.tensor(list(vector), dtype=torch.float32)
+    if bits is not None:
+        count = bits_of_code(model)
+        values = [int(bit) if str(bit) in "01" else -1 for bit in bits]
+        if len(values) != count or -1 in values:
+            raise UserError(f"bits {bits!r}: a code is {count} bits, each 0 or 1, bit 0 first")
+        return from_bits(torch.tensor(values))
+    if quantizer.num_codes is None:
+        raise UserError("the codes are continuous: give a vector, not an index")
+    return torch.tensor(index)
+
+
 # --------------------------------------------------------------------------------------------------------- bits
 
 
@@ -145,28 +228,39 @@ def from_bits(bits_H: Tensor) -> Tensor:
 
 
 def flip(model: LatentLM, codes: Tensor, bit: int, slots: Sequence[int] | None = None) -> Tensor:
-    """Codes [S] with a bit flipped, in all slots or in some.
+    """Codes [S] or [B, S] with a bit flipped, in all slots or in some.
 
     Raises:
         UserError: codes without bits; a bit or a slot that isn't there.
     """
-    bits = bits_of_code(model)
+    bits, count = bits_of_code(model), codes.shape[-1]
     if not 0 <= bit < bits:
         raise UserError(f"there is no bit {bit}; a code has bits 0 to {bits - 1}")
     for slot in slots or ():
-        if not 0 <= slot < len(codes):
-            raise UserError(f"there is no slot {slot}; codes are given for slots 0 to {len(codes) - 1}")
-    where = torch.ones_like(codes) if slots is None else torch.zeros_like(codes)
+        if not 0 <= slot < count:
+            raise UserError(f"there is no slot {slot}; codes are given for slots 0 to {count - 1}")
+    where_S = torch.full((count,), slots is None)
     if slots is not None:
-        where[list(slots)] = 1
-    return codes ^ (where << bit)
+        where_S[list(slots)] = True
+    return torch.where(where_S.to(codes.device), codes ^ (1 << bit), codes)
+
+
+def codes_of(model: LatentLM, samples: Sequence[Sample]) -> Tensor:
+    """The codes that samples had, [B, S] or [B, S, Z]; zeros behind those of a shorter one, which nothing looks at.
+
+    Raises:
+        UserError: the model has no latent.
+    """
+    path_of(model)
+    rows = [sample.codes for sample in samples if sample.codes is not None]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 # ------------------------------------------------------------------------------------------- from one to another
 
 
 def interpolate(
-    model: LatentLM, one: Tensor, other: Tensor, steps: int, *, how: Path_ | None = None, seed: int = 0
+    model: LatentLM, one: Tensor, other: Tensor, steps: int, *, how: Way | None = None, seed: int = 0
 ) -> list[Tensor]:
     """Codes on the way from one row's to another's, both ends among them; of the slots that both have.
 
@@ -225,3 +319,41 @@ def _slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
     round_ = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / sine.clamp(min=1e-12)
     direction = torch.where(sine < 1e-4, straight, round_)
     return direction * torch.lerp(length, to_length, share)
+
+
+def texts_between(
+    model: LatentLM,
+    one: str,
+    other: str,
+    steps: int = 5,
+    *,
+    prompt: Prompt | None = None,
+    tokens: int | None = None,
+    how: Way | None = None,
+    **options: Any,
+) -> list[Sample]:
+    """Texts whose codes lie on the way from one text's to another's, all with the same noise.
+
+    Args:
+        model: with a latent.
+        one: a text.
+        other: a text.
+        steps: how many, both ends among them.
+        prompt: what each begins with; what the two texts have in common at their start, at least one token, unless given.
+        tokens: how many follow; as many as the longer text has unless given.
+        how: of `interpolate`.
+        options: of `lvlm.generate`.
+
+    Raises:
+        UserError: as `encode`, `interpolate` and `lvlm.generate`.
+    """
+    seed = options.pop("seed", 0)
+    ends = encode(model, [one, other], seed=seed)
+    from_ids, to_ids = (end.tokens for end in ends)
+    if prompt is None:
+        same = next((n for n, (a, b) in enumerate(zip(from_ids, to_ids, strict=False)) if a != b), None)
+        prompt = from_ids[: max(1, min(len(from_ids), len(to_ids)) if same is None else same)]
+    start = token_rows(model, prompt)[0]
+    tokens = tokens or max(1, max(len(from_ids), len(to_ids)) - len(start))
+    way = torch.stack(interpolate(model, ends[0].codes, ends[1].codes, steps, how=how, seed=seed))
+    return generate(model, [start] * steps, tokens, codes=way, seed=[seed] * steps, **options)

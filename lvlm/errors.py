@@ -18,6 +18,10 @@ class MissingLibrary(UserError):
     """A library that comes with an extra isn't installed; the message says with which."""
 
 
+class OutOfDistribution(UserWarning):
+    """What was asked for is nothing that the model saw in training."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM; what was under way is saved. `signal_number` says which signal."""
 

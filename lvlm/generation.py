@@ -9,7 +9,6 @@ A row depends on its prompt, its seed and the options, and not on the rows besid
 from __future__ import annotations
 
 import dataclasses
-import operator
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,20 +18,16 @@ import torch
 from torch import Tensor
 
 from lvlm.decoding import Decoding, Given, PromptCodes, RowCodes
-from lvlm.errors import NotFinite, UserError, nearest
+from lvlm.errors import NotFinite, OutOfDistribution, UserError, nearest
 from lvlm.model import LatentLM
 from lvlm.noise import TOKENS, generators
+from lvlm.row_text import RowText
 from lvlm.sampling import Sampling, log_probs
 
 if TYPE_CHECKING:
     from lvlm.data.source import Codec
 
 Prompt = str | bytes | Sequence[int] | Tensor
-UNFINISHED = "\ufffd"  # what a codec makes of half a character
-
-
-class OutOfDistribution(UserWarning):
-    """What was asked for is nothing that the model saw in training."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +171,7 @@ def stream(
     A generator: what it returns (the value of its StopIteration) is what `generate` returns. Mistakes are told at the call.
     """
     chosen, rows = Options.of(options), token_rows(model, prompts)
-    _check(model, rows, tokens)
+    check_rows(model, rows, tokens)
     return _run(model, rows, tokens, chosen, live=True)
 
 
@@ -185,7 +180,7 @@ def _run(
     model: LatentLM, prompts: list[list[int]], tokens: int, options: Options, *, live: bool
 ) -> Generator[Piece, None, list[Sample]]:
     """All steps; `live` looks at every token when it is there, so that rows can be shown, and can stop."""
-    _check(model, prompts, tokens)
+    check_rows(model, prompts, tokens)
     seeds, code_seeds = options.row_seeds(len(prompts)), options.row_code_seeds(len(prompts))
     rows = [prompt for prompt in prompts for _ in range(options.samples)]
     leaders = [row - row % options.samples if options.share_codes else row for row in range(len(rows))]
@@ -206,10 +201,12 @@ def _run(
         tokens_BT, keep_BT = padded(rows, device)
         logits_BV = decoding.begin(tokens_BT, keep_BT)
         seen_BV = _seen(tokens_BT, keep_BT, logits_BV) if options.repetition_penalty != 1 else None
+        known = None if model.codec is None else model.codec.vocab  # a model may have more: model.vocab
         texts = [RowText(model.codec, options.stops) for _ in rows] if live else []
         chosen, scored = [], []
         for number in range(tokens):
-            next_B = options.choose(logits_BV, u_BN[:, number], seen_BV)
+            seen_Bv = None if seen_BV is None else seen_BV[:, :known]
+            next_B = options.choose(logits_BV[:, :known], u_BN[:, number], seen_Bv)
             chosen.append(next_B)
             scored.append(log_probs(logits_BV, next_B))
             if seen_BV is not None:
@@ -249,69 +246,6 @@ def _run(
     return samples
 
 
-class RowText:
-    """A row's text as it grows: only what no later token can change is let go, and nothing of a stop.
-
-    Args:
-        codec: None where tokens have no text.
-        stops: texts that end the row.
-
-    Raises:
-        UserError: stops without a codec.
-    """
-
-    def __init__(self, codec: Codec | None, stops: Sequence[str]) -> None:
-        if stops and codec is None:
-            raise UserError(
-                "stop texts need a codec, and the model has none; models of lvlm.load and lvlm.build do"
-            )
-        self._codec, self._stops = codec, stops
-        self._ids: list[int] = []
-        self._from = self._read = 0  # ids that give context to the newest text, and ids whose text is known
-        self._held = ""  # text that may be the beginning of a stop
-        self._let_go: list[str] = []
-        self.count = 0
-        self.ended_by: str | None = None
-
-    @property
-    def text(self) -> str | None:
-        """All that was let go; None without a codec."""
-        return None if self._codec is None else "".join(self._let_go)
-
-    def push(self, token: int, *, last: bool) -> str:
-        """Take in a token; the text that now stands."""
-        self.count += 1
-        self._ids.append(token)
-        if last:
-            self.ended_by = "length"
-        if self._codec is None:
-            return ""
-        known = self._codec.decode(self._ids[self._from : self._read])
-        now = self._codec.decode(self._ids[self._from :])
-        if last or not now.endswith(UNFINISHED):
-            self._held += now[len(known) :]
-            self._from, self._read = self._read, len(self._ids)
-        return self._release(last=last)
-
-    def _release(self, *, last: bool) -> str:
-        found = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if found:
-            place, self.ended_by = min(found, key=operator.itemgetter(0))
-        elif last:
-            place = len(self._held)
-        else:
-            place = len(self._held) - max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        piece, self._held = self._held[:place], self._held[place:]
-        self._let_go.append(piece)
-        return piece
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text begin a stop."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
-
-
 # ------------------------------------------------------------------------------------------------ what is asked for
 
 
@@ -337,7 +271,12 @@ def _ids(model: LatentLM, prompt: Prompt) -> list[int]:
     return list(prompt.tolist() if hasattr(prompt, "tolist") else prompt)
 
 
-def _check(model: LatentLM, rows: list[list[int]], tokens: int) -> None:
+def check_rows(model: LatentLM, rows: list[list[int]], tokens: int) -> None:
+    """Prompts that the model can read, and room for so many tokens after each.
+
+    Raises:
+        UserError: there is none.
+    """
     vocab, context = model.backbone.vocab, model.backbone.context
     if tokens < 1:
         raise UserError(f"tokens is {tokens}; ask for at least one")
@@ -390,6 +329,8 @@ def _spread_over_slots(model: LatentLM, codes: Tensor, rows: int, slots: int) ->
     """Given codes as [B, S] or [B, S, Z]."""
     assert model.latent is not None
     whole = 2 if model.latent.quantizer.num_codes is not None else 3  # dimensions of codes of rows
+    if codes.ndim < whole - 2:
+        raise UserError("the codes are continuous: a code is a vector, not a number")
     if codes.ndim == whole - 2:
         if slots > 1:
             warnings.warn(

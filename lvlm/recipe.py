@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from lvlm.data import DATA_KINDS, DataUnion
+from lvlm.data import DATA_KINDS, PLAIN_DATA_KINDS, DataUnion
 from lvlm.errors import listing, nearest
 from lvlm.estimators import EstimatorName
 from lvlm.interfaces import (
@@ -51,6 +51,9 @@ class ModelParams(Section):
 
     backbone: BackboneParams
     """The causal decoder."""
+    vocab: int | None = Field(default=None, ge=1)
+    """Rows of the embedding and the head; the data's vocabulary unless given. More of them round it up to what a GPU likes, or
+    stand in for a tokenizer that a plan then doesn't need."""
     seam: Literal["middle"] | Annotated[int, Field(ge=0)] = "middle"
     """The block before which the stack is cut; 'middle' is half of the layers."""
     encoder: EncoderParams | None = None
@@ -249,6 +252,7 @@ def read_recipe(
     *,
     plugin_files: Sequence[str | Path] = (),
     registry: Registry | None = None,
+    files: Path | None = None,
 ) -> Resolved:
     """Read, merge and validate one recipe.
 
@@ -257,6 +261,7 @@ def read_recipe(
         overrides: 'a.b.c=value', the value in YAML.
         plugin_files: single-file plugins beside those that the recipe names.
         registry: kinds that are loaded already; else all installed plugins are loaded.
+        files: where a run keeps its copies of what the data's codec is made of.
 
     Raises:
         UserError: when the file or a plugin is missing.
@@ -278,7 +283,7 @@ def read_recipe(
         raise RecipeError(faults)
     tree = apply_overrides(tree, said)
     registry, (tree,) = load_plugins([tree], plugin_files, registry)
-    return Resolved(validate(tree, registry), tree.origins, registry, label)
+    return Resolved(validate(tree, registry, files), tree.origins, registry, label)
 
 
 def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
@@ -292,13 +297,13 @@ def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
     return merge(tree, expand(overrides, Path.cwd()))
 
 
-def validate(tree: Tree, registry: Registry) -> Recipe:
-    """A recipe of a whole tree: kinds, then fields, then the rules across parts.
+def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recipe:
+    """A recipe of a whole tree: kinds, then fields, then the rules across parts; `files` as for `read_recipe`.
 
     Raises:
         RecipeError: with all faults at once; rules are only looked at when everything else is right.
     """
-    parts = _parts(registry)
+    parts = _parts(registry, tree)
     model = recipe_model(registry)
     faults, checked = faults_of_parts(tree, parts), None
     try:
@@ -308,17 +313,22 @@ def validate(tree: Tree, registry: Registry) -> Recipe:
         faults += in_words(error, tree, model, parts)
     if checked is None or faults:
         raise RecipeError(faults)
+    if files is not None:
+        checked = checked.model_copy(update={"data": checked.data.with_files(files)})
     broken = [Fault(tree.origin(path), path, message) for path, message in broken_rules(checked)]
     if broken:
         raise RecipeError(broken)
     return checked
 
 
-def _parts(registry: Registry) -> list[Part]:
+def _parts(registry: Registry, tree: Tree) -> list[Part]:
     def unknown_data(name: str) -> str:
         return f"unknown data {name!r}; known: {listing(DATA_KINDS)}{nearest(name, DATA_KINDS)}"
 
     parts = [Part(("data",), DATA_KINDS, unknown_data)]
+    mixed = tree.get("data", "parts")
+    names = mixed if isinstance(mixed, dict) else ()
+    parts += [Part(("data", "parts", name), PLAIN_DATA_KINDS, unknown_data) for name in names]
     for role, path in PART_PATHS.items():
         kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
         parts.append(Part(path, kinds, functools.partial(registry.unknown, role)))

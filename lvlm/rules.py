@@ -21,6 +21,8 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _without_latent(recipe)
     yield from _learned_prior(recipe)
     yield from _context(recipe)
+    yield from ((("data", *path), message) for path, message in recipe.data.faults())
+    yield from _vocab(recipe)
     yield from _train(recipe)
     yield from _evaluate(recipe)
 
@@ -90,6 +92,12 @@ def _context(recipe: Recipe) -> Iterator[Broken]:
     if tokens > context:
         path = ("data", "window") if "window" in type(recipe.data).model_fields else ("data",)
         yield path, f"rows of {tokens} tokens are longer than the backbone's context of {context}"
+
+
+def _vocab(recipe: Recipe) -> Iterator[Broken]:
+    if recipe.model.vocab is not None and recipe.model.vocab < recipe.data.vocab:
+        has = f"the data has {recipe.data.vocab} tokens"
+        yield ("model", "vocab"), f"vocab {recipe.model.vocab} is too small: {has}; leave it out, or say more"
 
 
 def _train(recipe: Recipe) -> Iterator[Broken]:

@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml        every resolved value, by kind; no import paths
 RUN/run.json           versions, plugins, data fingerprint, parameters, and what the training cost
+RUN/files/             copies of what the data's codec is made of (a tokenizer.json), by sha256 in run.json
 RUN/metrics.jsonl      what was logged            RUN/tensorboard/   the same, for TensorBoard
 RUN/checkpoints/       see lvlm.training.checkpoint
 RUN/evaluation.json    see lvlm.evaluation; per-sequence arrays in evaluation.npz
@@ -9,6 +10,7 @@ RUN/evaluation.json    see lvlm.evaluation; per-sequence arrays in evaluation.np
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
     from lvlm.registry import Registry
 
 
-UNBORN = {"run.json", ".run.json.writing", ".recipe.yaml.writing"}  # what a run that died at birth may leave
-MADE_LATER = ("checkpoints", "tensorboard", "metrics.jsonl", "evaluation.json", "evaluation.npz")
+UNBORN = {
+    "files",
+    "run.json",
+    ".run.json.writing",
+    ".recipe.yaml.writing",
+}  # what a run that died at birth may leave
+MADE_LATER = ("files", "checkpoints", "tensorboard", "metrics.jsonl", "evaluation.json", "evaluation.npz")
 
 
 def is_run(folder: Path) -> bool:
@@ -49,7 +56,8 @@ def claim(folder: Path, *, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder for the run")
-    if {path.name for path in folder.iterdir()} <= UNBORN:
+    there = {path.name for path in folder.iterdir()}
+    if there <= UNBORN and ("files" not in there or "run.json" in there):
         return
     if not is_run(folder):
         raise UserError(f"{folder}: holds other files and no run; name another folder with --out")
@@ -69,6 +77,7 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
     # A plugin file is not named in the saved recipe: reading a run must not execute anything.
     installed = [name for name in resolved.recipe.plugins if name not in resolved.registry.files()]
     saved = replace(resolved, recipe=resolved.recipe.model_copy(update={"plugins": installed}))
+    files = resolved.recipe.data.files()
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -77,6 +86,7 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
             for p in resolved.registry.plugins
             if p.name in used
         ],
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         **facts,
     }
     try:
@@ -84,6 +94,9 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
         for name in MADE_LATER:
             delete(folder / name)
         write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
+        for name, content in files.items():
+            (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "files" / name, content)
         write_atomically(folder / "recipe.yaml", saved.to_yaml())  # last: with it the folder is a run
     except OSError as error:
         raise UserError(f"{folder}: could not be written: {error.strerror or error}") from None
@@ -158,13 +171,51 @@ def read_run(
     if not is_run(folder):
         raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json)")
     record = read_record(folder)
+    files = _kept_files(folder, record)
     registry = registry.extended(plugin_files) if registry else Registry.load(files=plugin_files)
     try:
-        return read_recipe(folder / "recipe.yaml", overrides, registry=registry)
+        return read_recipe(folder / "recipe.yaml", overrides, registry=registry, files=files)
     except UserError as error:
         missing = _missing_plugins(record, registry)
         hint = f"\n{folder}: was trained with {missing}; give a plugin file again with --plugin FILE"
         raise UserError(f"{error}{hint if missing else ''}") from None
+
+
+def _kept_files(folder: Path, record: dict[str, Any]) -> Path | None:
+    """The folder of a run's copies, each of which is what it was; None for a run without any."""
+    known = record.get("files")
+    if not isinstance(known, dict) or not known:
+        return None
+    for name, sha256 in known.items():
+        path = folder / "files" / name
+        try:
+            now = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read, and the run needs it: {error.strerror or error}"
+            ) from None
+        if now != sha256:
+            raise UserError(
+                f"{path}: was exchanged since the run began (sha256 {sha256[:16]} then, {now[:16]} now)"
+            )
+    return folder / "files"
+
+
+def refuse_other_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Make sure that a recipe's tokenizers are those that the run was begun with.
+
+    Raises:
+        UserError: one was exchanged.
+    """
+    known = read_record(folder).get("files", {})
+    for name, content in files.items():
+        now = hashlib.sha256(content).hexdigest()
+        if known.get(name) != now:
+            then = str(known.get(name))[:16]
+            raise UserError(
+                f"{folder}: can't resume, {name} is another than the run's (sha256 {then} then, {now[:16]} now); give the"
+                f" old one back, or resume without naming a recipe: the run keeps its own copy in {folder / 'files'}"
+            )
 
 
 def _missing_plugins(record: dict[str, Any], registry: Registry) -> str:

@@ -18,26 +18,21 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from lvlm.data import DATA_KINDS, DataParams, DataUnion, Source, TextData
-from lvlm.data.corpus import ByteCodec, File, split_by_file, split_by_position, split_files
+from lvlm.data.codecs import ByteCodec
+from lvlm.data.corpus import File, split_by_file, split_by_position, split_files
 from lvlm.data.python import PythonData
 from lvlm.data.source import uniforms
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
+from tests.every_data import made
 
 SEED = st.integers(0, 2**64 - 1)
 
 
 @pytest.fixture(scope="module")
-def params_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DataParams]:
+def params_of() -> dict[str, DataParams]:
     """Small params of every kind."""
-    text = tmp_path_factory.mktemp("text") / "words.txt"
-    text.write_text(" ".join(f"word{i}" for i in range(2000)))
-    return {
-        "python": PythonData(window=32, max_megabytes=0.5),
-        "text": TextData(path=str(text), window=16),
-        "letters": DATA_KINDS["letters"](),
-        "coin": DATA_KINDS["coin"](),
-    }
+    return made().kinds()
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +262,7 @@ LINE = "the quick brown fox jumps over the lazy dog\n"
 
 
 def content_of(source: Source) -> bytes:
-    return b"".join(part.tobytes() for part in source._bytes.values())  # type: ignore[attr-defined]
+    return b"".join(part.tobytes() for part in source._tokens.values())  # type: ignore[attr-defined]
 
 
 def test_every_format_reads_the_same(tmp_path: Path) -> None:

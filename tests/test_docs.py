@@ -50,7 +50,7 @@ from pydantic import BaseModel
 import lvlm
 from lvlm import hookspecs, recipe_files
 from lvlm.cli import app, main
-from lvlm.data import DATA_KINDS
+from lvlm.data import DATA_KINDS, BinsData, HuggingFaceData, MixtureData
 from lvlm.estimators import is_bound
 from lvlm.interfaces import ROLES
 from lvlm.plain_yaml import read_yaml
@@ -63,7 +63,8 @@ TEMPLATE = ROOT / "docs" / "plugin-template"
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), TEMPLATE / "README.md", ROOT / "README.md"]
 PAGES = [path for path in PAGES if path.exists()]
 DOCS = "\n".join(path.read_text() for path in PAGES if path.parent == ROOT / "docs")
-QUICK = {"check", "kinds", "plugins", "schema"}
+QUICK = {"check", "data", "kinds", "plugins", "schema", "tokenizer"}
+DATA_WITH_TABLES: tuple[type[BaseModel], ...] = (BinsData, HuggingFaceData, MixtureData)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -221,6 +222,13 @@ def parsed(words: list[str]) -> bool:
     assert words and words[0] in COMMANDS, f"lvlm has no command {words[:1]}; it has {sorted(COMMANDS)}"
     if "--help" in words:
         return True
+    if hasattr(COMMANDS[words[0]], "commands"):  # a group: `lvlm data prepare …`
+        inner = COMMANDS[words[0]].commands
+        assert words[1:2] and words[1] in inner, (
+            f"lvlm {words[0]} has no {words[1:2]}; it has {sorted(inner)}"
+        )
+        inner[words[1]].make_context(words[1], words[2:])
+        return words[0] in QUICK
     given = COMMANDS[words[0]].make_context(words[0], words[1:]).params  # raises for an unknown option
     for name, read in (("recipe", read_recipe), ("source", read_study)):
         if words[0] not in QUICK and given.get(name):
@@ -411,6 +419,8 @@ def options_table(cls: type[BaseModel]) -> Iterator[str]:
     yield from ("| option | values | default | meaning |", "|---|---|---|---|")
     schema = cls.model_json_schema()
     for name, field in cls.model_fields.items():
+        if name == "kind":
+            continue
         values = _values(schema["properties"][name], schema.get("$defs", {}))
         default = (
             "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
@@ -468,7 +478,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "shipped": shipped_table,
     **{
         cls.__name__: functools.partial(options_table, cls)
-        for cls in (Recipe, ModelParams, TrainParams, EvaluateParams, StudyParams)
+        for cls in (Recipe, ModelParams, TrainParams, EvaluateParams, StudyParams, *DATA_WITH_TABLES)
     },
 }
 

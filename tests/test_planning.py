@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lvlm import api
 from lvlm.cli import app
 from lvlm.errors import UserError
-from lvlm.planning import _memory, _one_step, make_plan
+from lvlm.planning import _flops_per_token, _memory, _one_step, flops_per_token, make_plan
 from lvlm.recipe import read_recipe
 from lvlm.training.checkpoint import Checkpoints
 from tests.tiny import ARMS, tiny, write_text
@@ -102,6 +102,47 @@ def test_free_costs_a_block_more() -> None:
     big = ("model.backbone.layers=16", "model.backbone.width=1024", "model.backbone.heads=8")
     plain, free = (make_plan(read_recipe(arm, big).recipe).flops_per_token for arm in ("baseline", "free"))
     assert 1 + 0.9 / 16 < free / plain < 1 + 1 / 16 + 0.02  # one query for all places is projected once
+
+
+SCALE = {
+    "scale/baseline_124m": 124e6,
+    "scale/free_124m": 124e6,
+    "scale/free_1b5": 1.5e9,
+    "scale/free_8b": 8e9,
+}
+
+
+@pytest.mark.parametrize("name", SCALE)
+def test_models_of_papers_are_built_without_memory(name: str) -> None:
+    """Their backbones have the size in their name; FREE has a block more, and a joint table of 2^16 rows."""
+    parameters, width = api.check(name).parameters, api.check(name).resolved.recipe.model.backbone.width
+    assert parameters.backbone == pytest.approx(SCALE[name], rel=0.01)
+    assert parameters.table == ("free" in name) * 2**16 * width
+    block = parameters.backbone / api.check(name).resolved.recipe.model.backbone.layers
+    assert parameters.latent < 1.05 * block
+
+
+def test_8_billion_parameters_are_planned_in_seconds() -> None:
+    plan = api.plan("scale/free_8b", gpus=64, memory="80GB", gpu="H100")
+    assert plan.fits
+    assert plan.parameters.table == 268_435_456
+    stays = 4 * plan.parameters.total / 64  # float32
+    assert plan.bytes_by_holder["optimiser"] == pytest.approx(2 * stays, rel=0.01)
+
+
+def test_flops_of_a_deep_stack_are_those_of_shallow_ones() -> None:
+    recipe = read_recipe("free", ["model.backbone.layers=9", "model.seam=3"]).recipe
+    assert flops_per_token(recipe) == _flops_per_token(recipe)
+
+
+def test_a_vocabulary_may_be_larger_than_the_datas(text: Path, tmp_path: Path) -> None:
+    recipe = tiny("free", text, model={"vocab": 320})
+    run = api.train(recipe, tmp_path / "run")
+    assert api.load(run).backbone.vocab == 320
+    drawn = api.sample(run, "a", tokens=15, temperature=1e6)  # all tokens are as likely
+    assert all(token < 256 for sample in drawn for token in sample.tokens)
+    with pytest.raises(UserError, match="vocab 200 is too small: the data has 256 tokens"):
+        api.check(tiny("free", text, model={"vocab": 200}))
 
 
 def test_time_and_cost_follow() -> None:

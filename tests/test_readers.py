@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import io
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lvlm.data import LettersData, Reader, Source, TextData, open_reader
+from lvlm.data import DATA_KINDS, HuggingFaceData, LettersData, Reader, Source, open_reader
+from lvlm.data.source import StreamSource
 from lvlm.errors import UserError
 from lvlm.interfaces import Batch
 from lvlm.schedule import Ramp
+from tests.every_data import KINDS, VARIANTS, documents, made, write_rows
 
 ROWS = 4
 WORKERS = [0, 2]
+PURE = [name for name in VARIANTS if not name.startswith("streamed")]
+STREAMED = [name for name in VARIANTS if name.startswith("streamed")]
 
 
-def text_source(folder: Path, window: int = 16) -> Source:
-    path = folder / "words.txt"
-    path.write_text(" ".join(f"word{i}" for i in range(2000)))
-    return TextData(path=str(path), window=window).open()
+@functools.cache
+def source_of(variant: str) -> Source:
+    return made().variants()[variant].open()
 
 
 def key(batch: Batch) -> bytes:
@@ -53,12 +57,18 @@ def opened() -> Iterator[Any]:
         reader.close()
 
 
+def test_every_kind_is_read_here() -> None:
+    assert set(KINDS) == DATA_KINDS.keys()
+    assert all(isinstance(source_of(name), StreamSource) for name in STREAMED)
+
+
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("variant", PURE)
 def test_a_pure_source_resumes_on_any_ranks_and_workers(
-    tmp_path: Path, opened: Any, ranks: int, workers: int
+    opened: Any, variant: str, ranks: int, workers: int
 ) -> None:
-    source = text_source(tmp_path)
+    source = source_of(variant)
     wanted = [source.train_batch(seed=3, step=step, rows=ROWS) for step in range(8)]
     first = opened(source)
     for step in range(3):
@@ -68,9 +78,102 @@ def test_a_pure_source_resumes_on_any_ranks_and_workers(
     for rank in range(ranks):
         reader = opened(source, rank=rank, ranks=ranks, workers=workers)
         reader.load_state_dict(state)
-        for step in (3, 4, 6, 7):  # 5 is jumped over
+        jumped = (
+            (6, 7) if not workers or variant == "text" else ()
+        )  # over 5; workers take a while to start anew
+        for step in (3, 4, *jumped):
             mine = wanted[step][rank * each : (rank + 1) * each]
             assert key(reader.batch(step)) == key(mine), (rank, step)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("variant", STREAMED)
+def test_a_stream_resumes_where_it_stood(opened: Any, variant: str, ranks: int, workers: int) -> None:
+    for rank in range(ranks):
+        options = {"rank": rank, "ranks": ranks, "workers": workers, "rows": 40}
+        whole = opened(source_of(variant), **options)
+        before = [key(whole.batch(step)) for step in range(41)]
+        state = saved(whole.state_dict())
+        wanted = [key(whole.batch(step)) for step in range(41, 60)]  # over the end of an epoch
+        again = opened(source_of(variant), **options)
+        again.load_state_dict(state)
+        assert [key(again.batch(step)) for step in range(41, 60)] == wanted
+        if not workers:
+            jumped = opened(source_of(variant), **options)
+            assert [key(jumped.batch(step)) for step in (7, 9)] == [before[7], before[9]]
+            assert len(set(before)) == 41
+
+
+@pytest.mark.parametrize(
+    ("ranks", "workers", "files"), [(1, 0, 1), (1, 2, 1), (2, 0, 1), (2, 2, 1), (2, 0, 4), (3, 0, 4)]
+)
+def test_an_epoch_of_a_stream_is_shared_out_without_loss_or_repetition(
+    opened: Any, tmp_path: Any, ranks: int, workers: int, files: int
+) -> None:
+    texts = [f"{number:03}" for number in range(160)]
+    for number in range(files):  # shared out by files where the parts divide them, else by documents
+        write_rows(tmp_path / f"{number}.jsonl", texts[number::files])
+    source = HuggingFaceData(path=str(tmp_path), window=4, streaming=True, documents="pad").open()
+    held = {row for split in ("validation", "test") for row in texts_of(all_windows(source, split))}
+    wanted = Counter(text for text in texts if text not in held)
+    assert 3 <= len(held) <= 40
+    parts = ranks * max(1, workers)
+    seen: list[Counter[str]] = []
+    for rank in range(ranks):
+        reader, mine = opened(source, rank=rank, ranks=ranks, workers=workers, rows=ranks), Counter[str]()
+        for step in range(2 * len(wanted)):
+            if step == 17:
+                state = saved(reader.state_dict())
+                reader = opened(source, rank=rank, ranks=ranks, workers=workers, rows=ranks)
+                reader.load_state_dict(state)
+            mine.update(texts_of(reader.batch(step)))
+        seen.append(mine)
+    everything = sum(seen, Counter[str]())
+    assert everything.keys() == wanted.keys()
+    if parts == 1:
+        assert set(everything.values()) == {2}  # two epochs, each text once in each
+    assert not set(seen[0]) & set(seen[-1]) or ranks == 1
+    for mine in seen:  # of each worker's epochs, as many as it began or one less
+        assert max(mine.values()) - min(mine.values()) <= 1 + workers
+
+
+def all_windows(source: Source, split: Any) -> Batch:
+    with pytest.raises(UserError, match="ask for at most") as error:
+        source.windows(10**6, split)
+    return source.windows(int(str(error.value).split("ask for at most ")[1].split(",")[0]), split).batch
+
+
+def texts_of(batch: Batch) -> list[str]:
+    rows = zip(batch.inputs_BT, batch.keep_BT, strict=True)
+    return [bytes(row_T[keep_T].tolist()).decode() for row_T, keep_T in rows]
+
+
+def test_a_stream_belongs_to_its_processes(opened: Any) -> None:
+    state = saved(opened(source_of("streamed")).state_dict())
+    with pytest.raises(UserError, match=r"it had ranks 1, now 2\); .* prepare bins"):
+        opened(source_of("streamed"), ranks=2, rows=ROWS).load_state_dict(state)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_part_without_documents_is_told(opened: Any, tmp_path: Any, workers: int) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", documents(60))
+    source = HuggingFaceData(path=str(path), window=8, streaming=True).open()
+    with pytest.raises(UserError, match=r"part \d+ of \d+ has no document to train on; use fewer"):
+        opened(source, rank=99, ranks=100, rows=100, workers=workers).batch(0)
+
+
+@pytest.mark.parametrize("variant", [name for name in PURE if "epochs" in name])
+def test_an_epoch_has_each_row_once(opened: Any, variant: str) -> None:
+    source = source_of(variant)
+    held = source._held("train")  # type: ignore[attr-defined]
+    reader = opened(source, rows=1)
+    first = [key(reader.batch(step)) for step in range(held)]
+    second = [key(reader.batch(step)) for step in range(held, 2 * held)]
+    assert Counter(first) == Counter(second)
+    assert first != second
+    rows = source._rows("train", torch.arange(held).numpy())  # type: ignore[attr-defined]
+    assert Counter(first) == Counter(key(rows[number : number + 1]) for number in range(held))
 
 
 def test_readers_go_forward(opened: Any) -> None:

@@ -223,7 +223,7 @@ class TestWords:
             "recipes/bad.yaml:3: model.quantizer.kind: unknown quantizer 'binery'; known: binary, levels; "
             "did you mean 'binary'?",
             "recipes/bad.yaml:4: model.encoder: needs 'kind'; known: learned_query; write it as {kind: …}",
-            "recipes/bad.yaml:5: data.kind: unknown data 'leters'; known: coin, letters, python, text; "
+            "recipes/bad.yaml:5: data.kind: unknown data 'leters'; known: bins, coin, huggingface, letters, mixture, python, text; "
             "did you mean 'letters'?",
             "override 'loss={beta: 3}': loss: needs 'kind'; known: ce, elbo",
         ]

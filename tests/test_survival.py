@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from lvlm import api
 from lvlm.errors import UserError
 from lvlm.testing import build_cross, crosses
+from lvlm.training.checkpoint import Checkpoints
 from lvlm.training.recompute import keep_fewer_activations
 from lvlm.training.trainer import Trainer
 from tests.test_parallel import finish, launch
@@ -223,6 +226,42 @@ def test_two_processes_save_memory_too(text: Path, tmp_path: Path) -> None:
     finish(launch(2, recipe, run))
     for a, b in zip(logged(run), logged(alone), strict=True):
         assert a == pytest.approx(b, abs=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """3 MiB, all of its own; only root may make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_a_run_and_takes_nothing_from_it(
+    small_disk: Path, text: Path, tmp_path: Path
+) -> None:
+    """The checkpoint that found no room is gone, those before are whole, and with room the run goes on from there."""
+    wide = {"backbone": {"width": 64}}
+    recipe = tiny("free", text, model=wide, train={"keep_checkpoints": 100, "checkpoint_every": 1})
+    whole, run = api.train(recipe, tmp_path / "whole"), small_disk / "run"
+    with pytest.raises(UserError, match=r"no space left on the disk; checkpoints from before are untouched"):
+        api.train(recipe, run)
+    kept = Checkpoints(run).list()
+    assert 0 < len(kept) < STEPS
+    for checkpoint in kept:
+        checkpoint.verify()
+    assert not list((run / "checkpoints").glob(".writing-*"))
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    api.train(recipe, run, resume=True)
+    assert_same_run(run, whole)
 
 
 # ------------------------------------------------------------------------------------------------ kill -9

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lvlm import api
-from lvlm.data.corpus import ByteSource
+from lvlm.data.rows import TokenSource
 from lvlm.errors import Interrupted, UserError
 from lvlm.objective import ELBO
 from lvlm.recipe import TrainParams
@@ -116,6 +116,7 @@ torch.optim.SGD([torch.zeros(1)])  # imports half of torch, which each child wou
 train_step = Trainer._train_step
 def dying(self, *asked):
     if self.step == 6:
+        self.checkpoints.wait()  # the one of step 4, which is written behind the loop
         os.kill(os.getpid(), signal.SIGKILL)
     return train_step(self, *asked)
 Trainer._train_step = dying
@@ -250,14 +251,14 @@ def test_a_run_that_began_on_another_device_is_not_resumed(text: Path, tmp_path:
 
 def test_each_step_reads_its_own_rows_of_the_recipe_s_seed(text: Path, tmp_path: Path) -> None:
     read: list[dict[str, int]] = []
-    train_batch = ByteSource.train_batch
+    train_batch = TokenSource.train_batch
 
-    def noting(self: ByteSource, **asked: int) -> Any:
+    def noting(self: TokenSource, **asked: int) -> Any:
         read.append(asked)
         return train_batch(self, **asked)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ByteSource, "train_batch", noting)
+        patch.setattr(TokenSource, "train_batch", noting)
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
             api.train(tiny("baseline", text, seed=7), tmp_path / "run")
@@ -573,8 +574,9 @@ def test_threads_and_device_of_the_recipe(text: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- what is shipped
 
 SMALL = (
-    "model.backbone.width=16", "model.backbone.layers=2", "model.backbone.context=66", "train.steps=2", "train.rows=2",
-    "train.micro_rows=null", "train.warmup_steps=1", "train.log_every=1", "train.evaluate_windows=2",
+    "model.backbone.width=16", "model.backbone.layers=2", "model.backbone.context=66", "model.backbone.heads=4",
+    "model.backbone.kv_heads=null", "model.backbone.hidden=null", "model.vocab=null", "train.steps=2", "train.rows=2",
+    "train.micro_rows=null", "train.warmup_steps=1", "train.compile=false", "train.log_every=1", "train.evaluate_windows=2",
     "train.device=cpu", "evaluate.windows=2", "evaluate.rows=2", "evaluate.k=2",
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""Files of bytes as a source: one token a byte, a row is a window of the joined files.
+"""Files that are read whole: a row is a window of the joined files.
 
-    files ─ split_files ─► Splits(train, validation, test) ─ ByteSource ─► windows of T + 1 bytes
+    files ─ split_files ─► Splits(train, validation, test) ─ codec ─► TokenSource: windows of T + 1 tokens
 
 Files of a split are joined, with a line break between two where there is none, and a row may span a border:
 it is a row of that stream, modelled whole, so no part of it is context that another part should not see.
@@ -9,44 +9,17 @@ it is a row of that stream, modelled whole, so no part of it is context that ano
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
-from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
+from lvlm.data.codecs import ByteCodec, TextCodec, TokenizerCodec, open_codec, tokens_of
+from lvlm.data.rows import Order, TokenSource
+from lvlm.data.source import DataParams
 from lvlm.errors import UserError
-from lvlm.interfaces import Batch
 
 HELD_OUT = 20  # validation and test are one part in so many, each
-
-
-class ByteCodec:
-    """UTF-8 bytes as tokens."""
-
-    vocab = 256
-    name = "bytes"
-
-    def encode(self, text: str) -> list[int]:
-        """The UTF-8 bytes of a text.
-
-        Raises:
-            UserError: for a lone surrogate, which UTF-8 cannot express.
-        """
-        try:
-            return list(text.encode())
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"UTF-8 has no bytes for the character {text[error.start]!r} at position {error.start}"
-            ) from None
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of bytes; what is not UTF-8 becomes U+FFFD."""
-        return bytes(ids).decode(errors="replace")
 
 
 class File(NamedTuple):
@@ -101,16 +74,19 @@ def join(contents: Iterable[bytes]) -> bytes:
     return b"".join(c if c.endswith(b"\n") or not c else c + b"\n" for c in contents)
 
 
-class ByteParams(DataParams):
-    """Base of the params of byte sources."""
+class WindowParams(DataParams):
+    """Base of the params of real text: rows of a window of tokens."""
 
     window: int = Field(default=256, ge=2)
-    """Input tokens of a row, in bytes."""
+    """Input tokens of a row."""
+    order: Order = "random"
+    """'random' draws training rows with replacement, windows from anywhere; 'epochs' takes those that lie side by side once
+    each, in an order of the seed, before any again."""
 
     @property
-    def codec(self) -> ByteCodec:
-        """UTF-8."""
-        return ByteCodec()
+    def codec(self) -> TextCodec:
+        """UTF-8, or a tokenizer's."""
+        raise NotImplementedError(f"{type(self).__name__}.codec")
 
     @property
     def tokens(self) -> int:
@@ -118,75 +94,53 @@ class ByteParams(DataParams):
         return self.window
 
 
-class ByteSource(Source):
-    """Windows of bytes. Training windows start anywhere; held-out windows lie side by side.
+class TokenizedParams(WindowParams):
+    """Base of the params of text that is tokenised when it is read."""
 
-    Raises:
-        UserError: when a split is too short for one window.
-    """
+    tokenizer: str | None = Field(default=None, min_length=1)
+    """A tokenizer.json, or the folder of one, of which a run keeps a copy; null for bytes."""
 
-    bytes_per_token = 1.0
+    @property
+    def codec(self) -> TextCodec:
+        """UTF-8, or the tokenizer's: a run's own copy where there is one."""
+        return open_codec(self.kept("tokenizer.json") or self.tokenizer)
 
-    def __init__(self, params: ByteParams, splits: Splits, prompt: str | None = None) -> None:
-        self.params: ByteParams = params
-        self._prompt = prompt
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer."""
+        codec = self.codec
+        return {"tokenizer.json": codec.content} if isinstance(codec, TokenizerCodec) else {}
+
+    def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A tokenizer that cannot be read."""
+        try:
+            _ = self.codec
+        except UserError as error:
+            yield ("tokenizer",), str(error)
+
+
+class CorpusParams(TokenizedParams):
+    """Base of the params of files that are read whole."""
+
+    def source(self, splits: Splits, prompt: str | None = None) -> TokenSource:
+        """The splits as windows of tokens.
+
+        Raises:
+            UserError: when a split is too short for one window.
+        """
+        codec = self.codec
         content = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-        self._bytes = {split: np.frombuffer(part, dtype=np.uint8) for split, part in content.items()}
-        sha = hashlib.sha256(f"bytes, split by {splits.rule}, 1/{HELD_OUT} each".encode())
+        sha = hashlib.sha256(f"{codec.name}, split by {splits.rule}, 1/{HELD_OUT} each".encode())
         for split, part in content.items():
             sha.update(f"\n{split} {len(part)}\n".encode())
             sha.update(part)
-        self.fingerprint = sha.hexdigest()[:16]
-        self._check_lengths()
-
-    def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
-        """Rows that start anywhere in the training split, with replacement."""
-        starts = len(self._bytes["train"]) - self.params.window
-        u_B = uniforms((rows,), "train", seed=seed, step=step)
-        return self._rows("train", (u_B * starts).astype(np.int64))
-
-    def windows(self, count: int, split: Split = "validation") -> Windows:
-        """Windows side by side, taken in golden-ratio strides: any prefix is spread over the whole split.
-
-        Raises:
-            UserError: when the split holds fewer.
-        """
-        assert count >= 1, f"{count} windows"
-        window = self.params.window
-        held = len(self._bytes[split]) // (window + 1)
-        if count > held:
-            raise UserError(
-                f"data: {count} {split} windows of {window} tokens were asked for, but the {split} split"
-                f" holds {held}; ask for at most {held}, shorten data.window or add text"
-            )
-        stride = next(s for s in range(round(held * 0.618034) or 1, 2 * held + 1) if math.gcd(s, held) == 1)
-        slots_B = np.arange(count, dtype=np.int64) * stride % held
-        return Windows.of(self._rows(split, slots_B * (window + 1)))
-
-    def sample_prompt(self) -> str:
-        """The prompt given, or a few whole words from the first validation window."""
-        if self._prompt is not None:
-            return self._prompt
-        text = self.params.codec.decode(self.windows(1).batch.inputs_BT[0].tolist()).replace("\ufffd", "")
-        return " ".join(text.split()[1:5]) or text[:8] or "\n"  # the first word may lack its beginning
-
-    def _rows(self, split: str, starts_B: NDArray[np.int64]) -> Batch:
-        """The windows [B, T] that start at the given bytes of a split."""
-        offsets = np.arange(self.params.window + 1)
-        bytes_BU = torch.from_numpy(self._bytes[split][starts_B[:, None] + offsets].astype(np.int64))
-        inputs_BT, targets_BT = bytes_BU[:, :-1].contiguous(), bytes_BU[:, 1:].contiguous()
-        return Batch(inputs_BT, targets_BT, torch.ones_like(inputs_BT, dtype=torch.bool))
-
-    def _check_lengths(self) -> None:
-        sizes = {name: len(content) for name, content in self._bytes.items()}
-        split = min(sizes, key=sizes.__getitem__)
-        needed = self.params.window + 1
-        if sizes[split] >= needed:
-            return
-        longest = sizes[split] - 1
-        shorten = f", or set data.window to at most {longest}" if longest >= 2 else ""
-        raise UserError(
-            f"data: there are {sum(sizes.values())} bytes, {sizes[split]} of them in the {split} split, but one"
-            f" window of {self.params.window} tokens needs {needed} bytes in each split, about"
-            f" {HELD_OUT * needed} in all; add text{shorten}"
+        tokens = {split: tokens_of(codec, part) for split, part in content.items()}
+        return TokenSource(
+            self,
+            tokens,
+            fingerprint=sha.hexdigest()[:16],
+            bytes_per_token=len(splits.test) / max(1, len(tokens["test"])),
+            order=self.order,
+            prompt=prompt,
+            unit="bytes" if isinstance(codec, ByteCodec) else "tokens",
+            held_out=HELD_OUT,
         )

@@ -9,15 +9,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from lvlm.data.corpus import ByteParams, ByteSource, File, name_hash, split_by_file
+from lvlm.data.corpus import CorpusParams, File, name_hash, split_by_file
+from lvlm.data.rows import TokenSource
 from lvlm.errors import UserError
 
 # Left out: what is not Python's own, tests, and the character tables of `encodings`, which are no prose.
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
 
 
-class PythonData(ByteParams):
-    """The standard library's sources and documentation of the running Python, as bytes.
+class PythonData(CorpusParams):
+    """The standard library's sources and documentation of the running Python, as bytes or a tokenizer's tokens.
 
     Split by file, about 90/5/5, through a hash of its path in the library. The content, and so the
     fingerprint, changes with the version of Python.
@@ -28,7 +29,7 @@ class PythonData(ByteParams):
     max_megabytes: float = Field(default=8.0, gt=0, allow_inf_nan=False)
     """Take whole files, in the order of the hash of their paths, as long as they fit into so many 10^6 bytes."""
 
-    def open(self) -> ByteSource:
+    def open(self) -> TokenSource:
         """Read the library.
 
         Raises:
@@ -44,7 +45,7 @@ class PythonData(ByteParams):
             if (size := path.stat().st_size) <= left:
                 left -= size
                 files.append(File(name, path.read_bytes()))
-        return ByteSource(self, split_by_file(files), prompt="def ")
+        return self.source(split_by_file(files), prompt="def ")
 
 
 def _sources(root: Path) -> list[str]:

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PrivateAttr
 
 from lvlm.interfaces import Batch, Params
 
 Split = Literal["validation", "test"]
 """The held-out splits."""
 
-_DOMAINS: dict[str, int] = {"train": 0, "validation": 1, "test": 2}
+_DOMAINS: dict[str, int] = {"train": 0, "validation": 1, "test": 2, "mixture": 3}
 
 
 class Codec(Protocol):
@@ -132,9 +134,32 @@ class StreamSource(Source):
 
 
 class DataParams(Params):
-    """Base of data params. Everything but `open` is known without reading any data."""
+    """Base of data params. Everything but `open` is known without reading any data (but a tokenizer's file)."""
 
     role: ClassVar[str] = "data"
+    _kept: Path | None = PrivateAttr(default=None)
+
+    def files(self) -> dict[str, bytes]:
+        """What a run keeps a copy of, by its path in the run's `files/`: all that a codec is made of.
+
+        Raises:
+            UserError: when it cannot be read.
+        """
+        return {}
+
+    def with_files(self, folder: Path) -> Self:
+        """The same params, which read their codec from what a run keeps in `folder`."""
+        params = self.model_copy()
+        params._kept = folder
+        return params
+
+    def kept(self, name: str) -> Path | None:
+        """A run's copy of a file; None where there is none."""
+        return self._kept / name if self._kept is not None and (self._kept / name).is_file() else None
+
+    def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What is wrong between options, in words, with the path of the one to change; no data are read."""
+        yield from ()
 
     @property
     def codec(self) -> Codec:
@@ -163,7 +188,7 @@ class DataParams(Params):
 def uniforms(shape: tuple[int, ...], split: str, *, seed: int = 0, step: int = 0) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) that depend on the arguments alone; fewer rows are a prefix of more.
 
-    Philox is keyed by (seed, step), and the split is the top word of its counter: streams of two different
+    Philox is keyed by (seed, step), and the split ('mixture' is the choice between parts) is the top word of its counter: streams of two different
     (split, seed, step) can never overlap. So held-out rows are out of reach of every training seed.
     """
     assert 0 <= seed < 2**64, f"seed {seed} is not in 0..2**64-1"

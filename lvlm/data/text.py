@@ -1,4 +1,4 @@
-"""Kind 'text': files and folders that the user names, as bytes."""
+"""Kind 'text': files and folders that the user names, read whole."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from lvlm.data.corpus import ByteParams, ByteSource, File, split_files
+from lvlm.data.corpus import CorpusParams, File, split_files
+from lvlm.data.rows import TokenSource
 from lvlm.errors import UserError, listing, nearest
 
 SUFFIXES = (".txt", ".jsonl", ".gz")  # what is read from a folder
 
 
-class TextData(ByteParams):
-    """Text files as bytes: .txt, .jsonl, either of them gzipped, or any file named outright.
+class TextData(CorpusParams):
+    """Text files as bytes or a tokenizer's tokens: .txt, .jsonl, either of them gzipped, or any file named outright.
 
     Split by file, through a hash of its path inside the folder, where that gives validation and test 2 to 10 %
     of the bytes each; else 90/5/5 by position, the tail held out.
@@ -33,7 +34,7 @@ class TextData(ByteParams):
     field: str = "text"
     """The field of each .jsonl object that holds its text."""
 
-    def open(self) -> ByteSource:
+    def open(self) -> TokenSource:
         """Read all files.
 
         Raises:
@@ -43,11 +44,15 @@ class TextData(ByteParams):
         files = [File(name, read(path, self.field)) for name, path in find(paths)]
         if not any(file.content for file in files):
             raise UserError(f"data.path: no text in {listing(map(repr, paths))}")
-        return ByteSource(self, split_files(files))
+        return self.source(split_files(files))
 
 
-def find(paths: list[str]) -> Iterator[tuple[str, Path]]:
+def find(paths: Sequence[str], where: str = "data.path") -> Iterator[tuple[str, Path]]:
     """Each file once, as (path inside the folder that was given, or file name; where it lies).
+
+    Args:
+        paths: files and folders.
+        where: what an error begins with.
 
     Raises:
         UserError: for a missing path, or a folder that holds nothing to read.
@@ -55,9 +60,9 @@ def find(paths: list[str]) -> Iterator[tuple[str, Path]]:
     seen: set[Path] = set()  # a file given twice could otherwise stand in two splits, under two names
     for given in paths:
         try:
-            found = _find(given)
+            found = _find(given, where)
         except OSError as error:
-            raise UserError(f"data.path: cannot read {given!r}: {error.strerror or error}") from None
+            raise UserError(f"{where}: cannot read {given!r}: {error.strerror or error}") from None
         for name, path in found:
             if (place := path.resolve()) not in seen:
                 seen.add(place)
@@ -83,14 +88,14 @@ def read(path: Path, field: str) -> bytes:
             raise UserError(f"data.path: '{path}' is not a whole gzip file: {error}") from None
     if suffixes[-1:] == [".jsonl"]:
         lines = enumerate(content.split(b"\n"), start=1)
-        content = b"\n".join(_text_of(line, field, f"{path}:{n}") for n, line in lines if line.strip())
+        content = b"\n".join(text_of(line, field, f"{path}:{n}") for n, line in lines if line.strip())
     return content
 
 
-def _find(given: str) -> list[tuple[str, Path]]:
+def _find(given: str, where: str) -> list[tuple[str, Path]]:
     root = Path(os.path.expanduser(given))
     if not root.exists():
-        raise UserError(_missing(given, root))
+        raise UserError(f"{where}: {missing(given, root)}")
     if not root.is_dir():
         return [(root.name, root)]
     inside = ((path.relative_to(root), path) for path in root.rglob("*") if path.suffix in SUFFIXES)
@@ -100,12 +105,12 @@ def _find(given: str) -> list[tuple[str, Path]]:
         if path.is_file() and not any(part.startswith(".") for part in name.parts)
     )
     if not found:
-        raise UserError(f"data.path: the folder {given!r} holds no file that ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{where}: the folder {given!r} holds no file that ends in {', '.join(SUFFIXES)}")
     return found
 
 
-def _missing(given: str, path: Path) -> str:
-    """Where the path breaks off, and what is there instead."""
+def missing(given: str, path: Path) -> str:
+    """'no file or folder …': where the path breaks off, and what is there instead."""
     while not path.parent.exists() and path.parent != path:
         path = path.parent
     if not path.parent.is_dir():
@@ -113,10 +118,10 @@ def _missing(given: str, path: Path) -> str:
     else:
         near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
         where = f"the folder {str(path.parent)!r} holds no {path.name!r}{near}"
-    return f"data.path: no file or folder {given!r}: {where}"
+    return f"no file or folder {given!r}: {where}"
 
 
-def _text_of(line: bytes, field: str, where: str) -> bytes:
+def text_of(line: bytes, field: str, where: str) -> bytes:
     """The text of one JSON line; a lone surrogate, which UTF-8 cannot express, becomes '?'."""
     try:
         row = json.loads(line)

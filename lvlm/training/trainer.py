@@ -41,6 +41,7 @@ from lvlm.runs import (
     read_record,
     read_run,
     refuse_other_data,
+    refuse_other_files,
     update_record,
     write_run,
 )
@@ -551,6 +552,7 @@ def _refuse_changes(resolved: Resolved, out: Path) -> None:
             + "\n".join(lines)
             + "\nresume without the change, or train it into another folder"
         )
+    refuse_other_files(out, resolved.recipe.data.files())
 
 
 @contextmanager

@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lvlm.nn.device import device_type
+
 FEW_BITS = 4
 TILE = {"cpu": (1024, 2048)}  # tokens by rows of g W^T, what is held at once: the cache of a CPU,
 TILE_ELSEWHERE = (16_384, 4096)  # 256 MiB on a GPU
@@ -129,7 +131,7 @@ def group_gradient(grad_NC: Tensor, logits_Nn: Tensor, table_RC: Tensor) -> Tens
     p_low, p_high = code_probabilities(logits_Nn[:, :low]), code_probabilities(logits_Nn[:, low:])
     v_low, v_high = torch.zeros_like(p_low), torch.zeros_like(p_high)
     weigh_low, weigh_high = p_low.to(grad_NC.dtype), p_high.to(grad_NC.dtype)
-    tokens, rows = TILE.get(grad_NC.device.type, TILE_ELSEWHERE)
+    tokens, rows = TILE.get(device_type(grad_NC), TILE_ELSEWHERE)
     highs = max(1, rows >> low)
     for first in range(0, 2 ** (n - low), highs):
         some = slice(first, first + highs)

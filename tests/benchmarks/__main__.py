@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from tests.benchmarks import estimators, memory, startup, training
+from tests.benchmarks import estimators, memory, scale, startup, tax, training
 
 BENCHMARKS = {
     "training": training.run,
@@ -15,6 +15,10 @@ BENCHMARKS = {
     "memory": memory.run,
     "startup": startup.run,
     "estimators": estimators.run,
+    "tax": tax.run,
+    "shards": scale.shards,
+    "peaks": scale.peaks,
+    "checkpoints": scale.checkpoints,
 }
 
 

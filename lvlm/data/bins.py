@@ -1,0 +1,264 @@
+"""Kind 'bins': token ids that `lvlm data prepare` wrote to disk once, memory-mapped by every process.
+
+DIR/manifest.json         codec, counts, sha256 of every file
+DIR/tokenizer.json        a copy of the tokenizer; none for bytes
+DIR/SPLIT.bin             the ids of train, validation and test, uint16 or uint32, little-endian
+DIR/SPLIT.ends            where each document ends, in tokens, int64, little-endian
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lvlm.data.codecs import ByteCodec, TextCodec, end_of, id_type, open_codec
+from lvlm.data.corpus import WindowParams
+from lvlm.data.documents import SPLITS, Pieces, Plan, plan_splits, tokenised, with_line_ends
+from lvlm.data.rows import Documents, TokenFile, TokenSource
+from lvlm.data.text import missing
+from lvlm.errors import UserError
+
+FORMAT = "lvlm bins 1"
+HASHED_BYTES = 2**30  # a larger file is not read through whenever it is opened; `lvlm data check` reads all
+
+
+class BinsData(WindowParams):
+    """Tokens that `lvlm data prepare` wrote, memory-mapped; documents joined, or one a row and padded."""
+
+    kind: Literal["bins"] = "bins"
+
+    path: str = Field(min_length=1)
+    """The folder, relative to the working directory."""
+    documents: Documents = "join"
+    """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in each row."""
+
+    @property
+    def codec(self) -> TextCodec:
+        """UTF-8, or the tokenizer beside the bins: a run's own copies where there are any."""
+        if kept := self.kept("manifest.json"):
+            return codec_of(kept.parent, read_manifest(kept.parent))
+        return codec_of(self._folder, read_manifest(self._folder))
+
+    @property
+    def _folder(self) -> Path:
+        return Path(os.path.expanduser(self.path))
+
+    def files(self) -> dict[str, bytes]:
+        """The manifest and the tokenizer."""
+        folder = kept.parent if (kept := self.kept("manifest.json")) else self._folder
+        names = ["manifest.json"] + ["tokenizer.json"] * bool(read_manifest(folder)["tokenizer"])
+        return {name: (folder / name).read_bytes() for name in names}
+
+    def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A folder that holds no bins, or a tokenizer that isn't theirs."""
+        try:
+            _ = self.codec
+        except UserError as error:
+            yield ("path",), str(error)
+
+    def open(self) -> TokenSource:
+        """Map the files.
+
+        Raises:
+            UserError: no bins there; a file is cut off, or not what was written; a split is too short.
+        """
+        manifest = read_manifest(self._folder)
+        codec_of(self._folder, manifest)
+        check_files(self._folder, manifest, limit_bytes=HASHED_BYTES)
+        ends = None
+        if self.documents == "pad":
+            ends = {split: np.fromfile(self._folder / f"{split}.ends", dtype="<i8") for split in SPLITS}
+        test = manifest["splits"]["test"]
+        return TokenSource(
+            self,
+            {split: TokenFile(self._folder / f"{split}.bin", manifest["dtype"]) for split in SPLITS},
+            fingerprint=hashlib.sha256(json.dumps(manifest["sha256"], sort_keys=True).encode()).hexdigest()[
+                :16
+            ],
+            bytes_per_token=test["bytes"] / max(1, test["tokens"]),
+            ends=ends,
+            order=self.order,
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `prepare` wrote of the bins in a folder.
+
+    Raises:
+        UserError: no folder, or no bins in it.
+    """
+    if not folder.is_dir():
+        where = missing(str(folder), folder) if not folder.exists() else f"{str(folder)!r} is no folder"
+        raise UserError(f"{where}; `lvlm data prepare` makes one")
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] != FORMAT or set(manifest["splits"]) != set(SPLITS):
+            raise ValueError(f"its format is {manifest['format']!r}, not {FORMAT!r}")
+    except FileNotFoundError:
+        raise UserError(
+            f"the folder {str(folder)!r} holds no manifest.json; `lvlm data prepare` writes it"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'manifest.json'}: not a manifest of bins: {error}") from None
+    return dict(manifest)
+
+
+def codec_of(folder: Path, manifest: dict[str, Any]) -> TextCodec:
+    """The codec of bins.
+
+    Raises:
+        UserError: the tokenizer beside them isn't the one that they were made with.
+    """
+    codec = open_codec(folder / "tokenizer.json" if manifest["tokenizer"] else None)
+    if codec.name != manifest["codec"]:
+        raise UserError(
+            f"{folder / 'tokenizer.json'}: is {codec.name}, but the bins were made with {manifest['codec']};"
+            " prepare them again, or put the old file back"
+        )
+    if codec.vocab != manifest["vocab"]:
+        raise UserError(
+            f"{folder}: the bins have a vocabulary of {manifest['vocab']} ids, but the tokenizer has {codec.vocab}"
+        )
+    return codec
+
+
+def check_files(folder: Path, manifest: dict[str, Any], *, limit_bytes: float = float("inf")) -> None:
+    """Make sure that every file is what was written: its size, and of one up to a limit its sha256.
+
+    Raises:
+        UserError: one isn't, or holds ids beyond the vocabulary.
+    """
+    for name, sha256 in manifest["sha256"].items():
+        path, wanted_bytes = folder / name, manifest["bytes"][name]
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; prepare the bins again")
+        if (size_bytes := path.stat().st_size) != wanted_bytes:
+            raise UserError(
+                f"{path}: has {size_bytes} bytes, but {wanted_bytes} were written; it is cut off or changed"
+            )
+        if size_bytes <= limit_bytes and (found := sha256_of(path)) != sha256:
+            raise UserError(
+                f"{path}: is not what was written (sha256 {found[:16]}, in the manifest {sha256[:16]})"
+            )
+    for split, facts in manifest["splits"].items():
+        if facts["largest_id"] >= manifest["vocab"]:
+            raise UserError(
+                f"{folder}: {split}.bin holds the id {facts['largest_id']}, beyond the vocabulary of {manifest['vocab']}"
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, read once and never held."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Writer:
+    """Writes the tokens of each split as they come."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._bins = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
+        self._ends = {split: (folder / f"{split}.ends").open("wb") for split in SPLITS}
+        self._last_end = dict.fromkeys(SPLITS, 0)
+        self.splits = {split: {"tokens": 0, "documents": 0, "bytes": 0, "largest_id": -1} for split in SPLITS}
+
+    def add(self, tokens: Iterable[Any]) -> None:
+        """One piece."""
+        split, ids, text_bytes, ends = tokens
+        facts = self.splits[split]
+        self._bins[split].write(np.ascontiguousarray(ids, dtype=self._dtype).tobytes())
+        facts["tokens"] += len(ids)
+        facts["bytes"] += text_bytes
+        if len(ids):
+            facts["largest_id"] = max(facts["largest_id"], int(ids.max()))
+        if ends:
+            self._end(split)
+
+    def _end(self, split: str) -> None:
+        if (end := self.splits[split]["tokens"]) > self._last_end[split]:
+            self._ends[split].write(np.array([end], dtype="<i8").tobytes())
+            self.splits[split]["documents"] += 1
+            self._last_end[split] = end
+
+    def close(self) -> None:
+        """End the last document of each split and close the files."""
+        for split in SPLITS:
+            self._end(split)
+            for file in (self._bins[split], self._ends[split]):
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+
+
+def write_bins(
+    pieces: Pieces,
+    folder: Path,
+    codec: TextCodec,
+    *,
+    end: str | None,
+    held_out: float,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Write bins into an empty folder; the manifest last.
+
+    Args:
+        pieces: reads the documents; twice, first to find their sizes.
+        folder: is there.
+        codec: makes ids of text.
+        end: the token behind each document; the tokenizer's own unless given.
+        held_out: the share of validation, and of test.
+        progress: is told the share that is done.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: bad input, or too little for three splits.
+    """
+    end_id = end_of(codec, end)
+    if isinstance(codec, ByteCodec):
+        pieces = with_line_ends(pieces)
+    plan: Plan = plan_splits(pieces, held_out)
+    dtype = max(id_type(codec.vocab), "uint16", key=lambda name: np.dtype(name).itemsize)
+    writer = Writer(folder, dtype)
+    done_bytes = 0
+    try:
+        for piece in tokenised(pieces, plan, codec, end_id):
+            writer.add(piece)
+            done_bytes += piece.text_bytes
+            if progress is not None and plan.total_bytes:
+                progress(min(1.0, done_bytes / plan.total_bytes))
+    finally:
+        writer.close()
+    for split, facts in writer.splits.items():
+        if facts["tokens"] < 2:
+            raise UserError(
+                f"input: the {split} split has {facts['tokens']} tokens; there is too little text"
+            )
+    tokenizer = None if isinstance(codec, ByteCodec) else "tokenizer.json"
+    if not isinstance(codec, ByteCodec):
+        (folder / "tokenizer.json").write_bytes(codec.content)
+    names = [f"{split}.{kind}" for split in SPLITS for kind in ("bin", "ends")]
+    manifest = {
+        "format": FORMAT,
+        "codec": codec.name,
+        "vocab": codec.vocab,
+        "tokenizer": tokenizer,
+        "end_of_document": end_id,
+        "dtype": np.dtype(dtype).newbyteorder("<").str,
+        "split_by": plan.rule,
+        "held_out": held_out,
+        "splits": writer.splits,
+        "bytes": {name: (folder / name).stat().st_size for name in names},
+        "sha256": {name: sha256_of(folder / name) for name in names},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest

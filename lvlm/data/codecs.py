@@ -1,0 +1,197 @@
+"""Text to token ids and back: UTF-8 bytes, or any tokenizer.json (Hugging Face `tokenizers`)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm.errors import MissingLibrary, UserError, listing, nearest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# How known tokenizers end a document; the first that a tokenizer has is taken.
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<end_of_text>", "[SEP]")
+BLOCK_BYTES = 65_536
+BLOCKS_AT_ONCE = 64
+
+
+class ByteCodec:
+    """UTF-8 bytes as tokens."""
+
+    vocab = 256
+    name = "bytes"
+    end = ord("\n")
+    """What stands behind a document that doesn't end in it."""
+
+    def encode(self, text: str) -> list[int]:
+        """The UTF-8 bytes of a text.
+
+        Raises:
+            UserError: for a lone surrogate, which UTF-8 cannot express.
+        """
+        try:
+            return list(text.encode())
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"UTF-8 has no bytes for the character {text[error.start]!r} at position {error.start}"
+            ) from None
+
+    def arrays(self, contents: Sequence[bytes]) -> list[NDArray[Any]]:
+        """The contents themselves."""
+        return [np.frombuffer(content, dtype=np.uint8) for content in contents]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of bytes; what is not UTF-8 becomes U+FFFD."""
+        return bytes(ids).decode(errors="replace")
+
+
+class TokenizerCodec:
+    """The tokens of a tokenizer.json. No special token is put in; in a text they are read as what they stand for.
+
+    Args:
+        tokenizer: a tokenizer of the `tokenizers` library.
+        content: of its file.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, content: bytes) -> None:
+        self._tokenizer, self.content = tokenizer, content
+        ids = tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab = max(ids.values(), default=-1) + 1
+        self.name = f"tokenizer {hashlib.sha256(content).hexdigest()[:16]}"
+        self.end: int | None = next((ids[token] for token in ENDS if token in ids), None)
+
+    def id_of(self, token: str) -> int:
+        """The id of a token.
+
+        Raises:
+            UserError: it has none.
+        """
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            known = self._tokenizer.get_vocab(with_added_tokens=True)
+            raise UserError(f"the tokenizer has no token {token!r}{nearest(token, known)}")
+        return int(found)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        whole = text.encode(errors="replace").decode()  # a lone surrogate is no text
+        return list(self._tokenizer.encode(whole, add_special_tokens=False).ids)
+
+    def arrays(self, contents: Sequence[bytes]) -> list[NDArray[Any]]:
+        """The ids of each text, on all cores; U+FFFD for what is not UTF-8."""
+        texts, dtype = [content.decode(errors="replace") for content in contents], id_type(self.vocab)
+        return [
+            np.array(one.ids, dtype) for one in self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        ]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens too; an id that the tokenizer hasn't is left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+TextCodec = ByteCodec | TokenizerCodec
+"""The codecs of real text."""
+
+
+def open_codec(tokenizer: str | Path | None) -> TextCodec:
+    """The codec of a tokenizer.json; of bytes for None.
+
+    Raises:
+        UserError: no such file, or it holds no tokenizer.
+        MissingLibrary: `tokenizers` isn't installed.
+    """
+    if tokenizer is None:
+        return ByteCodec()
+    path = Path(os.path.expanduser(tokenizer))
+    if path.is_dir():
+        path /= "tokenizer.json"
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"tokenizer {str(tokenizer)!r}: cannot be read: {error.strerror or error}{nearest(path.name, there)}; "
+            "`lvlm tokenizer train` makes one"
+        ) from None
+    return _read(path, changed)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> TokenizerCodec:  # noqa: ARG001  a file that was changed is read anew
+    library = tokenizers_library()
+    content = path.read_bytes()
+    try:
+        tokenizer = library.Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library knows no narrower one
+        raise UserError(f"{path}: not a tokenizer.json: {str(error).splitlines()[0]}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return TokenizerCodec(tokenizer, content)
+
+
+def tokenizers_library() -> Any:
+    """The module `tokenizers`.
+
+    Raises:
+        MissingLibrary: it isn't installed.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingLibrary("tokenizers isn't installed: pip install 'lvlm[tokenizers]'") from error
+    return tokenizers
+
+
+def end_of(codec: TextCodec, said: str | None) -> int:
+    """The id that stands behind a document: that of the token said, else the tokenizer's own.
+
+    Raises:
+        UserError: there is none.
+    """
+    if said is not None:
+        if isinstance(codec, ByteCodec):
+            raise UserError(
+                "bytes end a document with a line break; an end of document goes with a tokenizer"
+            )
+        return codec.id_of(said)
+    if codec.end is None:
+        raise UserError(
+            f"the tokenizer has none of the known ends of a document ({listing(ENDS)}); say which token ends one"
+        )
+    return codec.end
+
+
+def id_type(vocab: int) -> str:
+    """The narrowest of uint8, uint16 and uint32 for ids 0..vocab-1."""
+    return next(name for name in ("uint8", "uint16", "uint32") if vocab <= np.iinfo(name).max + 1)
+
+
+def blocks(content: bytes) -> Iterator[bytes]:
+    """A long text in pieces of about 64 KiB that end at line breaks, so that all cores can tokenise it."""
+    start = 0
+    while start < len(content):
+        line_end = content.find(b"\n", start + BLOCK_BYTES)
+        end = line_end + 1 if line_end >= 0 else len(content)
+        yield content[start:end]
+        start = end
+
+
+def tokens_of(codec: TextCodec, content: bytes) -> NDArray[Any]:
+    """The ids of a long text, tokenised in `blocks`."""
+    if isinstance(codec, ByteCodec):
+        return np.frombuffer(content, dtype=np.uint8)
+    arrays = [np.empty(0, id_type(codec.vocab))]
+    left = blocks(content)
+    while some := list(itertools.islice(left, BLOCKS_AT_ONCE)):
+        arrays += codec.arrays(some)
+    return np.concatenate(arrays)

@@ -1,0 +1,256 @@
+"""Documents of any input, in order and a piece at a time: nothing here holds a corpus in memory.
+
+files, folders ──────────┐
+Hugging Face datasets ───┴─► pieces ─ plan_splits ─► Plan ─ tokenised ─► (split, ids, bytes, ends) one after the other
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm.data.codecs import BLOCK_BYTES, BLOCKS_AT_ONCE, ByteCodec, TextCodec, id_type
+from lvlm.data.text import find, text_of
+from lvlm.errors import MissingLibrary, UserError, listing, nearest
+
+SPLITS = ("train", "validation", "test")
+
+
+class Piece(NamedTuple):
+    """A document, or a stretch of one that is long."""
+
+    content: bytes
+    key: bytes
+    """What decides its split: a file's name, or the text of a row. All pieces of a document have the same."""
+    ends: bool
+    """Whether the document ends with it."""
+    split: str | None = None
+    """The split that its data set gives it; None where we choose."""
+
+
+Pieces = Callable[[], Iterator[Piece]]
+"""Reads all pieces from the beginning."""
+
+
+class Tokenised(NamedTuple):
+    """A piece's tokens."""
+
+    split: str
+    ids: NDArray[Any]
+    text_bytes: int
+    ends: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which split a piece goes to."""
+
+    rule: str
+    """'document': by a hash of a document's key. 'position': the tail of all bytes. 'given': by the data set."""
+    total_bytes: int
+    drawn: tuple[str, ...] = ()
+    """The held-out splits that we choose."""
+    share: float = 0.05
+    starts: Mapping[str, int] = field(default_factory=dict)
+    """Of 'position': the byte at which a held-out split starts."""
+
+    def cut(self, piece: Piece, position: int) -> Iterator[tuple[str, bytes]]:
+        """The piece's parts by split; `position` is the number of bytes before it, of those that we split."""
+        if piece.split is not None:
+            yield piece.split, piece.content
+        elif self.rule != "position":
+            yield drawn_split(piece.key, self.drawn, self.share), piece.content
+        else:
+            edges = [0, *(self.starts[split] for split in self.drawn), self.total_bytes]
+            for split, low, high in zip(("train", *self.drawn), edges, edges[1:], strict=False):
+                part = piece.content[max(0, low - position) : max(0, high - position)]
+                if part:
+                    yield split, part
+
+
+def drawn_split(key: bytes, drawn: Sequence[str], share: float) -> str:
+    """The split of a document, by a hash of its key alone: what has the same text is in the same split."""
+    u = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+    return drawn[int(u / share)] if u < share * len(drawn) else "train"
+
+
+def plan_splits(pieces: Pieces, share: float, where: str = "input") -> Plan:
+    """By document where that gives each held-out split 0.4 to 2 times its share of the bytes, else by position.
+
+    Raises:
+        UserError: there is no text.
+    """
+    named: set[str] = set()
+    drawn_bytes: dict[str, int] = {}
+    for piece in pieces():
+        if piece.split is not None:
+            named.add(piece.split)
+        else:
+            split = drawn_split(piece.key, ("validation", "test"), share)
+            drawn_bytes[split] = drawn_bytes.get(split, 0) + len(piece.content)
+    total = sum(drawn_bytes.values())
+    if not total:
+        raise UserError(f"{where}: there is no text to train on")
+    drawn = tuple(split for split in ("validation", "test") if split not in named)
+    if not drawn:
+        return Plan("given", total)
+    if all(0.4 * share * total <= drawn_bytes.get(split, 0) <= 2 * share * total for split in drawn):
+        return Plan("document", total, drawn, share)
+    held = int(total * share)
+    starts = {split: total - (len(drawn) - number) * held for number, split in enumerate(drawn)}
+    return Plan("position", total, drawn, share, starts)
+
+
+def tokenised(pieces: Pieces, plan: Plan, codec: TextCodec, end: int) -> Iterator[Tokenised]:
+    """The tokens of all pieces in order; `end` stands behind each document, unless we read bytes."""
+    parts = _parts(pieces(), plan)
+    while some := list(itertools.islice(parts, BLOCKS_AT_ONCE)):
+        for (split, content, ends), ids in zip(
+            some, codec.arrays([content for _, content, _ in some]), strict=True
+        ):
+            if ends and not isinstance(codec, ByteCodec):
+                ids = np.append(ids, np.array(end, id_type(codec.vocab)))
+            yield Tokenised(split, ids, len(content), ends)
+
+
+def _parts(pieces: Iterable[Piece], plan: Plan) -> Iterator[tuple[str, bytes, bool]]:
+    position = 0
+    for piece in pieces:
+        parts = list(plan.cut(piece, position))
+        for number, (split, content) in enumerate(parts, start=1):
+            yield split, content, piece.ends and number == len(parts)
+        position += len(piece.content) if piece.split is None else 0
+
+
+def with_line_ends(pieces: Pieces) -> Pieces:
+    """For bytes: a document ends in a line break."""
+
+    def ended() -> Iterator[Piece]:
+        for piece in pieces():
+            short = piece.ends and piece.content and not piece.content.endswith(b"\n")
+            yield piece._replace(content=piece.content + b"\n") if short else piece
+
+    return ended
+
+
+# ---- files and data sets ------------------------------------------------------------------------------------
+
+
+def pieces_of(inputs: Sequence[str], field_name: str) -> Pieces:
+    """Of files and folders (see `lvlm.data.text`), and folders that a Hugging Face dataset was saved to.
+
+    Raises:
+        UserError: nothing there. Reading raises it for what is corrupt.
+    """
+    for given in inputs:
+        if not is_saved_dataset(Path(os.path.expanduser(given))):
+            list(find([given], "input"))
+
+    def read() -> Iterator[Piece]:
+        files = [given for given in inputs if not is_saved_dataset(Path(os.path.expanduser(given)))]
+        for given in inputs:
+            if given not in files:
+                yield from pieces_of_splits(saved_splits(given), field_name, given)
+        for name, path in find(files, "input"):
+            yield from _pieces_of_file(name, path, field_name)
+
+    return read
+
+
+def _pieces_of_file(name: str, path: Path, field_name: str) -> Iterator[Piece]:
+    suffixes = path.suffixes
+    zipped = suffixes[-1:] == [".gz"]
+    rows = suffixes[: -1 if zipped else None][-1:] == [".jsonl"]
+    try:
+        with cast("IO[bytes]", gzip.open(path) if zipped else open(path, "rb")) as file:
+            if rows:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        text = text_of(line.rstrip(b"\n"), field_name, f"{path}:{number}")
+                        yield Piece(text, text, ends=True)
+            else:
+                yield from _stretches(file, name.encode(errors="surrogateescape"))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"input: '{path}' is not a whole gzip file: {error}") from None
+    except OSError as error:
+        raise UserError(f"input: cannot read '{path}': {error.strerror or error}") from None
+
+
+def _stretches(file: IO[bytes], key: bytes) -> Iterator[Piece]:
+    """About 64 KiB each, to the end of a line: those of `lvlm.data.codecs.blocks`."""
+
+    def stretch() -> bytes:
+        start = file.read(BLOCK_BYTES)
+        return start + file.readline() if len(start) == BLOCK_BYTES else start
+
+    content = stretch()
+    while content:
+        following = stretch()
+        yield Piece(content, key, ends=not following)
+        content = following
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of Hugging Face `datasets`."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def saved_splits(path: str) -> dict[str, Any]:
+    """The splits of a dataset that was saved to disk; one that has none is 'train'.
+
+    Raises:
+        UserError: it can't be read.
+        MissingLibrary: `datasets` isn't installed.
+    """
+    datasets = datasets_library()
+    try:
+        found = datasets.load_from_disk(os.path.expanduser(path))
+    except Exception as error:  # whatever the library meets in a broken folder
+        raise UserError(f"{path}: not a dataset that can be read: {str(error).splitlines()[0]}") from None
+    return dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
+
+
+def pieces_of_splits(splits: Mapping[str, Any], field_name: str, where: str) -> Iterator[Piece]:
+    """The rows of 'train', and of 'validation' and 'test' where there are these; each is a document."""
+    for split in SPLITS:
+        for row in splits.get(split, ()):
+            text = text_of_row(row, field_name, f"{where}, split {split!r}").encode(errors="replace")
+            yield Piece(text, text, ends=True, split=None if split == "train" else split)
+
+
+def text_of_row(row: Mapping[str, Any], field_name: str, where: str) -> str:
+    """The text of a dataset's row.
+
+    Raises:
+        UserError: the row has no such field, or it holds no text.
+    """
+    if field_name not in row:
+        raise UserError(
+            f"{where}: no field {field_name!r}; known fields: {listing(row)}{nearest(field_name, row)}"
+        )
+    if not isinstance(text := row[field_name], str):
+        raise UserError(f"{where}: the field {field_name!r} should be a string, but it is {str(text)[:40]}")
+    return text
+
+
+def datasets_library() -> Any:
+    """The module `datasets`.
+
+    Raises:
+        MissingLibrary: it isn't installed.
+    """
+    try:
+        import datasets.distributed
+    except ImportError as error:
+        raise MissingLibrary("datasets isn't installed: pip install 'lvlm[datasets]'") from error
+    return datasets

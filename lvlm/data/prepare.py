@@ -1,0 +1,117 @@
+"""What is made once, before training: a tokenizer, and bins of tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lvlm.data.bins import check_files, codec_of, read_manifest, write_bins
+from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
+from lvlm.data.documents import Piece, pieces_of
+from lvlm.errors import UserError
+
+SMALLEST_VOCAB = 257  # all bytes and the end of a document
+
+
+def prepare_bins(
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    tokenizer: str | None,
+    field: str,
+    end_of_document: str | None,
+    held_out: float,
+    progress: Callable[[float], None] | None = None,
+) -> Path:
+    """See `lvlm.prepare_data`. Written beside and renamed, so that what has the name is whole."""
+    from lvlm.runs import delete
+
+    if not inputs:
+        raise UserError("input: name files or folders to prepare")
+    if not 0 < held_out <= 0.25:
+        raise UserError(
+            f"held_out is {held_out}; it is above 0 and at most 0.25, for validation and for test each"
+        )
+    if out.exists():
+        raise UserError(f"{out}: is there already; name a new folder")
+    codec, pieces = open_codec(tokenizer), pieces_of(inputs, field)
+    temporary = out.with_name(f".{out.name}.writing")
+    try:
+        delete(temporary)
+        temporary.mkdir(parents=True)
+        write_bins(pieces, temporary, codec, end=end_of_document, held_out=held_out, progress=progress)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
+    finally:
+        delete(temporary)
+    return out
+
+
+def check_bins(folder: Path) -> None:
+    """Read all of bins and compare with the manifest.
+
+    Raises:
+        UserError: a file isn't what was written.
+    """
+    manifest = read_manifest(folder)
+    codec_of(folder, manifest)
+    check_files(folder, manifest)
+
+
+def train_bpe(
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    vocab: int,
+    field: str,
+    overwrite: bool,
+    progress: Callable[[float], None] | None = None,
+) -> Path:
+    """See `lvlm.train_tokenizer`."""
+    from lvlm.runs import write_atomically
+
+    if not inputs:
+        raise UserError("input: name files or folders to learn from")
+    if vocab < SMALLEST_VOCAB:
+        raise UserError(
+            f"vocab is {vocab}; it is at least {SMALLEST_VOCAB}: all bytes and the end of a document"
+        )
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; name a file")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: is there already; name another file, or replace it with --overwrite")
+    pieces, library = pieces_of(inputs, field), tokenizers_library()
+    total_bytes = sum(len(piece.content) for piece in pieces())
+    if not total_bytes:
+        raise UserError("input: there is no text to learn from")
+
+    def texts() -> object:
+        done_bytes = 0
+        for piece in pieces():
+            yield _text(piece)
+            done_bytes += len(piece.content)
+            if progress is not None:
+                progress(done_bytes / total_bytes)
+
+    bpe = library.Tokenizer(library.models.BPE())
+    bpe.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = library.decoders.ByteLevel()
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[ENDS[0]],
+        initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts(), trainer)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, bpe.to_str(pretty=True))
+    except OSError as error:
+        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
+    return out
+
+
+def _text(piece: Piece) -> str:
+    return piece.content.decode(errors="replace")

@@ -1,0 +1,219 @@
+"""Rows of token arrays, in memory or on disk: the source behind every kind that holds real text.
+
+    tokens of a split ─┬─ join: a row is a window of the stream          [start, start + T + 1)
+                       └─ pad:  a row is a document, or a piece of one   [start, start + length), padded to T + 1
+
+Shape legend: B rows, T input tokens, U = T + 1, P pieces of documents.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
+from lvlm.errors import UserError
+from lvlm.interfaces import IGNORE, Batch
+
+Order = Literal["random", "epochs"]
+Documents = Literal["join", "pad"]
+
+
+class Tokens(Protocol):
+    """An array of token ids."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: Any) -> NDArray[Any]: ...
+
+
+class TokenFile:
+    """A memory-mapped file of token ids. It is sent to another process as its path."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self.path, self.dtype = path, dtype
+
+    @functools.cached_property
+    def _array(self) -> NDArray[Any]:
+        return np.memmap(self.path, dtype=self.dtype, mode="r")
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, where: Any) -> NDArray[Any]:
+        return np.asarray(self._array[where])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "dtype": self.dtype}
+
+
+class TokenSource(Source):
+    """Rows of the tokens of three splits. Training rows as `order` says; held-out rows lie side by side.
+
+    Args:
+        params: what was opened; its window is T.
+        tokens: by split.
+        ends: where each document of a split ends, in tokens; given, a row is a piece of one document, padded.
+        order: 'random' draws rows with replacement, 'epochs' takes each once before any again.
+        unit: what a token is called in an error.
+        held_out: validation and test are one part in so many, for an error to say how much is needed.
+
+    Raises:
+        UserError: when a split is too short for one row.
+    """
+
+    def __init__(
+        self,
+        params: DataParams,
+        tokens: Mapping[str, Tokens],
+        *,
+        fingerprint: str,
+        bytes_per_token: float | None,
+        ends: Mapping[str, NDArray[np.int64]] | None = None,
+        order: Order = "random",
+        prompt: str | None = None,
+        unit: str = "tokens",
+        held_out: int | None = None,
+    ) -> None:
+        self.params, self.fingerprint, self.bytes_per_token = params, fingerprint, bytes_per_token
+        self._tokens, self._order, self._prompt = dict(tokens), order, prompt
+        self._unit, self._held_out = unit, held_out
+        self._window = params.tokens
+        self._pieces = {split: pieces(of, self._window) for split, of in ends.items()} if ends else None
+        self._check_lengths()
+
+    def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
+        """Rows of the training split; in epochs, rows number step · rows and on."""
+        if self._order == "random":
+            u_B = uniforms((rows,), "train", seed=seed, step=step)
+            if self._pieces:
+                return self._rows("train", (u_B * len(self._pieces["train"])).astype(np.int64))
+            return self._windows(
+                "train", (u_B * (len(self._tokens["train"]) - self._window)).astype(np.int64)
+            )
+        number_B = step * rows + np.arange(rows, dtype=np.int64)
+        return self._rows("train", shuffled(number_B, self._held("train"), seed=seed))
+
+    def windows(self, count: int, split: Split = "validation") -> Windows:
+        """Rows taken in golden-ratio strides: any prefix is spread over the whole split.
+
+        Raises:
+            UserError: when the split holds fewer.
+        """
+        assert count >= 1, f"{count} windows"
+        held = self._held(split, apart=True)
+        if count > held:
+            raise UserError(
+                f"data: {count} {split} windows of {self._window} tokens were asked for, but the {split} split"
+                f" holds {held}; ask for at most {held}, shorten data.window or add text"
+            )
+        stride = next(s for s in range(round(held * 0.618034) or 1, 2 * held + 1) if math.gcd(s, held) == 1)
+        return Windows.of(self._rows(split, np.arange(count, dtype=np.int64) * stride % held, apart=True))
+
+    def sample_prompt(self) -> str:
+        """The prompt given, or a few whole words from the first validation row."""
+        if self._prompt is not None:
+            return self._prompt
+        batch = self.windows(1).batch
+        text = self.params.codec.decode(batch.inputs_BT[0][batch.keep_BT[0]].tolist()).replace("\ufffd", "")
+        return (" ".join(text.split()[1:5]) or text[:8] or "\n")[:64]  # the first word may lack its beginning
+
+    def _held(self, split: str, *, apart: bool = False) -> int:
+        """How many rows lie side by side; `apart`, no token in two of them."""
+        if self._pieces:
+            return len(self._pieces[split])
+        return (
+            len(self._tokens[split]) // (self._window + 1)
+            if apart
+            else (len(self._tokens[split]) - 1) // self._window
+        )
+
+    def _rows(self, split: str, numbers_B: NDArray[np.int64], *, apart: bool = False) -> Batch:
+        """Rows by their numbers."""
+        if not self._pieces:
+            return self._windows(split, numbers_B * (self._window + apart))
+        lengths_B = self._pieces[split][numbers_B, 1]
+        rows_BU = np.zeros((len(numbers_B), self._window + 1), dtype=np.int64)
+        for row_U, (start, length) in zip(rows_BU, self._pieces[split][numbers_B], strict=True):
+            row_U[:length] = self._tokens[split][start : start + length]
+        keep_BT = torch.from_numpy(np.arange(self._window) < lengths_B[:, None] - 1)
+        row_BU = torch.from_numpy(rows_BU)
+        targets_BT = row_BU[:, 1:].masked_fill(~keep_BT, IGNORE)
+        return Batch(row_BU[:, :-1].masked_fill(~keep_BT, 0), targets_BT, keep_BT)
+
+    def _windows(self, split: str, starts_B: NDArray[np.int64]) -> Batch:
+        """The windows [B, T] that start at the given tokens of a split."""
+        offsets = np.arange(self._window + 1)
+        tokens_BU = torch.from_numpy(self._tokens[split][starts_B[:, None] + offsets].astype(np.int64))
+        inputs_BT, targets_BT = tokens_BU[:, :-1].contiguous(), tokens_BU[:, 1:].contiguous()
+        return Batch(inputs_BT, targets_BT, torch.ones_like(inputs_BT, dtype=torch.bool))
+
+    def _check_lengths(self) -> None:
+        if self._pieces:
+            for split, of in self._pieces.items():
+                if not len(of):
+                    raise UserError(f"data: no document of the {split} split has two tokens; add text")
+            return
+        sizes = {name: len(of) for name, of in self._tokens.items()}
+        split = min(sizes, key=sizes.__getitem__)
+        needed = self._window + 1
+        if sizes[split] >= needed:
+            return
+        longest = sizes[split] - 1
+        shorten = f", or set data.window to at most {longest}" if longest >= 2 else ""
+        raise UserError(
+            f"data: there are {sum(sizes.values())} {self._unit}, {sizes[split]} of them in the {split} split, but"
+            f" one window of {self._window} tokens needs {needed} {self._unit} in each split"
+            f"{f', about {self._held_out * needed} in all' if self._held_out else ''}; add text{shorten}"
+        )
+
+
+def pieces(ends: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+    """Start and length [P, 2] of the rows of documents: at most window + 1 tokens each, cut side by side with one token
+    in common, so that every token but a document's first is a target once.
+    """
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    counts = np.maximum(
+        0, -(-(ends - starts - 1) // window)
+    )  # ceil; a document of one token has nothing to predict
+    document_P = np.repeat(np.arange(len(ends)), counts)
+    within_P = np.arange(len(document_P)) - np.repeat(np.cumsum(counts) - counts, counts)
+    start_P = starts[document_P] + within_P * window
+    return np.stack([start_P, np.minimum(window + 1, ends[document_P] - start_P)], axis=1)
+
+
+def shuffled(number_B: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
+    """Which of `count` rows stands at each place of an endless order in which every epoch has each row once.
+
+    A pure function that keeps no list: a Feistel network of four rounds permutes 0..4^k-1, and what lies at or above
+    `count` goes through it again until it doesn't.
+    """
+    epoch_B, place_B = (x_B.astype(np.uint64) for x_B in np.divmod(number_B, count))
+    half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    key_B = _mixed(_mixed(np.full_like(epoch_B, seed)) ^ epoch_B)
+    out_B, todo_B = place_B, np.ones(len(place_B), dtype=bool)
+    while todo_B.any():
+        left_B, right_B = out_B >> half, out_B & low
+        for number in range(4):
+            rounded_B = _mixed(key_B ^ right_B ^ np.uint64(number << 60)) & low
+            left_B, right_B = right_B, left_B ^ rounded_B
+        out_B = np.where(todo_B, (left_B << half) | right_B, out_B)
+        todo_B = out_B >= count
+    return out_B.astype(np.int64)
+
+
+def _mixed(x_B: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64: every bit of the result depends on every bit of the number."""
+    with np.errstate(over="ignore"):
+        x_B = x_B + np.uint64(0x9E3779B97F4A7C15)
+        x_B = (x_B ^ (x_B >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x_B = (x_B ^ (x_B >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x_B ^ (x_B >> np.uint64(31))

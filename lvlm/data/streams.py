@@ -1,0 +1,208 @@
+"""Rows of a Hugging Face dataset that is read in order: what a worker of a rank reads, and where it stands.
+
+    documents ─ this part's ─ not held out ─► ids ─ Cutter ─► rows
+
+The position is the dataset's own, and the tokens that were read and not used.
+
+Shape legend: B rows, T input tokens, U = T + 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lvlm.data.codecs import ByteCodec, TextCodec, end_of
+from lvlm.data.corpus import HELD_OUT
+from lvlm.data.documents import datasets_library, drawn_split, text_of_row
+from lvlm.data.rows import Documents
+from lvlm.data.source import RowStream, Split, StreamSource, Windows
+from lvlm.errors import UserError
+from lvlm.interfaces import IGNORE, Batch
+
+if TYPE_CHECKING:
+    from lvlm.data.huggingface import HuggingFaceData
+
+DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: nobody reads a stream to its end to name it
+
+
+class StreamedDataset(StreamSource):
+    """Rows of documents in their order. Held-out rows are the first of their split.
+
+    Raises:
+        UserError: no such dataset, split or field, or no held-out document.
+    """
+
+    def __init__(self, params: HuggingFaceData) -> None:
+        self.params: HuggingFaceData = params
+        codec = params.codec
+        sha = hashlib.sha256(
+            f"{codec.name}, streamed {params.where} {params.subset} {params.revision}".encode()
+        )
+        text_bytes = tokens = 0
+        for split in ("validation", "test"):
+            sha.update(f"\n{split} {getattr(params, split)}\n".encode())
+            for text in itertools.islice(self._held_out(split), DOCUMENTS_IN_FINGERPRINT):
+                sha.update(f"{len(text)}\n{text}".encode(errors="replace"))
+                if split == "test":
+                    text_bytes += len(text.encode(errors="replace"))
+                    tokens += len(codec.encode(text)) + 1
+        if not tokens:
+            raise UserError(
+                f"{params.where}: there is no test document; name a split for data.test, or add text"
+            )
+        self.fingerprint = sha.hexdigest()[:16]
+        self.bytes_per_token = 1.0 if isinstance(codec, ByteCodec) else text_bytes / tokens
+
+    def stream(self, *, rows: int, part: int, parts: int) -> RowStream:
+        """Rows of every document whose number is `part` modulo `parts`, or of that share of the dataset's files."""
+        return _Rows(self.params, rows, part, parts)
+
+    def windows(self, count: int, split: Split = "validation") -> Windows:
+        """The first rows of the split, side by side.
+
+        Raises:
+            UserError: when the split holds fewer.
+        """
+        assert count >= 1, f"{count} windows"
+        codec = self.params.codec
+        end = end_of(codec, self.params.end_of_document)
+        cutter = Cutter(self.params.window, self.params.documents, apart=True)
+        rows = cutter.rows(_ids(codec, text, end) for text in self._held_out(split))
+        taken = list(itertools.islice(rows, count))
+        if len(taken) < count:
+            raise UserError(
+                f"data: {count} {split} windows of {self.params.window} tokens were asked for, but the {split} split"
+                f" holds {len(taken)}; ask for at most {len(taken)}, shorten data.window or add text"
+            )
+        return Windows.of(_batch(taken, self.params.window))
+
+    def sample_prompt(self) -> str:
+        """A few words of the first validation document."""
+        text = next(iter(self._held_out("validation")), "")
+        return (" ".join(text.split()[:4]) or text[:8] or "\n")[:64]
+
+    def _held_out(self, split: str) -> Iterator[str]:
+        """The documents of a held-out split, in order."""
+        params, splits = self.params, self.params.splits()
+        drawn = drawn_splits(params)
+        for row in splits.get(split, splits["train"]):
+            text = text_of_row(row, params.field, params.where)
+            if split in splits or drawn_split(text.encode(errors="replace"), drawn, 1 / HELD_OUT) == split:
+                yield text
+
+
+def drawn_splits(params: HuggingFaceData) -> tuple[str, ...]:
+    """The held-out splits that are drawn from the training documents."""
+    return tuple(split for split in ("validation", "test") if getattr(params, split) is None)
+
+
+def _ids(codec: TextCodec, text: str, end: int) -> list[int]:
+    """A document and its end."""
+    if isinstance(codec, ByteCodec):
+        ids = list(text.encode(errors="replace"))
+        return ids if not ids or ids[-1] == end else [*ids, end]
+    return [*codec.encode(text), end]
+
+
+class Cutter:
+    """Cuts documents into rows of up to T + 1 tokens; its state is what is left of the last ones.
+
+    Args:
+        window: T.
+        documents: 'join' or 'pad'.
+        apart: joined rows have no token in common; else the last target is the next row's first input.
+    """
+
+    def __init__(self, window: int, documents: Documents, *, apart: bool = False) -> None:
+        self.window, self.joined, self.apart = window, documents == "join", apart
+        self._ids: list[int] = []
+        self._at = 0
+
+    @property
+    def left(self) -> list[int]:
+        """Tokens that were read and not used."""
+        return self._ids[self._at :]
+
+    @left.setter
+    def left(self, ids: list[int]) -> None:
+        self._ids, self._at = list(ids), 0
+
+    def rows(self, documents: Iterator[list[int]]) -> Iterator[list[int]]:
+        """Rows, as long as there are documents."""
+        while True:
+            while len(self._ids) - self._at < (self.window + 1 if self.joined else 2):
+                ids = next(documents, None)
+                if ids is None:
+                    return
+                self.left = self.left + ids if self.joined else ids
+            row = self._ids[self._at : self._at + self.window + 1]
+            self._at += self.window + (self.apart and self.joined)
+            yield row
+
+
+class _Rows:
+    """A worker's rows without an end, and their position: `datasets`' own, and the tokens that are read and not used."""
+
+    def __init__(self, params: HuggingFaceData, rows: int, part: int, parts: int) -> None:
+        self.params, self.count, self.part, self.parts = params, rows, part, parts
+        self.codec = params.codec
+        self.end = end_of(self.codec, params.end_of_document)
+        self.cutter = Cutter(params.window, params.documents)
+        self.epoch, self._resumed = 0, False  # an epoch that is taken up may have nothing left
+        self._data = self._open()
+        self._rows = self.cutter.rows(self._documents())
+
+    def __next__(self) -> Batch:
+        return _batch(list(itertools.islice(self._rows, self.count)), self.params.window)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+        return {"epoch": self.epoch, "data": self._data.state_dict(), "left": list(self.cutter.left)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go there."""
+        self.epoch, self.cutter.left = int(state["epoch"]), list(state["left"])
+        self._data, self._resumed = self._open(), True
+        self._data.load_state_dict(state["data"])
+        self._rows = self.cutter.rows(self._documents())
+
+    def _open(self) -> Any:
+        """Our part of the dataset, from its beginning."""
+        data = self.params.splits()["train"]
+        return datasets_library().distributed.split_dataset_by_node(data, self.part, self.parts)
+
+    def _documents(self) -> Iterator[list[int]]:
+        """Epoch after epoch."""
+        drawn, resumed = drawn_splits(self.params), self._resumed
+        while True:
+            found = False
+            # By batches of one: a plain `iter` would share the part out once more among the workers that it sees.
+            for row in self._data.iter(batch_size=1):
+                one = {name: values[0] for name, values in row.items()}
+                text = text_of_row(one, self.params.field, self.params.where)
+                if drawn_split(text.encode(errors="replace"), drawn, 1 / HELD_OUT) == "train":
+                    ids = _ids(self.codec, text, self.end)
+                    found = found or len(ids) > 1
+                    yield ids
+            if not found and not resumed:
+                raise UserError(
+                    f"{self.params.where}: part {self.part} of {self.parts} has no document to train on; use fewer"
+                    " processes or workers, or set streaming: false"
+                )
+            self.epoch += 1
+            self._data, resumed = self._open(), False
+
+
+def _batch(rows: list[list[int]], window: int) -> Batch:
+    """Rows [B, T], padded on the right."""
+    row_BU = torch.zeros((len(rows), window + 1), dtype=torch.long)
+    for row_U, ids in zip(row_BU, rows, strict=True):
+        row_U[: len(ids)] = torch.tensor(ids)
+    keep_BT = torch.arange(window) < torch.tensor([len(ids) - 1 for ids in rows])[:, None]
+    targets_BT = row_BU[:, 1:].masked_fill(~keep_BT, IGNORE)
+    return Batch(row_BU[:, :-1].masked_fill(~keep_BT, 0), targets_BT, keep_BT)
