@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from tests.benchmarks import estimators, memory, scale, startup, tax, training
+from tests.benchmarks import decoding, estimators, memory, scale, startup, tax, training
 
 BENCHMARKS = {
     "training": training.run,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "memory": memory.run,
     "startup": startup.run,
     "estimators": estimators.run,
+    "decoding": decoding.run,
     "tax": tax.run,
     "shards": scale.shards,
     "peaks": scale.peaks,

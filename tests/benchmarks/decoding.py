@@ -1,0 +1,152 @@
+"""Decoding: tokens a second of every arm beside its baseline and the peers' packages, and where a step's time goes.
+
+The shape of the training benchmark: width 256, 6 layers, 4 heads, SwiGLU 704, vocabulary 256, prompts of 16 tokens, fp32.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import lvlm
+from lvlm.decoding import RowCodes
+from lvlm.generation import generate
+from tests.benchmarks.measure import in_turn, median_ratio
+from tests.benchmarks.training import HEADS, HIDDEN, LAYERS, VOCAB, WIDTH
+
+PROMPT, NEW, CONTEXT, BITS = 16, 128, 2048, 16
+LENGTHS = (128, 512, 1024, 1920)
+OURS = {
+    "baseline": ("baseline",),
+    f"FREE, H = {BITS}": ("free", f"model.quantizer.bits={BITS}"),
+    "GPT-VAE": ("gptvae",),
+}
+
+
+def run(rounds: int) -> None:
+    """Print tokens a second, the price of a code, of a long context, and a profile."""
+    for rows in (1, 8):
+        speed(rows, rounds)
+    draw_codes(rounds)
+    long_contexts(rounds)
+    profile()
+
+
+def ours(arm: str) -> lvlm.model.LatentLM:  # type: ignore[name-defined]
+    """An arm at the benchmark's shape, with codes that are read."""
+    recipe, *more = OURS[arm]
+    shape = {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "hidden": HIDDEN, "context": CONTEXT}
+    return lvlm.build(
+        recipe, *(f"model.backbone.{name}={value}" for name, value in shape.items()), *more
+    ).eval()
+
+
+def speed(rows: int, rounds: int) -> None:
+    """Every side writes NEW tokens behind PROMPT."""
+    prompt_BT = torch.randint(VOCAB, (rows, PROMPT), generator=torch.Generator().manual_seed(0))
+    sides: dict[str, Callable[[], object]] = {}
+    for arm in OURS:
+        sides[f"ours, {arm}"] = lambda model=ours(arm): generate(model, prompt_BT, NEW)  # type: ignore[misc]
+    first, free = "ours, baseline", f"ours, FREE, H = {BITS}"
+    compiled = ours(f"FREE, H = {BITS}")
+    sides[f"{free}, compiled"] = lambda: generate(compiled, prompt_BT, NEW, compile=True)
+    sides |= peers(prompt_BT)
+    seconds = in_turn(sides, rounds, warmup=1)
+    print(f"{f'batch {rows}':44s} {'tokens/s':>9s}   over ours, baseline   of ours, FREE")
+    for name, measured in seconds.items():
+        tokens_per_second = rows * NEW / statistics.median(measured)
+        by_baseline = median_ratio(seconds[first], measured)
+        by_free = median_ratio(measured, seconds[free])
+        print(f"{name:44s} {tokens_per_second:9,.0f}   {by_baseline:19.3f}   x{by_free:.2f}")
+
+
+def peers(prompt_BT: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """x-transformers' and udapy's Free Transformers, where they are installed."""
+    sides: dict[str, Callable[[], object]] = {}
+    total = PROMPT + NEW
+    if importlib.util.find_spec("x_transformers") is not None:
+        from x_transformers import AutoregressiveWrapper
+        from x_transformers.free_transformer import FreeTransformer
+
+        from tests.benchmarks.training import peer_decoder
+
+        half = LAYERS // 2
+        free = FreeTransformer(
+            num_tokens=VOCAB, dim=WIDTH, dec_head_depth=half, dec_tail_depth=half, max_seq_len=total, heads=HEADS,
+            attn_dim_head=WIDTH // HEADS, latent_bits=BITS,
+        ).eval()  # fmt: skip
+        plain = AutoregressiveWrapper(peer_decoder()).eval()
+        sides["x-transformers, plain decoder"] = lambda: plain.generate(prompt_BT, NEW)
+        sides[f"x-transformers, FreeTransformer, H = {BITS}"] = torch.no_grad()(
+            lambda: free.generate(prompt_BT, total)
+        )
+    if importlib.util.find_spec("free_transformer") is not None:
+        import free_transformer as udapy
+
+        config = udapy.ModelConfig(
+            vocab_size=VOCAB, hidden_dim=WIDTH, num_layers=LAYERS, num_heads=HEADS, num_kv_heads=HEADS,
+            ffn_hidden_dim=HIDDEN, max_seq_len=total, latent_dim=BITS,
+        )  # fmt: skip
+        other: nn.Module = udapy.FreeTransformer(config).eval()
+        sides[f"free-transformer (udapy), H = {BITS}"] = torch.no_grad()(
+            lambda: other.generate(prompt_BT, NEW)
+        )
+    return sides
+
+
+def draw_codes(rounds: int) -> None:
+    """All codes of a row and their embeddings, over the steps that use them."""
+    model = ours(f"FREE, H = {BITS}")
+    path, prompt_BT = model.latent, torch.zeros(1, PROMPT, dtype=torch.long)
+    seconds = in_turn(
+        {
+            "codes": torch.no_grad()(lambda: RowCodes(path, PROMPT + NEW, [0], [0], None)),
+            "text": lambda: generate(model, prompt_BT, NEW),
+        },
+        rounds,
+    )
+    share = median_ratio(seconds["codes"], seconds["text"])
+    print(f"\ndrawing and embedding the codes of a row: {share:.2%} of writing it")
+
+
+def long_contexts(rounds: int) -> None:
+    """A token's cost behind ever longer prompts."""
+    model = ours(f"FREE, H = {BITS}")
+    sides: dict[str, Callable[[], object]] = {}
+    for length in LENGTHS:
+        prompt_BT = torch.randint(VOCAB, (1, length), generator=torch.Generator().manual_seed(0))
+        for new in (1, NEW // 2):
+            sides[f"{length} {new}"] = lambda p=prompt_BT, n=new: generate(model, p, n)  # type: ignore[misc]
+    seconds = in_turn(sides, rounds, warmup=1)
+    print("\nFREE, batch 1, ms a token behind a prompt of so many tokens (its own forward taken off)")
+    for length in LENGTHS:
+        whole, prefill = seconds[f"{length} {NEW // 2}"], seconds[f"{length} 1"]
+        step = statistics.median((a - b) / (NEW // 2 - 1) for a, b in zip(whole, prefill, strict=True))
+        print(f"{length:6d} {step * 1e3:8.2f}")
+
+
+def profile() -> None:
+    """Where a step's time goes, by operation."""
+    model, prompt_BT = ours(f"FREE, H = {BITS}"), torch.zeros(1, PROMPT, dtype=torch.long)
+    generate(model, prompt_BT, NEW)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        generate(model, prompt_BT, NEW)
+    found = profiled.key_averages()
+    whole = sum(one.self_cpu_time_total for one in found)
+    groups = {
+        "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+        "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu",),
+        "norms": ("aten::rms_norm", "aten::_fused_rms_norm", "aten::pow", "aten::mean", "aten::rsqrt"),
+    }
+    print("\nFREE, batch 1: of the time inside of torch's operations")
+    rest = 1.0
+    for name, operations in groups.items():
+        share = sum(one.self_cpu_time_total for one in found if one.key in operations) / whole
+        rest -= share
+        print(f"{name:44s} {share:.0%}")
+    calls = sum(one.count for one in found) / NEW
+    print(f"{'the rest':44s} {rest:.0%}   of {calls:.0f} calls a token in all")
