@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from lvlm import cli_generate
+from lvlm import cli_generate, cli_play
 from lvlm.cli_data import data_app, tokenizer_app
 from lvlm.cli_shared import (
     AsJSON,
@@ -73,6 +73,7 @@ app = typer.Typer(
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 cli_generate.register(app)
+cli_play.register(app)
 
 
 @app.command()

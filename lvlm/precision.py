@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Literal, get_args
 
@@ -34,7 +35,12 @@ def check_precision(precision: str) -> None:
         raise UserError(f"unknown precision {precision!r}; known: {listing(PRECISIONS)}{near}")
     if precision == "int8":
         try:
-            import torchao  # noqa: F401
+            # What it says while it is imported is of kernels for GPUs that aren't there.
+            logging.disable(logging.WARNING)
+            try:
+                import torchao  # noqa: F401
+            finally:
+                logging.disable(logging.NOTSET)
         except ImportError as error:
             raise MissingLibrary("torchao isn't installed: pip install 'lvlm[int8]'") from error
 
