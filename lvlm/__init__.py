@@ -8,7 +8,8 @@ The verbs of the command line are functions here; each imports what it needs whe
     generate(model, prompts) -> texts      sample(run, prompt), stream(model, prompts)
     encode(model, texts) -> codes          interpolate(model, codes, codes, steps)
     check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
-    export(run, folder) -> weights and recipe
+    export(run, folder) -> weights and recipe, or graphs for other runtimes
+    play(run): a local page
     train_tokenizer(files, out), prepare_data(files, folder), check_data(folder)
     kinds(), plugins(), schema()
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         lm_eval,
         load,
         plan,
+        play,
         plugins,
         prepare_data,
         sample,
@@ -63,6 +65,7 @@ __all__ = [
     "lm_eval",
     "load",
     "plan",
+    "play",
     "plugins",
     "prepare_data",
     "sample",

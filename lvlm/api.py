@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+import webbrowser
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,9 +22,10 @@ from lvlm.generation import Sample, generate, stream
 from lvlm.model import LatentLM
 from lvlm.particles import Resampling
 from lvlm.plugin import Kind
+from lvlm.precision import Precision, check_precision, convert
 from lvlm.recipe import Recipe, Resolved, json_schema, read_recipe
 from lvlm.registry import PluginInfo, Registry
-from lvlm.runs import export_run, load_run, read_run
+from lvlm.runs import load_run, read_run
 from lvlm.scoreboard import Settings, evaluate_run
 from lvlm.scoring import score
 from lvlm.steering.params import SteerParams
@@ -53,6 +56,7 @@ __all__ = [
     "lm_eval",
     "load",
     "plan",
+    "play",
     "plugins",
     "prepare_data",
     "sample",
@@ -80,15 +84,30 @@ def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     return assemble(read_recipe(recipe, overrides, plugin_files=plugin_files).recipe)
 
 
-def load(run: str | Path, *, plugin_files: Sequence[str] = (), step: int | None = None) -> LatentLM:
+def load(
+    run: str | Path,
+    *,
+    plugin_files: Sequence[str] = (),
+    step: int | None = None,
+    precision: Precision = "fp32",
+) -> LatentLM:
     """The model of a run, in evaluation mode, with the weights of its best checkpoint by bound, or of `step`.
 
     Executes nothing that the run holds.
 
+    Args:
+        run: its folder.
+        plugin_files: single-file plugins.
+        step: of which checkpoint.
+        precision: of the weights: 'fp32', 'bf16' or 'int8', see `lvlm.precision`. Less than fp32 is for generating
+            and encoding.
+
     Raises:
         UserError: no such run or checkpoint, or a damaged one.
+        lvlm.errors.MissingLibrary: 'int8' without torchao.
     """
-    return load_run(run, plugin_files=plugin_files, step=step)[0]
+    check_precision(precision)
+    return convert(load_run(run, plugin_files=plugin_files, step=step)[0], precision)
 
 
 def train(
@@ -257,6 +276,7 @@ def sample(
     tokens: int = 200,
     *,
     plugin_files: Sequence[str] = (),
+    precision: Precision = "fp32",
     **options: Any,
 ) -> list[Sample]:
     """Texts that continue prompts: `generate` with the model of a run.
@@ -266,12 +286,14 @@ def sample(
         prompt: one or several.
         tokens: how many to add to each, at most.
         plugin_files: single-file plugins.
+        precision: of the weights, as for `load`.
         options: of `lvlm.generation.Options`: temperature, seed, samples, codes, stop, …
 
     Raises:
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
-    return generate(load(run, plugin_files=plugin_files), prompt, tokens, **options)
+    model = load(run, plugin_files=plugin_files, precision=precision)
+    return generate(model, prompt, tokens, **options)
 
 
 def encode_text(
@@ -331,6 +353,54 @@ def steer(
         raise UserError(f"{name} is {said.get(str(name))}: {wrong['msg']}") from None
     with Display(console or Console(quiet=True), f"steering {run}", 100) as display:
         return steer_run(Path(run), params, plugin_files=tuple(plugin_files), progress=display.share)
+
+
+def play(
+    run: str | Path,
+    *,
+    study: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    open_browser: bool = False,
+    plugin_files: Sequence[str] = (),
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Write and read with a run on a local page, until Ctrl-C; needs `pip install 'lvlm[play]'`.
+
+    Args:
+        run: its folder.
+        study: a study's folder, for its rate-distortion plane; the run's own study unless given.
+        host: the address to listen at; other machines reach all but loopback.
+        port: 7860 unless given, or a free one where that is taken.
+        open_browser: open the page.
+        plugin_files: single-file plugins.
+        tell: is called with where the page is.
+
+    Raises:
+        UserError: no such run or study; the port is taken.
+        lvlm.errors.MissingLibrary: Gradio isn't installed.
+    """
+    try:
+        from lvlm.playground.page import is_loopback, serve
+    except ImportError as error:
+        raise MissingLibrary("Gradio isn't installed: pip install 'lvlm[play]'") from error
+    from lvlm.playground.player import Player
+
+    folder = None if study is None else Path(study)
+    served = serve(
+        Player.load(Path(run), study=folder, plugin_files=tuple(plugin_files)), host=host, port=port
+    )
+    try:
+        tell(f"page: {served.url} (Ctrl-C ends it)")
+        if not is_loopback(host):
+            tell("whoever reaches this address can use the page; there is no password")
+        if open_browser:
+            webbrowser.open(served.url)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        served.close()
 
 
 def study(
@@ -455,14 +525,20 @@ def _amount(said: str | float, what: str, units: Sequence[str]) -> float:
 
 
 def export(
-    run: str | Path, out: str | Path, *, step: int | None = None, plugin_files: Sequence[str] = ()
+    run: str | Path,
+    out: str | Path,
+    *,
+    format: str = "safetensors",
+    step: int | None = None,
+    plugin_files: Sequence[str] = (),
 ) -> Path:
-    """Weights and recipe of a run's best checkpoint, or of `step`, in a folder that `load` reads: without the optimiser,
-    in one file, however many processes trained it.
+    """A run's best checkpoint, or that of `step`, in a folder, without the optimiser.
 
     Args:
         run: its folder.
         out: a folder that isn't there yet.
+        format: 'safetensors' is a folder that `load` reads, with the weights in one file; 'onnx' and 'torch-export' are
+            graphs of the decoder for other runtimes, with codes as an input, compared with PyTorch before they are kept.
         step: of which checkpoint.
         plugin_files: single-file plugins.
 
@@ -470,9 +546,13 @@ def export(
         The folder.
 
     Raises:
-        UserError: no such run or checkpoint, a damaged one, or the folder is taken.
+        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become a graph,
+            or a graph that computes something else.
+        lvlm.errors.MissingLibrary: 'onnx' without its libraries.
     """
-    return export_run(Path(run), Path(out), step=step, plugin_files=tuple(plugin_files))
+    from lvlm.exporting import export as export_as
+
+    return export_as(Path(run), Path(out), format=format, step=step, plugin_files=tuple(plugin_files))
 
 
 def train_tokenizer(

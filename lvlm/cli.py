@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from lvlm import cli_generate
+from lvlm import cli_generate, cli_play
 from lvlm.cli_data import data_app, tokenizer_app
 from lvlm.cli_shared import (
     AsJSON,
@@ -73,6 +73,7 @@ app = typer.Typer(
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
 cli_generate.register(app)
+cli_play.register(app)
 
 
 @app.command()
@@ -306,15 +307,22 @@ def plan(
 def export(
     run: RunArgument,
     out: Annotated[str, typer.Argument(help="A folder that isn't there yet.")],
+    format: Annotated[
+        str, typer.Option(help="safetensors, which lvlm reads; onnx or torch-export, for other runtimes.")
+    ] = "safetensors",
     step: Annotated[
         int | None, typer.Option(help="Of which checkpoint; the best by bound unless given.")
     ] = None,
     plugin: PluginFiles = None,
 ) -> None:
-    """Write weights and recipe of a run, without the optimiser, as a folder that lvlm reads like a run."""
+    """Write a run without its optimiser: as a folder that lvlm reads like a run, or as graphs, checked against PyTorch."""
     from lvlm import api
 
-    print(api.export(run, out, step=step, plugin_files=plugin or []))
+    print(api.export(run, out, format=format, step=step, plugin_files=plugin or []))
+    record = Path(out) / "export.json"
+    if record.exists():
+        off = json.loads(record.read_text())["check"]["largest_difference"]
+        print(f"differs from PyTorch by {max(off.values()):.2g} at most", file=sys.stderr)
 
 
 @app.command()

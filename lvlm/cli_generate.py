@@ -30,6 +30,7 @@ MinP = Annotated[
 Penalty = Annotated[
     float, typer.Option("--repetition-penalty", help="Above 1, tokens come again less often.")
 ]
+Precision = Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8 (needs the extra int8).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,6 +78,7 @@ def sample(
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Texts in columns.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print a single text while it is made.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile a step, for many tokens.")] = False,
+    precision: Precision = "fp32",
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -91,7 +93,7 @@ def sample(
     }  # fmt: skip
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
-    model = lvlm.load(run, plugin_files=plugin or [])
+    model = lvlm.load(run, plugin_files=plugin or [], precision=precision)  # type: ignore[arg-type]  # checked there
     given = _given(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes)
     if given is not None:
         options["codes"] = given

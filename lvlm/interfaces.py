@@ -281,6 +281,8 @@ class Quantizer(nn.Module, abc.ABC):
     """False where no posterior is the fixed prior, and the KL to it has a floor: a point mass, a fixed variance."""
     num_codes: int | None = None
     """How many codes a slot can hold, the indices 0 to num_codes - 1; None for continuous codes."""
+    prior_words: str = "as its `sample` does"
+    """How codes are drawn from prior numbers, for those who do it outside of PyTorch: exports say it."""
 
     posterior_dim: int
     prior_dim: int
@@ -304,6 +306,12 @@ class Quantizer(nn.Module, abc.ABC):
         Raises:
             UserError: when a code is out of range, not finite, or of the wrong shape or type.
         """
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """The embedding [B, S, C] that `given` makes of codes which are known to be right. Exported graphs call it: a
+        `given` that looks at the values of codes can't become one, so override this beside it.
+        """
+        return self.given(codes).embedding_BSC
 
     @abc.abstractmethod
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:

@@ -257,8 +257,9 @@ class LatentLM(nn.Module):
         upper = layers[self.seam :] if layers else []
         mask = upper[0].mask(tokens) if upper else None
         port = Conditioning()
-        if self.injection is not None:
-            port = self.injection(embedding_BSC, place.positions_T, keep_B)
+        if self.injection is not None and embedding_BSC is not None:
+            # Quantizers stay in float32 where the stack is in less, see `lvlm.precision`.
+            port = self.injection(embedding_BSC.to(x_BTD.dtype), place.positions_T, keep_B)
         prefix = 0
         if port.add_BTD is not None:
             x_BTD = x_BTD + port.add_BTD

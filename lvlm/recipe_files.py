@@ -47,6 +47,8 @@ def locate(source: str | Path, folder: Path | None = None, *, studies: bool = Fa
     if name in names:
         return recipes_dir() / ("studies" if studies else "") / f"{name}.yaml"
     what = "study" if studies else "recipe"
+    if "=" in name:
+        raise UserError(f"{str(source)!r} is an override; name the {what} before it")
     hint = "; a file's name ends in .yaml" if Path(source).is_file() else nearest(name, names)
     raise UserError(f"no {what} {str(source)!r}; shipped: {listing(names)}{hint}")
 

@@ -272,10 +272,7 @@ def export_run(folder: Path, out: Path, *, step: int | None = None, plugin_files
     delete(temporary)
     try:
         temporary.mkdir(parents=True)
-        for name in ("run.json", "recipe.yaml"):
-            shutil.copy(folder / name, temporary / name)
-        if (folder / "files").is_dir():
-            shutil.copytree(folder / "files", temporary / "files")
+        copy_recipe(folder, temporary)
         Checkpoints(temporary).save(
             tensors_of(model), {}, step=step, bound_name=manifest.bound_name, bound=manifest.bound
         )
@@ -285,6 +282,14 @@ def export_run(folder: Path, out: Path, *, step: int | None = None, plugin_files
     finally:
         delete(temporary)
     return out
+
+
+def copy_recipe(folder: Path, to: Path) -> None:
+    """What a run says of itself, and the files that it needs to read text, into a folder that is there."""
+    for name in ("run.json", "recipe.yaml"):
+        shutil.copy(folder / name, to / name)
+    if (folder / "files").is_dir():
+        shutil.copytree(folder / "files", to / "files")
 
 
 def versions() -> dict[str, str]:

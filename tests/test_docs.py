@@ -1,6 +1,7 @@
 """The documentation is executed. Fences, by the words after the backticks:
 
 python           run; the blocks of a page share one namespace and one empty folder, top to bottom
+python needs=M   run where the module M, of an extra, is installed, and else only compiled
 python compile   for what takes minutes: compiled, and its calls of `lvlm.…` bound to their signatures
 output           what the python block above it printed
 yaml             a recipe, or a study if it has a key `study`: read and validated whole
@@ -26,6 +27,7 @@ import ast
 import contextlib
 import functools
 import importlib.metadata
+import importlib.util
 import inspect
 import io
 import json
@@ -156,7 +158,8 @@ class Page:
     def python(self, fence: Fence) -> None:
         """Run a block, or only look at it."""
         code = compile(fence.text, fence.option("file") or f"block at line {fence.line}", "exec")
-        if "compile" in fence.words:
+        needed = fence.option("needs")
+        if "compile" in fence.words or (needed and importlib.util.find_spec(needed) is None):
             check_calls(fence.text)
         elif fence.option("file") is None:
             printed = io.StringIO()

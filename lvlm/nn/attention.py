@@ -51,7 +51,8 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         # is_causal aligns the upper left corners, and cannot be combined with a mask.
-        causal = self.causal and mask is None and queries > 1
+        # A bool, for while a graph is exported the comparison is a symbol.
+        causal = bool(self.causal and mask is None and queries > 1)
         assert not causal or k.shape[2] == queries, "queries behind a filled cache need an explicit mask"
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads

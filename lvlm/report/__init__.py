@@ -2,7 +2,7 @@
 
     data.py         run folders, checked and grouped into rows       statistics.py   intervals
     words.py        verdicts, banners, tables                        figures.py      SVG
-    page.py         all of it through report.html.j2
+    page.py         all of it through report.html.j2                 folder.py       a study's folder without its file
 
 Numbers are nats per target token unless a name says otherwise, and means over seeds.
 """

@@ -51,29 +51,32 @@ def styles(report: Report) -> dict[str, Style]:
     return {arm: found.get(arm, Style(_CONTROL, "o")) for arm in report.arms}
 
 
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lvlm",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.parse_math": False,  # names may hold dollar signs
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    **dict.fromkeys(_INKED, _INK),
+}
+
+
 def draw(report: Report) -> list[Picture]:
     """Every figure that the study has the numbers for."""
-    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "lvlm",
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.parse_math": False,  # names may hold dollar signs
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        **dict.fromkeys(ink, _INK),
-    }
-    with rc_context(settings):
-        pictures = [
-            _battery(report),
-            _rate_distortion(report),
-            _curves(report),
-            _by_position(report),
-            _steering(report),
-        ]
+    with rc_context(_SETTINGS):
+        drawn = (_battery, _rate_distortion, _curves, _by_position, _steering)
+        pictures = [figure(report) for figure in drawn]
     return [picture for picture in pictures if picture is not None]
+
+
+def draw_plane(report: Report) -> Picture | None:
+    """The rate-distortion plane alone; None where no arm has a latent."""
+    with rc_context(_SETTINGS):
+        return _rate_distortion(report)
 
 
 def _canvas(height: float, panels: int = 1) -> tuple[Canvas, list[Axes]]:

@@ -117,6 +117,10 @@ def check_quantizer(params: QuantizerParams) -> None:
     again = quantizer.given(latent.codes)
     assert torch.equal(again.embedding_BSC, latent.embedding_BSC), "given codes have another embedding"
     assert again.kl_BSd is None, "given codes have no KL"
+    embedding = quantizer.embed(latent.codes)
+    assert torch.allclose(embedding, again.embedding_BSC), (
+        "`embed` makes something else of codes than `given`"
+    )
     drawn = quantizer.sample(p)
     assert drawn.kl_BSd is None, "prior codes have no KL"
     assert drawn.codes.shape == latent.codes.shape, "prior codes have another shape"

@@ -54,6 +54,10 @@ class PointMass(Quantizer):
         assert dim != codes, f"{dim} numbers are those of a posterior and of a prior"
         self.posterior_dim, self.prior_dim, self.kl_dim = dim, codes, 1
         self.num_codes = codes
+        self.prior_words = (
+            f"code c has the probability softmax(numbers)[c]; with all-zero numbers a code is a uniform integer from 0 "
+            f"to {codes - 1}"
+        )
         self.embedding_dim = embedding_dim
         self.embedding = nn.Linear(dim, embedding_dim, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)
@@ -110,6 +114,11 @@ class PointMass(Quantizer):
         codes = codes.long()
         with full_precision(codes):
             return Latent(codes, self.embedding(self.vectors(codes)))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """See `lvlm.interfaces.Quantizer`."""
+        embedding_BSC: Tensor = self.embedding(self.vectors(codes))
+        return embedding_BSC
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """See `lvlm.interfaces.Quantizer`; under posterior numbers 0 for the code that they find, else -infinity."""

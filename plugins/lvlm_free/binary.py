@@ -50,6 +50,10 @@ class Binary(Quantizer):
         super().__init__()
         self.posterior_dim = self.prior_dim = self.kl_dim = self.bits = bits
         self.num_codes = 2**bits
+        self.prior_words = (
+            f"bit h of a code, of value 2^h, is 1 with probability sigmoid(number h), h from 0 to {bits - 1}; "
+            f"with all-zero numbers a code is a uniform integer from 0 to {2**bits - 1}"
+        )
         self.embedding_dim, self.bits_per_group = embedding_dim, bits_per_group
         self.estimator, self.temperature = estimator, temperature
         self.at_step(0)
@@ -142,6 +146,13 @@ class Binary(Quantizer):
             )
         bits_BSH = self._bits_of(codes.long())
         return self._latent(bits_BSH, bits_BSH.new_zeros(bits_BSH.shape, dtype=self.table_RC.dtype))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """See `lvlm.interfaces.Quantizer`: plain look-ups."""
+        rows = 2**self.bits_per_group  # of each group's table; the last may have fewer, and as many values
+        groups = range(-(-self.bits // self.bits_per_group))
+        rows_BSG = torch.stack([codes // rows**group % rows + rows * group for group in groups], dim=-1)
+        return F.embedding(rows_BSG, self.table_RC).sum(-2)
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """See `lvlm.interfaces.Quantizer`."""

@@ -47,6 +47,10 @@ class Gaussian(Quantizer):
             fixed = log_variance_bound * math.atanh(math.log(variance) / log_variance_bound)
             self.register_buffer("raw_log_variance_Z", torch.full((dim,), fixed), persistent=False)
         self.embedding_dim, self.log_variance_bound = embedding_dim, log_variance_bound
+        self.prior_words = (
+            f"the first {dim} numbers are means m, the others raw log-variances r; with b = {log_variance_bound:g} a code is "
+            f"m + exp(b tanh(r / b) / 2) times standard normal noise; with all-zero numbers it is standard normal"
+        )
         self.embedding = nn.Linear(dim, embedding_dim, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)
 
@@ -99,6 +103,11 @@ class Gaussian(Quantizer):
         with full_precision(codes):
             codes = codes.to(self.embedding.weight.dtype)
             return Latent(codes, self.embedding(codes))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """See `lvlm.interfaces.Quantizer`."""
+        embedding_BSC: Tensor = self.embedding(codes)
+        return embedding_BSC
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """See `lvlm.interfaces.Quantizer`."""

@@ -5,6 +5,7 @@ The shape of the training benchmark: width 256, 6 layers, 4 heads, SwiGLU 704, v
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import statistics
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import nn
 import lvlm
 from lvlm.decoding import RowCodes
 from lvlm.generation import generate
+from lvlm.model import LatentLM
 from tests.benchmarks.measure import in_turn, median_ratio
 from tests.benchmarks.training import HEADS, HIDDEN, LAYERS, VOCAB, WIDTH
 
@@ -36,7 +38,7 @@ def run(rounds: int) -> None:
     profile()
 
 
-def ours(arm: str) -> lvlm.model.LatentLM:  # type: ignore[name-defined]
+def ours(arm: str) -> LatentLM:
     """An arm at the benchmark's shape, with codes that are read."""
     recipe, *more = OURS[arm]
     shape = {"layers": LAYERS, "width": WIDTH, "heads": HEADS, "hidden": HIDDEN, "context": CONTEXT}
@@ -50,10 +52,10 @@ def speed(rows: int, rounds: int) -> None:
     prompt_BT = torch.randint(VOCAB, (rows, PROMPT), generator=torch.Generator().manual_seed(0))
     sides: dict[str, Callable[[], object]] = {}
     for arm in OURS:
-        sides[f"ours, {arm}"] = lambda model=ours(arm): generate(model, prompt_BT, NEW)  # type: ignore[misc]
+        sides[f"ours, {arm}"] = functools.partial(generate, ours(arm), prompt_BT, NEW)
     first, free = "ours, baseline", f"ours, FREE, H = {BITS}"
     compiled = ours(f"FREE, H = {BITS}")
-    sides[f"{free}, compiled"] = lambda: generate(compiled, prompt_BT, NEW, compile=True)
+    sides[f"{free}, compiled"] = functools.partial(generate, compiled, prompt_BT, NEW, compile=True)
     sides |= peers(prompt_BT)
     seconds = in_turn(sides, rounds, warmup=1)
     print(f"{f'batch {rows}':44s} {'tokens/s':>9s}   over ours, baseline   of ours, FREE")
@@ -120,7 +122,7 @@ def long_contexts(rounds: int) -> None:
     for length in LENGTHS:
         prompt_BT = torch.randint(VOCAB, (1, length), generator=torch.Generator().manual_seed(0))
         for new in (1, NEW // 2):
-            sides[f"{length} {new}"] = lambda p=prompt_BT, n=new: generate(model, p, n)  # type: ignore[misc]
+            sides[f"{length} {new}"] = functools.partial(generate, model, prompt_BT, new)
     seconds = in_turn(sides, rounds, warmup=1)
     print("\nFREE, batch 1, ms a token behind a prompt of so many tokens (its own forward taken off)")
     for length in LENGTHS:

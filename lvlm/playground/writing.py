@@ -1,0 +1,236 @@
+"""The tab Write: texts that share a code, above texts with codes of the prior.
+
+    what is asked ─┬─ one code in all columns ──────────► row 1     column i has the token noise of seed + i
+                   └─ codes drawn from the prior ───────► row 2     the same noise: what differs, the codes did
+
+Shape legend: see `lvlm.interfaces`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import warnings
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lvlm.codes import code_of, encode, to_bits
+from lvlm.errors import OutOfDistribution, UserError
+from lvlm.generation import Piece, Sample, stream
+from lvlm.model import LatentLM
+
+Source = Literal["prior", "text", "given"]
+Form = Literal["bits", "numbers", "index"]
+SHOWN_CODES = 12
+MOST_COLUMNS = 4
+SECONDS_BETWEEN_LOOKS = 0.15
+
+
+@dataclass(frozen=True)
+class Control:
+    """How a person gives a code.
+
+    form    'bits' where each bit has a KL of its own, 'numbers' for continuous codes, 'index' for codebooks
+    count   bits, numbers, or codes to choose from
+    slots   whether a text has more than one slot
+    """
+
+    form: Form
+    count: int
+    slots: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the widgets say.
+
+    columns     texts in a row
+    source      of row 1's codes: 'prior', the encoder over a 'text' (the prompt, where `text` is empty), or 'given'
+    code_seed   of what is drawn
+    bits        those that are 1
+    numbers     of a continuous code
+    index       of a codebook
+    slot        the one that has the given code, the others being drawn; None for every slot
+    """
+
+    prompt: str
+    tokens: int = 200
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    columns: int = 2
+    source: Source = "prior"
+    code_seed: int = 0
+    text: str = ""
+    bits: tuple[int, ...] = ()
+    numbers: tuple[float, ...] = ()
+    index: int = 0
+    slot: int | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One text; `codes` in words, empty while it is written and without a latent."""
+
+    seed: int
+    text: str
+    codes: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Texts side by side."""
+
+    title: str
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What there is so far."""
+
+    prompt: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    done: bool = False
+
+
+def control_of(model: LatentLM) -> Control | None:
+    """How the codes of a model are given; None without a latent."""
+    if model.latent is None:
+        return None
+    quantizer, slots = model.latent.quantizer, model.latent.slots.tokens is not None
+    if quantizer.num_codes is None:
+        zeros_11J = model.latent.readout.weight.new_zeros(1, 1, quantizer.prior_dim)
+        with torch.no_grad():
+            codes = quantizer.sample(zeros_11J, torch.Generator(zeros_11J.device).manual_seed(0)).codes
+        return Control("numbers", codes.shape[-1], slots)
+    if quantizer.num_codes == 2**quantizer.kl_dim:
+        return Control("bits", quantizer.kl_dim, slots)
+    return Control("index", quantizer.num_codes, slots)
+
+
+def write(model: LatentLM, asked: Asked) -> Iterator[Written]:
+    """The texts as they grow; the last one says that it is done.
+
+    Raises:
+        UserError: anything of what is asked can't be had; before the first text.
+    """
+    asked_rows = _asked_rows(model, asked)
+    grown = [[""] * asked.columns for _ in asked_rows]
+    done: list[list[Sample]] = []
+    steps = [_kept(stream(model, asked.prompt, asked.tokens, **how), done) for _, how in asked_rows]
+    notes: tuple[str, ...] = ()
+    looked = 0.0
+    for number in range(asked.tokens + 1):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")  # codes are looked at in the first step
+            for texts, of_row in zip(grown, steps, strict=True):
+                for piece in itertools.islice(of_row, asked.columns):
+                    texts[piece.row] += piece.text
+        if number == 0:
+            notes = tuple(
+                dict.fromkeys(str(w.message) for w in told if issubclass(w.category, OutOfDistribution))
+            )
+        if number < asked.tokens and time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+            looked = time.monotonic()
+            yield Written(asked.prompt, _rows(asked, asked_rows, grown), notes)
+    rows = tuple(
+        Row(title, tuple(Card(s.seed, str(s.text), _in_words(model, s.codes)) for s in samples))
+        for (title, _), samples in zip(asked_rows, done, strict=True)
+    )
+    yield Written(asked.prompt, rows, notes, done=True)
+
+
+def _kept(steps: Generator[Piece, None, list[Sample]], into: list[list[Sample]]) -> Iterator[Piece]:
+    into.append((yield from steps))
+
+
+def _rows(
+    asked: Asked, asked_rows: list[tuple[str, dict[str, Any]]], grown: list[list[str]]
+) -> tuple[Row, ...]:
+    return tuple(
+        Row(title, tuple(Card(asked.seed + column, text) for column, text in enumerate(texts)))
+        for (title, _), texts in zip(asked_rows, grown, strict=True)
+    )
+
+
+def _asked_rows(model: LatentLM, asked: Asked) -> list[tuple[str, dict[str, Any]]]:
+    """Title and options of each row of texts."""
+    if not 1 <= asked.columns <= MOST_COLUMNS:
+        raise UserError(f"{asked.columns} texts side by side; ask for 1 to {MOST_COLUMNS}")
+    common: dict[str, Any] = {
+        "temperature": asked.temperature,
+        "top_p": None if asked.top_p >= 1 else asked.top_p,
+        "seed": asked.seed,
+        "samples": asked.columns,
+    }
+    if model.latent is None:
+        return [("Samples", common)]
+    common |= {"prompt_codes": "prior"}
+    shared = common | {"share_codes": True, "code_seed": asked.code_seed}
+    others = common | {"code_seed": [asked.code_seed + 1 + column for column in range(asked.columns)]}
+    below = ("Codes of the prior, others in each column", others)
+    if asked.source == "prior":
+        return [("One draw from the prior in all columns", shared), below]
+    if asked.source == "text":
+        codes = encode(model, asked.text or asked.prompt, seed=asked.code_seed)[0].codes
+        whose = "the text" if asked.text else "the prompt"
+        title = f"The code of {whose}"
+        if model.latent.slots.tokens is not None:
+            where = "the first slot" if len(codes) == 1 else f"the first {len(codes)} slots"
+            title = f"Codes of {whose} in {where}, then one draw from the prior"
+        return [(title, shared | {"codes": codes}), below]
+    code, said = _given(model, asked)
+    if model.latent.slots.tokens is None:
+        return [(f"Code {said}", shared | {"codes": code}), below]
+    if asked.slot is None:
+        return [(f"Code {said} in every slot", shared | {"codes": code}), below]
+    slots = model.latent.slots.count(max(1, len(_ids(model, asked.prompt)) + asked.tokens - 1))
+    if not 0 <= asked.slot < slots:
+        raise UserError(f"there is no slot {asked.slot}; prompt and text have slots 0 to {slots - 1}")
+    held = {"codes": code.expand(asked.slot + 1, *code.shape), "hold": [asked.slot]}
+    title = f"Code {said} in slot {asked.slot}, one draw from the prior in the others"
+    return [(title, shared | held), (f"The same draw, slot {asked.slot} as it was drawn", shared)]
+
+
+def _ids(model: LatentLM, prompt: str) -> list[int]:
+    assert model.codec is not None
+    return model.codec.encode(prompt)
+
+
+def _given(model: LatentLM, asked: Asked) -> tuple[Tensor, str]:
+    """The code that the widgets say, and in words."""
+    control = control_of(model)
+    assert control is not None
+    if control.form == "bits":
+        bits = "".join(str(int(bit in asked.bits)) for bit in range(control.count))
+        return code_of(model, bits=bits), bits
+    if control.form == "index":
+        return code_of(model, index=asked.index), str(asked.index)
+    said = _listed([f"{number:.2f}" for number in asked.numbers])
+    return code_of(model, vector=asked.numbers), f"({said})"
+
+
+def _in_words(model: LatentLM, codes: Tensor | None) -> str:
+    """The codes that a text had."""
+    if codes is None:
+        return ""
+    control = control_of(model)
+    assert control is not None
+    if control.form == "bits":
+        each = ["".join(map(str, bits)) for bits in to_bits(codes, control.count).tolist()]
+    elif control.form == "index":
+        each = [str(code) for code in codes.tolist()]
+    else:
+        each = ["(" + _listed([f"{number:.2f}" for number in code]) + ")" for code in codes.tolist()]
+        return each[0] + (f" and {len(each) - 1} more" if len(each) > 1 else "")
+    return _listed(each)
+
+
+def _listed(words: list[str]) -> str:
+    return " ".join(words[:SHOWN_CODES]) + (" …" if len(words) > SHOWN_CODES else "")
