@@ -16,7 +16,6 @@ import hashlib
 import importlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from lvlm.errors import MissingLibrary, UserError, listing, nearest
 from lvlm.export_graphs import Graph, draw_prior, trace
 from lvlm.model import LatentLM
 from lvlm.recipe import Recipe
-from lvlm.runs import copy_recipe, delete, export_run, load_run, versions
+from lvlm.runs import copy_recipe, export_run, load_run, new_folder, versions
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -60,18 +59,12 @@ def export(
         return export_run(folder, out, step=step, plugin_files=plugin_files)
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
-    if out.exists():
-        raise UserError(f"{out}: is there already; name a new folder")
-    model, resolved, step = load_run(folder, plugin_files=plugin_files, step=step)
-    temporary = out.with_name(f".{out.name}.writing")
-    delete(temporary)
-    try:
-        with _quiet():
-            graphs = trace(model)
-            temporary.mkdir(parents=True)
-            write, read = (_write_onnx, _read_onnx) if format == "onnx" else (_write_pt2, _read_pt2)
-            write(graphs, temporary)
-            off = check(model, *(read(temporary, graph) for graph in graphs))
+    with new_folder(out) as temporary, _quiet():
+        model, resolved, step = load_run(folder, plugin_files=plugin_files, step=step)
+        graphs = trace(model)
+        write, read = (_write_onnx, _read_onnx) if format == "onnx" else (_write_pt2, _read_pt2)
+        write(graphs, temporary)
+        off = check(model, *(read(temporary, graph) for graph in graphs))
         copy_recipe(folder, temporary)
         record = {
             "format": format,
@@ -80,11 +73,6 @@ def export(
             "check": off,
         }
         (temporary / "export.json").write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
-    finally:
-        delete(temporary)
     return out
 
 

@@ -16,7 +16,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -264,23 +265,13 @@ def export_run(folder: Path, out: Path, *, step: int | None = None, plugin_files
     """See `lvlm.export`. The export is a run with one checkpoint, which knows no optimiser and can't be resumed."""
     from lvlm.training.checkpoint import Checkpoints, tensors_of
 
-    if out.exists():
-        raise UserError(f"{out}: is there already; name a new folder")
-    model, _, step = load_run(folder, plugin_files=plugin_files, step=step)
-    (manifest,) = [c.manifest for c in Checkpoints(folder).list() if c.step == step]
-    temporary = out.with_name(f".{out.name}.writing")
-    delete(temporary)
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(out) as temporary:
+        model, _, step = load_run(folder, plugin_files=plugin_files, step=step)
+        (manifest,) = [c.manifest for c in Checkpoints(folder).list() if c.step == step]
         copy_recipe(folder, temporary)
         Checkpoints(temporary).save(
             tensors_of(model), {}, step=step, bound_name=manifest.bound_name, bound=manifest.bound
         )
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
-    finally:
-        delete(temporary)
     return out
 
 
@@ -309,6 +300,27 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which gets the name `out` when all is written, and is gone when something went wrong.
+
+    Raises:
+        UserError: `out` is there already, or can't be written.
+    """
+    if out.exists():
+        raise UserError(f"{out}: is there already; name a new folder")
+    temporary = out.with_name(f".{out.name}.writing")
+    try:
+        delete(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
+    finally:
+        delete(temporary)
 
 
 def delete(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def prepare_bins(
     progress: Callable[[float], None] | None = None,
 ) -> Path:
     """See `lvlm.prepare_data`. Written beside and renamed, so that what has the name is whole."""
-    from lvlm.runs import delete
+    from lvlm.runs import new_folder
 
     if not inputs:
         raise UserError("input: name files or folders to prepare")
@@ -33,19 +32,9 @@ def prepare_bins(
         raise UserError(
             f"held_out is {held_out}; it is above 0 and at most 0.25, for validation and for test each"
         )
-    if out.exists():
-        raise UserError(f"{out}: is there already; name a new folder")
-    codec, pieces = open_codec(tokenizer), pieces_of(inputs, field)
-    temporary = out.with_name(f".{out.name}.writing")
-    try:
-        delete(temporary)
-        temporary.mkdir(parents=True)
+    with new_folder(out) as temporary:
+        codec, pieces = open_codec(tokenizer), pieces_of(inputs, field)
         write_bins(pieces, temporary, codec, end=end_of_document, held_out=held_out, progress=progress)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
-    finally:
-        delete(temporary)
     return out
 
 

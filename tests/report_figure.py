@@ -1,0 +1,16 @@
+"""A figure of a study's report as a file: `python -m tests.report_figure runs/letters_codes Steering docs/steering.svg`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lvlm.report.figures import draw
+from lvlm.report.folder import read_folder
+
+if __name__ == "__main__":
+    folder, title, out = sys.argv[1:]
+    pictures = {picture.title: picture.svg for picture in draw(read_folder(Path(folder)))}
+    if title not in pictures:
+        sys.exit(f"no figure {title!r}; there are {', '.join(map(repr, pictures))}")
+    Path(out).write_text(pictures[title])
