@@ -13,4 +13,6 @@ if __name__ == "__main__":
     pictures = {picture.title: picture.svg for picture in draw(read_folder(Path(folder)))}
     if title not in pictures:
         sys.exit(f"no figure {title!r}; there are {', '.join(map(repr, pictures))}")
-    Path(out).write_text(pictures[title])
+    # In a page of HTML an SVG needs no namespaces; a file of its own does.
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    Path(out).write_text(pictures[title].replace("<svg ", f"<svg {spaces} ", 1))
