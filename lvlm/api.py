@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
-from lvlm.codes import Encoded, encode, interpolate
+from lvlm.codes import Encoded, encode, encode_in_windows, interpolate
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
@@ -33,6 +33,7 @@ from lvlm.steering.record import Steering
 from lvlm.steering.run import steer_run
 from lvlm.studies import run_study
 from lvlm.training.console import Display
+from lvlm.training.device import pick_device
 from lvlm.training.trainer import train as train_resolved
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def load(
     plugin_files: Sequence[str] = (),
     step: int | None = None,
     precision: Precision = "fp32",
+    device: str | torch.device = "cpu",
 ) -> LatentLM:
     """The model of a run, in evaluation mode, with the weights of its best checkpoint by bound, or of `step`.
 
@@ -101,13 +103,15 @@ def load(
         step: of which checkpoint.
         precision: of the weights: 'fp32', 'bf16' or 'int8', see `lvlm.precision`. Less than fp32 is for generating
             and encoding.
+        device: where to; 'auto' is a GPU where there is one.
 
     Raises:
         UserError: no such run or checkpoint, or a damaged one.
         lvlm.errors.MissingLibrary: 'int8' without torchao.
     """
     check_precision(precision)
-    return convert(load_run(run, plugin_files=plugin_files, step=step)[0], precision)
+    place = pick_device(str(device))
+    return convert(load_run(run, plugin_files=plugin_files, step=step)[0].to(place), precision)
 
 
 def train(
@@ -277,6 +281,7 @@ def sample(
     *,
     plugin_files: Sequence[str] = (),
     precision: Precision = "fp32",
+    device: str | torch.device = "auto",
     **options: Any,
 ) -> list[Sample]:
     """Texts that continue prompts: `generate` with the model of a run.
@@ -287,28 +292,42 @@ def sample(
         tokens: how many to add to each, at most.
         plugin_files: single-file plugins.
         precision: of the weights, as for `load`.
+        device: as for `load`.
         options: of `lvlm.generation.Options`: temperature, seed, samples, codes, stop, …
 
     Raises:
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
-    model = load(run, plugin_files=plugin_files, precision=precision)
+    model = load(run, plugin_files=plugin_files, precision=precision, device=device)
     return generate(model, prompt, tokens, **options)
 
 
 def encode_text(
-    run: str | Path, text: str, *, seed: int = 0, plugin_files: Sequence[str] = ()
+    run: str | Path,
+    text: str | bytes,
+    *,
+    seed: int = 0,
+    plugin_files: Sequence[str] = (),
+    precision: Precision = "fp32",
+    device: str | torch.device = "auto",
 ) -> list[Encoded]:
-    """What the encoder of a run says of a text, in pieces of as many tokens as a row had in training, each by itself.
+    """What the encoder of a run says of a text, in windows of as many tokens as a row had in training, each by itself.
+
+    Args:
+        run: its folder.
+        text: of any length.
+        seed: of the codes; of window i it is seed + i.
+        plugin_files: single-file plugins.
+        precision: of the weights, as for `load`.
+        device: as for `load`.
 
     Raises:
         UserError: no such run, one without a latent, an empty text, or one that the model can't read.
     """
+    check_precision(precision)
     model, resolved, _ = load_run(run, plugin_files=plugin_files)
-    ids, window = resolved.recipe.data.codec.encode(text), resolved.recipe.data.tokens
-    return encode(
-        model, [ids[start : start + window] for start in range(0, max(1, len(ids)), window)], seed=seed
-    )
+    model = convert(model.to(pick_device(str(device))), precision)
+    return encode_in_windows(model, text, resolved.recipe.data.tokens, seed=seed)
 
 
 def steer(

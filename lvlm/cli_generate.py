@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lvlm.generation import Sample
     from lvlm.model import LatentLM
 
+SHOWN_OF_A_PROMPT = 20  # tokens, in a title
+MOST_COLUMNS = 3  # that a terminal has room for unasked
+
 Seed = Annotated[int, typer.Option(help="Of codes and tokens; row i has seed + i.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
 TopK = Annotated[int | None, typer.Option(help="Choose among so many likeliest tokens.")]
@@ -31,6 +34,7 @@ Penalty = Annotated[
     float, typer.Option("--repetition-penalty", help="Above 1, tokens come again less often.")
 ]
 Precision = Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8 (needs the extra int8).")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto is a GPU where there is one.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -79,6 +83,7 @@ def sample(
     stream: Annotated[bool, typer.Option("--stream", help="Print a single text while it is made.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile a step, for many tokens.")] = False,
     precision: Precision = "fp32",
+    device: Device = "auto",
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -93,7 +98,12 @@ def sample(
     }  # fmt: skip
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
-    model = lvlm.load(run, plugin_files=plugin or [], precision=precision)  # type: ignore[arg-type]  # checked there
+    model = lvlm.load(
+        run,
+        plugin_files=plugin or [],
+        precision=precision,  # type: ignore[arg-type]  # checked there
+        device=device,
+    )
     given = _given(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes)
     if given is not None:
         options["codes"] = given
@@ -108,15 +118,17 @@ def sample(
     found = {"": lvlm.generate(model, prompt, tokens, **options)}
     if flip:
         found = {"as drawn" if given is None else "as given": found[""]}
-        base = turn.codes_of(model, next(iter(found.values())))
+        turn.path_of(model)
+        base = [one.codes for one in next(iter(found.values())) if one.codes is not None]
         options.pop("hold", None)
         for bit in flip:
-            options["codes"] = turn.flip(model, base, bit)
+            options["codes"] = [turn.flip(model, codes_S, bit) for codes_S in base]
             found[f"bit {bit} flipped"] = lvlm.generate(model, prompt, tokens, **options)
     if as_json:
         print(json.dumps([_record(one, how) for how, group in found.items() for one in group], indent=1))
     else:
-        _print(model, found, side_by_side=side_by_side or bool(flip))
+        few = len(prompt) * samples * len(found) <= MOST_COLUMNS
+        _print(model, found, side_by_side=side_by_side or bool(flip and few))
 
 
 def encode(
@@ -125,26 +137,36 @@ def encode(
     text: Annotated[str | None, typer.Option(help="The text itself, in place of a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the codes, which are drawn from the posterior.")] = 0,
     out: Annotated[str | None, typer.Option(help="Write codes, numbers and KL to this .npz file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
     """Show what the encoder says of a text: KL by token as colours, codes and posterior numbers as JSON or NumPy."""
     from lvlm import api
-    from lvlm.text_tables import encoded_tables
 
     if (file is None) == (text is None):
         raise UserError("which text? give a file (- for the standard input) or --text")
     found = api.encode_text(
-        run, text if text is not None else _read(str(file)), seed=seed, plugin_files=plugin or []
+        run,
+        text if text is not None else _read(str(file)),
+        seed=seed,
+        plugin_files=plugin or [],
+        precision=precision,  # type: ignore[arg-type]  # checked there
+        device=device,
     )
     if out is not None:
         from lvlm.codes import write_codes
 
-        print(write_codes(found, Path(out)), file=sys.stderr)
+        print(write_codes(found, Path(out), overwrite=overwrite), file=sys.stderr)
     if as_json:
         print(json.dumps([one.record() for one in found], indent=1))
     elif out is None:
-        show(*encoded_tables(found))
+        from lvlm.reading import reading_of
+        from lvlm.text_tables import reading_tables
+
+        show(*reading_tables(reading_of(found)))
 
 
 def interpolate(
@@ -166,6 +188,8 @@ def interpolate(
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
+    precision: Precision = "fp32",
+    device: Device = "auto",
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -173,7 +197,12 @@ def interpolate(
     import lvlm
     from lvlm.codes import texts_between
 
-    model = lvlm.load(run, plugin_files=plugin or [])
+    model = lvlm.load(
+        run,
+        plugin_files=plugin or [],
+        precision=precision,  # type: ignore[arg-type]  # checked there
+        device=device,
+    )
     way: Any = how
     found = texts_between(
         model, one, other, steps, prompt=prompt, tokens=tokens, how=way, seed=seed, temperature=temperature,
@@ -228,14 +257,15 @@ def _slots(text: str) -> Sequence[int]:
     """'0:8' or '1,5'."""
     start, colon, end = text.partition(":")
     if not colon:
-        slots: Sequence[int] = _numbers(text, "--hold", int)
-        return slots
+        named: Sequence[int] = _numbers(text, "--hold", int)
+        return named
     try:
-        return range(int(start or 0), int(end))
+        slots = range(int(start or 0), int(end))
     except ValueError:
-        raise UserError(
-            f"--hold is {text!r}; it is slots with commas between, or from:to as in 0:8"
-        ) from None
+        slots = range(0)
+    if not slots:
+        raise UserError(f"--hold is {text!r}; it is slots with commas between, or from:to as in 0:8")
+    return slots
 
 
 @contextmanager
@@ -252,15 +282,16 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
 
 
-def _read(file: str) -> str:
+def _read(file: str) -> str | bytes:
+    """A file's text; its bytes where it isn't UTF-8, which a model of bytes can read all the same."""
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {file!r}: {error.strerror or error}") from None
     try:
         return content.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 at byte {error.start}") from None
+    except UnicodeDecodeError:
+        return content
 
 
 def _record(sample: Sample, how: str) -> dict[str, Any]:
@@ -278,20 +309,28 @@ def _record(sample: Sample, how: str) -> dict[str, Any]:
 
 def _print(model: LatentLM, found: dict[str, list[Sample]], *, side_by_side: bool) -> None:
     """Texts below each other, or in columns."""
+    from lvlm.text_tables import columns, printable
+
+    several = len({tuple(one.prompt) for group in found.values() for one in group}) > 1
     named = [
-        (", ".join(part for part in (how, f"seed {one.seed}") if part), _whole_text(model, one))
+        (_title(model, how, one, several=several), _whole_text(model, one))
         for group in zip(*found.values(), strict=True)
         for how, one in zip(found, group, strict=True)
     ]
     if side_by_side and len(named) > 1:
-        from lvlm.text_tables import columns
-
         show(columns(named))
         return
     for name, text in named:
         if len(named) > 1:
             print(f"--- {name}")
-        print(text)
+        print(printable(text) if sys.stdout.isatty() else text)
+
+
+def _title(model: LatentLM, how: str, sample: Sample, *, several: bool) -> str:
+    assert model.codec is not None
+    prompt = model.codec.decode(sample.prompt[:SHOWN_OF_A_PROMPT])
+    parts = (how, repr(prompt) if several else "", f"seed {sample.seed}")
+    return ", ".join(part for part in parts if part)
 
 
 def _whole_text(model: LatentLM, sample: Sample) -> str:

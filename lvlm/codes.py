@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,18 @@ from torch import Tensor
 
 from lvlm.decoding import draw_codes
 from lvlm.errors import UserError, listing, nearest
-from lvlm.generation import Prompt, Sample, check_rows, generate, padded, token_rows
+from lvlm.generation import Prompt, Sample, check_rows, generate, padded, row_seeds, token_rows
 from lvlm.model import LatentLM, LatentPath
 from lvlm.noise import POSTERIOR_CODES, generators
+from lvlm.row_text import UNFINISHED
+
+if TYPE_CHECKING:
+    from lvlm.data.source import Codec
 
 Way = Literal["linear", "spherical", "hamming"]
+WINDOWS_AT_ONCE = 16
+LONGEST_CHARACTER = 4  # tokens: UTF-8's bytes
+MOST_STEPS = 1024
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Encoded:
     """What the encoder says of a text; all on the CPU.
 
     tokens         its ids
-    texts          of each token; None without a codec
+    texts          of each token; that of a character which takes several stands at its first; None without a codec
     slot_T         the slot of each token
     codes          drawn from the posterior: [S] or [S, Z]
     posterior_SK   the posterior's numbers
@@ -74,11 +81,12 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
         seed: of the codes; of text i it is seed + i.
 
     Raises:
-        UserError: a model without a latent, an empty text, or one that is longer than the context.
+        UserError: a model without a latent, an empty text, one that is longer than the context, a seed out of range.
         NotFinite: the encoder says NaN or infinity.
     """
-    path, rows, device = path_of(model), token_rows(model, texts), model.device
-    check_rows(model, rows, 1)
+    path, rows, device = path_of(model), token_rows(model, texts, what="text"), model.device
+    check_rows(model, rows, 1, what="text")
+    seeds = row_seeds(seed, len(rows))
     tokens_BT, keep_BT = padded(rows, device)
     training = model.training
     model.eval()
@@ -88,7 +96,7 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
         posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
         first_S = path.slots.first_positions(tokens_BT.shape[1], device)
         prior_BSJ = path.prior(hidden_BTD[:, first_S])
-        of_rows = generators([seed + row for row in range(len(rows))], POSTERIOR_CODES, device)
+        of_rows = generators(seeds, POSTERIOR_CODES, device)
         kl_BSd = path.quantizer(posterior_BSK, prior_BSJ, torch.Generator(device)).kl_BSd
         found = []
         for row, ids in enumerate(rows):
@@ -97,16 +105,38 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
             found.append(
                 Encoded(
                     ids,
-                    None if model.codec is None else [model.codec.decode([i]) for i in ids],
+                    None if model.codec is None else _texts(model.codec, ids),
                     path.slots.of(torch.arange(len(ids))),
                     draw_codes(path.quantizer, prior_SJ, posterior_SK, of_rows[row]).cpu(),
-                    posterior_SK.cpu(),
+                    posterior_SK.float().cpu(),
                     kl_BSd[row, :count].cpu(),
                 )
             )
         return found
     finally:
         model.train(training)
+
+
+def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int = 0) -> list[Encoded]:
+    """A text of any length in windows of so many tokens, each by itself, some at a time.
+
+    Raises:
+        UserError: as `encode`.
+    """
+    ids = token_rows(model, text, what="text")[0]
+    rows = [ids[start : start + window] for start in range(0, max(1, len(ids)), window)]
+    parts = range(0, len(rows), WINDOWS_AT_ONCE)
+    return [one for n in parts for one in encode(model, rows[n : n + WINDOWS_AT_ONCE], seed=seed + n)]
+
+
+def _texts(codec: Codec, ids: list[int]) -> list[str]:
+    """The text of each token; of tokens that make a character only together, all of it at the first."""
+    texts, start = [""] * len(ids), 0
+    for end in range(1, len(ids) + 1):
+        text = codec.decode(ids[start:end])
+        if not text.endswith(UNFINISHED) or end == len(ids) or end - start == LONGEST_CHARACTER:
+            texts[start], start = text, end
+    return texts
 
 
 def path_of(model: LatentLM) -> LatentPath:
@@ -120,12 +150,17 @@ def path_of(model: LatentLM) -> LatentPath:
     return model.latent
 
 
-def write_codes(found: Sequence[Encoded], path: Path) -> Path:
+def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False) -> Path:
     """Codes, numbers and KL of pieces of a text as NumPy arrays, one after the other.
 
     Raises:
-        UserError: it can't be written.
+        UserError: it is there already, or can't be written.
     """
+    if not path.name:
+        raise UserError(f"{str(path)!r} is no file's name")
+    path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: is there already; choose another name, or --overwrite")
     arrays = {
         "tokens": torch.tensor([token for one in found for token in one.tokens]),
         "codes": torch.cat([one.codes for one in found]),
@@ -134,7 +169,6 @@ def write_codes(found: Sequence[Encoded], path: Path) -> Path:
         "kl_nats_per_token": torch.cat([one.kl_T for one in found]),
         "slots_of_piece": torch.tensor([len(one.codes) for one in found]),
     }
-    path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     try:
         np.savez(path, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
     except OSError as error:
@@ -150,10 +184,12 @@ def read_codes(path: Path) -> Tensor:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return torch.from_numpy(arrays["codes"][: int(arrays["slots_of_piece"][0])])
-    except (OSError, KeyError, ValueError, IndexError, TypeError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise UserError(f"{path}: no codes that `lvlm encode --out` wrote: {reason}") from None
+            codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
+            return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None
 
 
 # --------------------------------------------------------------------------------------------------- as a person says
@@ -188,16 +224,29 @@ def code_of(
     if vector is not None:
         if quantizer.num_codes is not None:
             raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}, not a vector")
-        return torch.tensor(list(vector), dtype=torch.float32)
+        dim = _dimensions(model)
+        if len(vector) != dim:
+            raise UserError(f"a code has {dim} numbers; the vector has {len(vector)}")
+        return torch.tensor([float(number) for number in vector])
     if bits is not None:
         count = bits_of_code(model)
-        values = [int(bit) if str(bit) in "01" else -1 for bit in bits]
+        values = [int(bit) if str(bit) in ("0", "1") else -1 for bit in bits]
         if len(values) != count or -1 in values:
             raise UserError(f"bits {bits!r}: a code is {count} bits, each 0 or 1, bit 0 first")
         return from_bits(torch.tensor(values))
     if quantizer.num_codes is None:
         raise UserError("the codes are continuous: give a vector, not an index")
+    for one in [index] if isinstance(index, int) else index or ():
+        if not 0 <= one < quantizer.num_codes:
+            raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}; got {one}")
     return torch.tensor(index)
+
+
+def _dimensions(model: LatentLM) -> int:
+    """Z of a continuous code."""
+    path = path_of(model)
+    drawn = path.quantizer.sample(path.readout.weight.new_zeros(1, 1, path.quantizer.prior_dim))
+    return int(drawn.codes.shape[-1])
 
 
 # --------------------------------------------------------------------------------------------------------- bits
@@ -234,6 +283,8 @@ def flip(model: LatentLM, codes: Tensor, bit: int, slots: Sequence[int] | None =
         UserError: codes without bits; a bit or a slot that isn't there.
     """
     bits, count = bits_of_code(model), codes.shape[-1]
+    if codes.is_floating_point():
+        raise UserError(f"codes of {codes.dtype}: bits are those of whole numbers")
     if not 0 <= bit < bits:
         raise UserError(f"there is no bit {bit}; a code has bits 0 to {bits - 1}")
     for slot in slots or ():
@@ -243,17 +294,6 @@ def flip(model: LatentLM, codes: Tensor, bit: int, slots: Sequence[int] | None =
     if slots is not None:
         where_S[list(slots)] = True
     return torch.where(where_S.to(codes.device), codes ^ (1 << bit), codes)
-
-
-def codes_of(model: LatentLM, samples: Sequence[Sample]) -> Tensor:
-    """The codes that samples had, [B, S] or [B, S, Z]; zeros behind those of a shorter one, which nothing looks at.
-
-    Raises:
-        UserError: the model has no latent.
-    """
-    path_of(model)
-    rows = [sample.codes for sample in samples if sample.codes is not None]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 # ------------------------------------------------------------------------------------------- from one to another
@@ -277,8 +317,8 @@ def interpolate(
     Raises:
         UserError: fewer than two steps; a way that these codes don't have.
     """
-    if steps < 2:
-        raise UserError(f"steps is {steps}; the two ends are two already")
+    if not 2 <= steps <= MOST_STEPS:
+        raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
     num_codes = path_of(model).quantizer.num_codes
     fits = ("hamming",) if num_codes is not None else ("linear", "spherical")
     how = how or fits[0]  # type: ignore[assignment]
@@ -348,12 +388,17 @@ def texts_between(
         UserError: as `encode`, `interpolate` and `lvlm.generate`.
     """
     seed = options.pop("seed", 0)
+    for name in ("codes", "samples", "hold", "share_codes"):
+        if name in options:
+            raise UserError(
+                f"option {name!r} has no place here: each text is one, with codes between the two"
+            )
     ends = encode(model, [one, other], seed=seed)
     from_ids, to_ids = (end.tokens for end in ends)
     if prompt is None:
         same = next((n for n, (a, b) in enumerate(zip(from_ids, to_ids, strict=False)) if a != b), None)
         prompt = from_ids[: max(1, min(len(from_ids), len(to_ids)) if same is None else same)]
     start = token_rows(model, prompt)[0]
-    tokens = tokens or max(1, max(len(from_ids), len(to_ids)) - len(start))
+    tokens = max(1, max(len(from_ids), len(to_ids)) - len(start)) if tokens is None else tokens
     way = torch.stack(interpolate(model, ends[0].codes, ends[1].codes, steps, how=how, seed=seed))
     return generate(model, [start] * steps, tokens, codes=way, seed=[seed] * steps, **options)

@@ -33,12 +33,12 @@ PromptCodes = Literal["posterior", "prior"]
 class Given:
     """Codes that somebody chose.
 
-    codes    int64 [B, S] or float [B, S, Z], of a row's first slots; more than a row needs are not looked at
-    hold_S   bool, the slots that keep them; the others are drawn as if nothing had been given
+    codes     int64 [B, S] or float [B, S, Z], of a row's first slots; more than a row needs are not looked at
+    hold_BS   bool, the slots that keep them; the others are drawn as if nothing had been given
     """
 
     codes: Tensor
-    hold_S: Tensor
+    hold_BS: Tensor
 
 
 class RowCodes:
@@ -68,7 +68,7 @@ class RowCodes:
         self._of_posterior = generators(seeds, POSTERIOR_CODES, device)
         self._leader_B = torch.tensor(leaders, device=device)
         self._leads = sorted(set(leaders))
-        self._held_S = torch.zeros(slots, dtype=torch.bool, device=device)
+        self._held_BS = torch.zeros(len(seeds), slots, dtype=torch.bool, device=device)
         zeros_SJ = path.readout.weight.new_zeros(1, 1).expand(slots, path.quantizer.prior_dim)
         if path.prior_head is None:
             drawn = {
@@ -82,23 +82,24 @@ class RowCodes:
         if given is not None:
             self._take(given, len(seeds))
         self.embedding_BSC = path.quantizer.given(self.codes).embedding_BSC
-        self.waits_for_text = path.prior_head is not None and not bool(self._held_S.all())
+        self.waits_for_text = path.prior_head is not None and not bool(self._held_BS.all())
         """Whether there are slots whose codes a learned prior draws when they begin."""
 
     def all_given(self, slots: int) -> bool:
         """Whether somebody chose the codes of so many first slots."""
-        return bool(self._held_S[:slots].all())
+        return bool(self._held_BS[:, :slots].all())
 
     def _take(self, given: Given, rows: int) -> None:
         chosen = self._path.quantizer.given(given.codes).codes
         if chosen.shape[0] != rows:
+            or_all = ", or [1, slots, …] for all of them" if rows > 1 else ""
             raise UserError(
-                f"codes of shape {list(given.codes.shape)} given for {rows} rows; they are [{rows}, slots, …], "
-                f"or [1, slots, …] for all of them"
+                f"codes of shape {list(given.codes.shape)} given for {rows} rows; they are [{rows}, slots, …]{or_all}"
             )
-        held_S = given.hold_S[: len(self._held_S)]
-        self._held_S[: len(held_S)] = held_S
-        self.codes[:, : len(held_S)][:, held_S] = chosen[:, : len(held_S)][:, held_S].to(self.codes.dtype)
+        count = min(self._held_BS.shape[1], chosen.shape[1])
+        held_BS = given.hold_BS[:, :count]
+        self._held_BS[:, :count] = held_BS
+        self.codes[:, :count][held_BS] = chosen[:, :count][held_BS].to(self.codes.dtype)
 
     def begin(self, counts_B: Sequence[int], posterior_BSK: Tensor | None, prior_BSJ: Tensor) -> None:
         """Codes of the prompts' slots: from the posterior, or else from the prior.
@@ -131,11 +132,13 @@ class RowCodes:
 
     def _write(self, row: int, slots: slice, codes: Tensor) -> None:
         """Codes of a row and of those that follow it, in the slots that nobody chose."""
-        followers = (self._leader_B == row).nonzero()[:, 0]
-        free_S = (~self._held_S[slots]).nonzero()[:, 0] + slots.start
-        new = codes[free_S - slots.start].expand(len(followers), -1, *[-1] * (codes.ndim - 1))
-        self.codes[followers[:, None], free_S] = new
-        self.embedding_BSC[followers[:, None], free_S] = self._path.quantizer.given(new).embedding_BSC
+        for follower in (self._leader_B == row).nonzero()[:, 0].tolist():
+            free_S = (~self._held_BS[follower, slots]).nonzero()[:, 0]
+            new = codes[free_S]
+            self.codes[follower, slots.start + free_S] = new
+            self.embedding_BSC[follower, slots.start + free_S] = self._path.quantizer.given(
+                new[None]
+            ).embedding_BSC[0]
 
 
 def draw_codes(

@@ -9,14 +9,16 @@ A row depends on its prompt, its seed and the options, and not on the rows besid
 from __future__ import annotations
 
 import dataclasses
+import operator
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from lvlm.data.codecs import ByteCodec
 from lvlm.decoding import Decoding, Given, PromptCodes, RowCodes
 from lvlm.errors import NotFinite, OutOfDistribution, UserError, nearest
 from lvlm.model import LatentLM
@@ -28,6 +30,18 @@ if TYPE_CHECKING:
     from lvlm.data.source import Codec
 
 Prompt = str | bytes | Sequence[int] | Tensor
+MOST_ROWS = 65_536
+
+
+_NUMBER, _WHOLE = (int, float), int
+_TYPES: tuple[tuple[str, Any, str], ...] = (
+    *((name, _NUMBER, "a number") for name in ("temperature", "top_p", "min_p", "repetition_penalty")),
+    *((name, _WHOLE, "a whole number") for name in ("top_k", "samples")),
+    *((name, (_WHOLE, Sequence), "a whole number, or one for each row") for name in ("seed", "code_seed")),
+    ("stop", Sequence, "a text, or several"),
+    ("hold", Iterable, "the numbers of slots"),
+    ("codes", (Tensor, int, list, tuple), "a tensor, a list of one a row, or a whole number"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +52,9 @@ class Options(Sampling):
     samples       texts of each prompt
     share_codes   samples of a prompt have the codes of its first one; their tokens differ
     code_seed     of the codes, where it isn't the seed; one for all rows, or one for each
-    codes         given codes, for as many first slots as there are: [S, …] or [1, S, …] for all rows, or [B, S, …]; a
-                  single number (or a vector [Z]) is the code of every slot. The slots count from the prompt's first
-                  token; those after the given ones are drawn.
+    codes         given codes, for as many first slots as there are: [S, …] or [1, S, …] for all rows, or [B, S, …], or a
+                  list of one [S, …] a row; a single number (or a vector [Z]) is the code of every slot. The slots count
+                  from the prompt's first token; those after the given ones are drawn.
     hold          the slots that keep their given codes; all unless said. The others are drawn.
     prompt_codes  where codes of the prompt's slots come from: 'posterior' (the encoder, which sees the prompt alone)
                   or 'prior'
@@ -55,13 +69,17 @@ class Options(Sampling):
     samples: int = 1
     share_codes: bool = False
     code_seed: int | Sequence[int] | None = None
-    codes: Tensor | int | None = None
+    codes: Tensor | Sequence[Tensor] | int | None = None
     hold: Iterable[int] | None = None
     prompt_codes: PromptCodes = "posterior"
     stop: str | Sequence[str] = ()
     compile: bool = False
 
     def __post_init__(self) -> None:
+        for name, of, what in _TYPES:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, of):
+                raise UserError(f"{name} is {value!r}; it is {what}")
         super().__post_init__()
         if self.samples < 1:
             raise UserError(f"samples is {self.samples}; ask for at least one")
@@ -93,13 +111,13 @@ class Options(Sampling):
 
     def row_seeds(self, prompts: int) -> list[int]:
         """One for each row."""
-        return _seeds(self.seed, prompts * self.samples, step=1)
+        return row_seeds(self.seed, prompts * self.samples)
 
     def row_code_seeds(self, prompts: int) -> list[int]:
         """Of the codes of each row."""
         if self.code_seed is None:
             return self.row_seeds(prompts)
-        return _seeds(self.code_seed, prompts * self.samples, step=0)
+        return row_seeds(self.code_seed, prompts * self.samples, step=0)
 
 
 @dataclass(frozen=True)
@@ -181,6 +199,10 @@ def _run(
 ) -> Generator[Piece, None, list[Sample]]:
     """All steps; `live` looks at every token when it is there, so that rows can be shown, and can stop."""
     check_rows(model, prompts, tokens)
+    if len(prompts) * options.samples > MOST_ROWS:
+        raise UserError(
+            f"{len(prompts)} prompts of {options.samples} samples; at most {MOST_ROWS} texts are made at once"
+        )
     seeds, code_seeds = options.row_seeds(len(prompts)), options.row_code_seeds(len(prompts))
     rows = [prompt for prompt in prompts for _ in range(options.samples)]
     leaders = [row - row % options.samples if options.share_codes else row for row in range(len(rows))]
@@ -249,43 +271,54 @@ def _run(
 # ------------------------------------------------------------------------------------------------ what is asked for
 
 
-def token_rows(model: LatentLM, prompts: Prompt | Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of each prompt."""
-    if isinstance(prompts, str | bytes) or (isinstance(prompts, Tensor) and prompts.ndim == 1):
-        return [_ids(model, prompts)]
-    if isinstance(prompts, Sequence) and prompts and all(isinstance(one, int) for one in prompts):
-        return [_ids(model, prompts)]  # type: ignore[arg-type]  # ids of one prompt
-    rows = [_ids(model, one) for one in prompts]  # type: ignore[arg-type]
-    if not rows:
-        raise UserError("no prompt: give at least one")
-    return rows
+def token_rows(
+    model: LatentLM, prompts: Prompt | Sequence[Prompt], *, what: str = "prompt"
+) -> list[list[int]]:
+    """Token ids of each prompt.
+
+    Raises:
+        UserError: none, or one that is no text and no ids, or that the model's codec can't read.
+    """
+    if isinstance(prompts, str | bytes) or (hasattr(prompts, "ndim") and prompts.ndim == 1):
+        return [_ids(model, cast(Prompt, prompts), what)]
+    if not isinstance(prompts, Iterable):
+        raise UserError(f"the {what} is {prompts!r}; it is a text, or a list of token ids, or several")
+    listed = list(prompts)
+    if not listed:
+        raise UserError(f"no {what}: give at least one")
+    if not any(isinstance(one, str | bytes | Iterable) for one in listed):
+        return [_ids(model, cast(Prompt, listed), what)]  # ids of one
+    return [_ids(model, one, what) for one in listed]
 
 
-def _ids(model: LatentLM, prompt: Prompt) -> list[int]:
+def _ids(model: LatentLM, prompt: Prompt, what: str) -> list[int]:
     if isinstance(prompt, str | bytes):
         if model.codec is None:
-            raise UserError("a prompt is text, but the model has no codec; give token ids, or use lvlm.load")
-        return model.codec.encode(
-            prompt if isinstance(prompt, str) else prompt.decode(errors="surrogateescape")
-        )
-    return list(prompt.tolist() if hasattr(prompt, "tolist") else prompt)
+            raise UserError(f"a {what} is text, but the model has no codec; give token ids, or use lvlm.load")
+        if isinstance(prompt, bytes) and isinstance(model.codec, ByteCodec):
+            return list(prompt)
+        return model.codec.encode(prompt if isinstance(prompt, str) else prompt.decode(errors="replace"))
+    try:
+        return [operator.index(token) for token in prompt]
+    except TypeError:
+        raise UserError(f"a {what} is {prompt!r}; it is a text, or a list of token ids") from None
 
 
-def check_rows(model: LatentLM, rows: list[list[int]], tokens: int) -> None:
+def check_rows(model: LatentLM, rows: list[list[int]], tokens: int, *, what: str = "prompt") -> None:
     """Prompts that the model can read, and room for so many tokens after each.
 
     Raises:
         UserError: there is none.
     """
     vocab, context = model.backbone.vocab, model.backbone.context
+    if not isinstance(tokens, int):
+        raise UserError(f"tokens is {tokens!r}; it is a whole number")
     if tokens < 1:
         raise UserError(f"tokens is {tokens}; ask for at least one")
     for number, row in enumerate(rows):
-        which = "the prompt" if len(rows) == 1 else f"prompt {number}"
+        which = f"the {what}" if len(rows) == 1 else f"{what} {number}"
         if not row:
             raise UserError(f"{which} is empty; there is no start symbol, so give at least one token")
-        if not all(isinstance(token, int) for token in row):
-            raise UserError(f"{which} holds {row[0]!r}; it is a text, or a list of token ids")
         if min(row) < 0 or max(row) >= vocab:
             raise UserError(f"{which}: tokens {min(row)} to {max(row)}; the vocabulary is 0 to {vocab - 1}")
         if len(row) + tokens - 1 > context:
@@ -295,18 +328,23 @@ def check_rows(model: LatentLM, rows: list[list[int]], tokens: int) -> None:
                 + (
                     f"ask for at most {context + 1 - len(row)} tokens"
                     if len(row) <= context
-                    else f"shorten the prompt to {context} tokens or fewer"
+                    else f"shorten it to {context} tokens or fewer"
                 )
             )
 
 
-def _seeds(seed: int | Sequence[int], rows: int, *, step: int) -> list[int]:
+def row_seeds(seed: int | Sequence[int], rows: int, *, step: int = 1) -> list[int]:
+    """One for each row.
+
+    Raises:
+        UserError: another number of them, or one out of range.
+    """
     seeds = [seed + step * row for row in range(rows)] if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
         raise UserError(f"{len(seeds)} seeds for {rows} rows; give one for each, or one number")
     for one in seeds:
-        if not 0 <= one < 2**63:
-            raise UserError(f"seed is {one}; it is from 0 to 2^63 - 1")
+        if not isinstance(one, int) or not 0 <= one < 2**63:
+            raise UserError(f"seed is {one!r}; it is a whole number from 0 to 2^63 - 1")
     return seeds
 
 
@@ -320,37 +358,51 @@ def _row_codes(
         return None
     slots, given = path.slots.count(fed), None
     if options.codes is not None:
-        codes = _spread_over_slots(model, torch.as_tensor(options.codes), len(seeds), slots)
-        given = Given(codes.to(model.device), _held(options.hold, codes.shape[1]).to(model.device))
+        given = _given(model, options.codes, options.hold, len(seeds), slots)
     return RowCodes(path, slots, seeds, leaders, given)
 
 
-def _spread_over_slots(model: LatentLM, codes: Tensor, rows: int, slots: int) -> Tensor:
-    """Given codes as [B, S] or [B, S, Z]."""
+def _given(
+    model: LatentLM, codes: Tensor | Sequence[Tensor] | int, hold: Iterable[int] | None, rows: int, slots: int
+) -> Given:
+    """Given codes as [B, S] or [B, S, Z], and which of them stay."""
     assert model.latent is not None
-    whole = 2 if model.latent.quantizer.num_codes is not None else 3  # dimensions of codes of rows
+    quantizer = model.latent.quantizer
+    whole = 2 if quantizer.num_codes is not None else 3  # dimensions of codes of rows
+    lengths = None
+    if isinstance(codes, list | tuple):
+        if len(codes) != rows or not all(isinstance(one, Tensor) for one in codes):
+            raise UserError(
+                f"codes is a list of {len(codes)}; it has a tensor [slots, …] for each of {rows} rows"
+            )
+        lengths = torch.tensor([len(one) for one in codes])
+        codes = torch.nn.utils.rnn.pad_sequence(list(codes), batch_first=True)
+    codes = torch.as_tensor(codes).to(model.device)
     if codes.ndim < whole - 2:
         raise UserError("the codes are continuous: a code is a vector, not a number")
-    if codes.ndim == whole - 2:
-        if slots > 1:
-            warnings.warn(
-                f"one code for all {slots} slots of a model that was trained with a code for each: out of distribution",
-                OutOfDistribution,
-                stacklevel=2,
-            )
+    everywhere = codes.ndim == whole - 2
+    if everywhere:
         codes = codes.expand(slots, *codes.shape)
     if codes.ndim == whole - 1:
         codes = codes[None]
-    return codes.expand(rows, *codes.shape[1:]) if codes.ndim == whole and codes.shape[0] == 1 else codes
-
-
-def _held(hold: Iterable[int] | None, given: int) -> Tensor:
-    hold_S = torch.full((given,), hold is None)
+    quantizer.given(codes)  # what doesn't fit is told before a warning
+    if everywhere and slots > 1:
+        warnings.warn(
+            f"one code for all {slots} slots of a model that was trained with a code for each: out of distribution",
+            OutOfDistribution,
+            stacklevel=2,
+        )
+    count = codes.shape[1]
+    hold_S = torch.full((count,), hold is None)
     for slot in hold or ():
-        if not 0 <= slot < given:
-            raise UserError(f"hold names slot {slot}, but codes are given for slots 0 to {given - 1}")
+        if not isinstance(slot, int) or not 0 <= slot < count:
+            raise UserError(f"hold names slot {slot!r}, but codes are given for slots 0 to {count - 1}")
         hold_S[slot] = True
-    return hold_S
+    hold_BS = hold_S.expand(rows, -1)
+    if lengths is not None:
+        hold_BS = hold_BS & (torch.arange(count) < lengths[:, None])
+    codes = codes.expand(rows, *codes.shape[1:]) if codes.shape[0] == 1 else codes
+    return Given(codes, hold_BS.to(model.device))
 
 
 def _uniforms(seeds: list[int], tokens: int) -> Tensor:

@@ -10,6 +10,7 @@ RUN/evaluation.json    see lvlm.evaluation; per-sequence arrays in evaluation.np
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -294,7 +295,7 @@ def versions() -> dict[str, str]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
@@ -309,15 +310,17 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: `out` is there already, or can't be written.
     """
-    if out.exists():
-        raise UserError(f"{out}: is there already; name a new folder")
-    temporary = out.with_name(f".{out.name}.writing")
+    temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
     try:
+        if out.exists():
+            raise UserError(f"{out}: is there already; name a new folder")
         delete(temporary)
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, out)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+            raise UserError(f"{out}: is there already; name a new folder") from None
         raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
     finally:
         delete(temporary)
@@ -325,10 +328,13 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def delete(path: Path) -> None:
     """Delete a file, a folder with all that it holds, or nothing; of a link, the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except NotADirectoryError:  # below a file there is nothing
+        pass
 
 
 def parameters_record(model: LatentLM) -> dict[str, int]:

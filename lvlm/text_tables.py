@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-import math
+import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-import torch
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from lvlm.codes import Encoded
+from lvlm.evaluation import ACTIVE_UNIT_BITS
+from lvlm.objective import NATS_PER_BIT
+from lvlm.reading import Reading
 
-NATS_PER_BIT = math.log(2)
 SHADES = ("#f7fbff", "#d0e1f2", "#94c4df", "#4a98c9", "#1764ab", "#08306b")  # of ColorBrewer's Blues
 MOST_UNITS = 8
 
 
-def encoded_tables(found: Sequence[Encoded]) -> Iterator[Table | Text]:
+def reading_tables(found: Reading) -> Iterator[Table | Text]:
     """A text whose tokens are the darker the more KL they have, what the shades mean, and the units with the most KL."""
-    from lvlm.evaluation import ACTIVE_UNIT_BITS
-
-    kl_T = torch.cat([one.kl_T for one in found])
-    kl_Sd = torch.cat([one.kl_Sd for one in found])
-    most = max(float(kl_T.max()), 1e-12)
+    most = max(max((span.kl_nats for span in found.spans), default=0.0), 1e-12)
     text = Text()
-    for one in found:
-        pieces = one.texts or [f"{token} " for token in one.tokens]
-        for piece, kl in zip(pieces, one.kl_T.tolist(), strict=True):
-            text.append(piece, style=_style(min(int(kl / most * len(SHADES)), len(SHADES) - 1)))
+    for span in found.spans:
+        shade = min(int(span.kl_nats / most * len(SHADES)), len(SHADES) - 1)
+        text.append(printable(span.text), style=_style(shade))
     yield text
     legend = Text("\nKL, nats/token: ")
     for number in range(len(SHADES)):
         legend.append(f" {most * number / len(SHADES):.3g}+ ", style=_style(number))
     yield legend
-    total, tokens, slots = float(kl_Sd.sum()), len(kl_T), len(kl_Sd)
     yield Text(
-        f"{tokens} tokens, {slots} slots; KL {total:.2f} nats ({total / NATS_PER_BIT:.2f} bits), "
-        f"{total / tokens:.4f} nats/token"
+        f"{found.tokens} tokens, {found.slots} slots; KL {found.kl_nats:.2f} nats "
+        f"({found.kl_nats / NATS_PER_BIT:.2f} bits), {found.kl_nats / found.tokens:.4f} nats/token"
     )
-    by_unit_d = kl_Sd.mean(0)
-    active = int((by_unit_d > ACTIVE_UNIT_BITS * NATS_PER_BIT).sum())
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("unit", "KL, nats/slot"):
         table.add_column(column, justify="right")
-    for unit in by_unit_d.argsort(descending=True)[:MOST_UNITS].tolist():
-        table.add_row(str(unit), f"{float(by_unit_d[unit]):.4f}")
+    by_kl = sorted(enumerate(found.kl_nats_per_slot), key=lambda unit: -unit[1])
+    for unit, kl in by_kl[:MOST_UNITS]:
+        table.add_row(str(unit), f"{kl:.4f}")
     yield table
     yield Text(
-        f"{active} of {len(by_unit_d)} units are active in this text (over {ACTIVE_UNIT_BITS} bit a slot)"
+        f"{sum(found.active)} of {len(found.active)} units are active in this text (over {ACTIVE_UNIT_BITS} bit a slot)"
+    )
+
+
+def printable(text: str) -> str:
+    """A text without control characters but line breaks and tabs: models write any, and a terminal obeys them."""
+    return "".join(
+        c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text
     )
 
 
@@ -62,5 +60,5 @@ def columns(texts: Sequence[tuple[str, str]]) -> Table:
     table = Table(header_style="dim", show_lines=False, expand=True)
     for name, _ in texts:
         table.add_column(name, overflow="fold", ratio=1)
-    table.add_row(*(Text(text) for _, text in texts))
+    table.add_row(*(Text(printable(text)) for _, text in texts))
     return table

@@ -114,7 +114,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
     "a stream of two": (("sample", "free", "--prompt", "1", "--samples", 2, "--stream"), "one sample"),
     "no number": (("sample", "free", "--prompt", "1", "--code", "a"), "--code is 'a'"),
     "no slots": (("sample", "free", "--prompt", "1", "--code", 1, "--hold", "a:b"), "--hold is 'a:b'"),
-    "no file of codes": (("sample", "free", "--prompt", "1", "--codes", "c.npz"), "c.npz: no codes"),
+    "no file of codes": (("sample", "free", "--prompt", "1", "--codes", "c.npz"), "c.npz: cannot be read"),
     "a bit that isn't there": (("sample", "free", "--prompt", "1", "--tokens", 3, "--flip", 8), "no bit 8"),
     "bits of a Gaussian": (("sample", "gptvae", "--prompt", "1", "--bits", "01"), "continuous"),
     "codes without a latent": (
@@ -129,6 +129,16 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
         ("interpolate", "free", "a", "b", "--how", "hammin"),
         "did you mean 'hamming'",
     ),
+    "no slots at all": (("sample", "free", "--prompt", "1", "--code", 1, "--hold", "2:0"), "--hold is '2:0'"),
+    "a seed below 0": (("encode", "free", "--text", "a", "--seed", -3), "seed is -3"),
+    "a file without a name": (("encode", "free", "--text", "a", "--out", ""), "no file's name"),
+    "a file that is there": (
+        ("encode", "free", "--text", "a", "--out", "there.npz"),
+        "there.npz: is there already",
+    ),
+    "no tokens between": (("interpolate", "free", "a", "b", "--tokens", 0), "tokens is 0"),
+    "a number beyond all": (("sample", "free", "--prompt", "1", "--code", 10**30), "index from 0 to 255"),
+    "a device that isn't there": (("encode", "free", "--text", "a", "--device", "tpu"), "device 'tpu'"),
     "one step": (("interpolate", "free", "a", "b", "--steps", 1), "steps is 1"),
 }
 
@@ -137,6 +147,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
 def test_a_mistake_is_told_in_words(runs: Path, mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs)
     words, told = MISTAKES[mistake]
+    (runs / "there.npz").touch()
     found = ran(*words, status=2)
     assert found.stdout == ""
     assert found.stderr.startswith("lvlm: ")

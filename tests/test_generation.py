@@ -44,6 +44,11 @@ def models() -> dict[str, LatentLM]:
     return built
 
 
+def codes_of(samples: list[Sample]) -> torch.Tensor:
+    found = [sample.codes for sample in samples if sample.codes is not None]
+    return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+
+
 def texts(samples: list[Sample]) -> list[str | None]:
     return [sample.text for sample in samples]
 
@@ -161,7 +166,7 @@ def test_prompts_of_one_token_and_of_the_whole_context(models: dict[str, LatentL
     assert len(generate(models[arm], [65] * 24, 1)[0].tokens) == 1
     with pytest.raises(UserError, match="24 tokens and 2 more: the model's context is 24.*at most 1 tokens"):
         generate(models[arm], [65] * 24, 2)
-    with pytest.raises(UserError, match="shorten the prompt to 24 tokens or fewer"):
+    with pytest.raises(UserError, match="shorten it to 24 tokens or fewer"):
         generate(models[arm], [65] * 25, 1)
     for empty in ("", [], [[]], torch.zeros(1, 0, dtype=torch.long)):
         with pytest.raises(UserError, match="is empty|no prompt"):
@@ -173,6 +178,10 @@ def test_prompts_are_texts_bytes_ids_or_a_tensor(models: dict[str, LatentLM]) ->
     wanted = generate(model, "ab", 5)[0].tokens
     for prompt in (b"ab", [97, 98], ["ab"], [[97, 98]], torch.tensor([97, 98]), torch.tensor([[97, 98]])):
         assert generate(model, prompt, 5)[0].tokens == wanted
+    assert generate(model, b"\xff\xfe", 5)[0].prompt == [255, 254]  # bytes need be no text
+    for wrong in (None, 5, [1.5, 2], [[1], None]):
+        with pytest.raises(UserError, match="it is a text, or a list of token ids"):
+            generate(model, wrong, 5)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="prompt 1 is empty"):
         generate(model, ["a", ""], 5)
     model.codec, codec = None, model.codec
@@ -213,12 +222,10 @@ def test_weights_that_diverged_are_told() -> None:
 
 def test_codes_of_the_prior_are_uniform(models: dict[str, LatentLM]) -> None:
     rows = generate(models["free"], [65], 24, samples=200, prompt_codes="prior")
-    counts = torch.bincount(turn.codes_of(models["free"], rows).flatten(), minlength=16).double()
+    counts = torch.bincount(codes_of(rows).flatten(), minlength=16).double()
     expected = counts.sum() / 16
     assert ((counts - expected).square() / expected).sum() < 37.7  # chi-square of 15, one in a thousand
-    vectors = turn.codes_of(
-        models["gptvae"], generate(models["gptvae"], [65], 2, samples=500, prompt_codes="prior")
-    )
+    vectors = codes_of(generate(models["gptvae"], [65], 2, samples=500, prompt_codes="prior"))
     assert vectors.mean().abs() < 4 / math.sqrt(1000)
     assert (vectors.var() - 1).abs() < 4 * math.sqrt(2 / 1000)
 
@@ -235,7 +242,7 @@ def test_samples_may_share_their_codes(models: dict[str, LatentLM], arm: str) ->
             assert alone.tokens == sample.tokens
         assert group[0].tokens != group[1].tokens
     own = generate(models[arm], ["ab", "xyz"], 9, samples=3)
-    assert not torch.equal(turn.codes_of(models[arm], own)[0], turn.codes_of(models[arm], own)[1])
+    assert not torch.equal(codes_of(own)[0], codes_of(own)[1])
     assert own[0].tokens == shared[0].tokens
     if arm != "learned":  # a learned prior's codes follow the text
         one, other = generate(models[arm], "ab", 9, samples=2, code_seed=3)
@@ -292,6 +299,12 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "an infinite temperature": ("free", {"temperature": math.inf}, "temperature is inf"),
     "no samples": ("free", {"samples": 0}, "samples is 0"),
     "prompt codes": ("free", {"prompt_codes": "prio"}, "did you mean 'prior'"),
+    "a temperature in words": ("free", {"temperature": "x"}, "temperature is 'x'; it is a number"),
+    "half a token": ("free", {"top_k": 2.5}, "top_k is 2.5; it is a whole number"),
+    "a seed in words": ("free", {"seed": "x"}, "seed"),
+    "one slot": ("free", {"codes": 3, "hold": 2}, "hold is 2"),
+    "codes in words": ("free", {"codes": "0110"}, "codes is '0110'"),
+    "too many rows": ("free", {"samples": 10**9}, "at most 65536"),
     "an empty stop": ("free", {"stop": ["a", ""]}, "stop text is empty"),
 }
 
@@ -342,7 +355,33 @@ def test_no_options_crash(
         assert len(sample.tokens) == tokens or sample.ended_by in options["stop"]
 
 
+def test_codes_of_rows_that_stopped_are_kept_as_far_as_they_go(models: dict[str, LatentLM]) -> None:
+    options: dict[str, Any] = {"samples": 2, "seed": 3}
+    whole = generate(models["free"], ["abcd", "x"], 12, **options)
+    stopped = [sample.codes[:5] for sample in whole if sample.codes is not None]
+    stopped[1] = stopped[1][:2]
+    again = generate(models["free"], ["abcd", "x"], 12, codes=stopped, **options)
+    assert [sample.tokens for sample in again] == [
+        sample.tokens for sample in whole
+    ]  # the rest is drawn as it was
+    with pytest.raises(UserError, match="a list of 1; it has a tensor .* for each of 4 rows"):
+        generate(models["free"], ["abcd", "x"], 12, codes=stopped[:1], **options)
+
+
 # ------------------------------------------------------------------------------------------------ turned codes
+
+
+def test_a_long_text_is_encoded_in_windows_and_characters_stay_whole(models: dict[str, LatentLM]) -> None:
+    text = "naïve Zähler, 日本 " * 30
+    found = turn.encode_in_windows(models["free"], text, 16, seed=4)
+    assert all(len(one.tokens) == 16 for one in found[:-1])
+    assert [i for one in found for i in one.tokens] == list(text.encode())
+    assert (
+        "".join(piece for one in turn.encode(models["free"], "naïve 日本") for piece in one.texts or [])
+        == "naïve 日本"
+    )
+    alone = turn.encode(models["free"], found[20].tokens, seed=24)[0]
+    assert torch.equal(alone.codes, found[20].codes)
 
 
 def test_encoding_gives_the_codes_that_generation_gives_a_prompt(models: dict[str, LatentLM]) -> None:
@@ -372,7 +411,16 @@ def test_bits_and_indices_are_the_same_codes(models: dict[str, LatentLM]) -> Non
         turn.flip(models["free"], codes, 0, slots=[16])
     with pytest.raises(UserError, match="continuous"):
         turn.flip(models["gptvae"], torch.zeros(1, 2), 0)
-    for how in ({}, {"index": 1, "bits": "0000"}, {"bits": "01"}, {"bits": "012x"}, {"vector": [1.0]}):
+    for how in (
+        {},
+        {"index": 1, "bits": "0000"},
+        {"bits": "01"},
+        {"bits": "012x"},
+        {"vector": [1.0]},
+        {"index": 10**30},
+        {"index": [3, 16]},
+        {"bits": ["01", "1", "0", "1"]},
+    ):
         with pytest.raises(UserError):
             turn.code_of(models["free"], **how)
 
@@ -404,6 +452,8 @@ def test_gaussian_codes_go_straight_or_round(models: dict[str, LatentLM]) -> Non
             turn.interpolate(model, codes, codes, 3, how=how)
     with pytest.raises(UserError, match="two ends"):
         turn.interpolate(model, one, other, 1)
+    with pytest.raises(UserError, match="a code has 2 numbers; the vector has 3"):
+        turn.code_of(model, vector=[1, 2, 3])
 
 
 @pytest.mark.parametrize("arm", ["free", "gptvae"])

@@ -20,12 +20,13 @@ import torch
 
 import lvlm
 from lvlm import api
+from lvlm.codes import encode_in_windows
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.model import LatentLM
 from lvlm.playground import markup
 from lvlm.playground.player import Player
-from lvlm.playground.reading import ACTIVE_NATS_PER_SLOT, read
 from lvlm.playground.writing import Asked, Control, Written, control_of, write
+from lvlm.reading import ACTIVE_NATS_PER_SLOT, reading_of
 from lvlm.report.folder import read_folder, study_of
 from tests.tiny import tiny, write_text
 
@@ -208,13 +209,13 @@ def test_the_prompt_and_the_study_are_the_runs_own(player: Player, study: Path) 
 @pytest.mark.parametrize("arm", ["free", "gptvae", "cross/fsq_chunk_add"])
 def test_a_text_is_read_in_windows(build: Callable[[str], LatentLM], arm: str) -> None:
     text = "ein Verslein über naïve Zähler — 10 l"
-    found = read(build(arm), text, 12)
+    found = reading_of(encode_in_windows(build(arm), text, 12))
     assert found.tokens == len(text.encode()) and found.windows == -(-found.tokens // 12)
     assert sum(span.tokens for span in found.spans) == found.tokens
     assert sum(span.kl_nats for span in found.spans) == pytest.approx(found.kl_nats, rel=1e-4)
     assert sum(found.kl_nats_per_slot) * found.slots == pytest.approx(found.kl_nats, rel=1e-4)
     assert found.active == tuple(kl > ACTIVE_NATS_PER_SLOT for kl in found.kl_nats_per_slot)
-    whole = read(build(arm), "naïve Zähler", 16)
+    whole = reading_of(encode_in_windows(build(arm), "naïve Zähler", 16))
     assert "".join(span.text for span in whole.spans) == "naïve Zähler"
     assert [span.tokens for span in whole.spans].count(2) == 2
 

@@ -50,8 +50,8 @@ class ByteCodec:
         return [np.frombuffer(content, dtype=np.uint8) for content in contents]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of bytes; what is not UTF-8 becomes U+FFFD."""
-        return bytes(ids).decode(errors="replace")
+        """The text of bytes; what is not UTF-8 becomes U+FFFD, and what is no byte is left out."""
+        return bytes(i for i in ids if i < self.vocab).decode(errors="replace")
 
 
 class TokenizerCodec:

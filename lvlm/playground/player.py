@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from lvlm.codes import encode_in_windows
 from lvlm.errors import UserError
 from lvlm.model import LatentLM
 from lvlm.playground import markup
-from lvlm.playground.reading import read
 from lvlm.playground.writing import Asked, Control, control_of, write
+from lvlm.reading import reading_of
 from lvlm.report.folder import study_of
 from lvlm.runs import load_run
 from lvlm.training.device import pick_device
@@ -96,7 +97,7 @@ class Player:
     def read(self, text: str) -> str:
         """A text coloured by KL, with its units."""
         try:
-            return markup.reading(read(self.model, text, self.window))
+            return markup.reading(reading_of(encode_in_windows(self.model, text, self.window)))
         except UserError as error:
             return markup.told(str(error))
 

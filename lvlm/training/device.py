@@ -34,7 +34,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         torch.empty(0, device=device).tolist()  # 'meta' holds no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"train.device: {name!r} is not to be had here: {reason}") from None
+        raise UserError(f"device {name!r} is not to be had here: {reason}") from None
     return device
 
 

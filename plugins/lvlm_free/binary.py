@@ -140,10 +140,9 @@ class Binary(Quantizer):
                 f"binary codes are integer indices of shape [rows, slots], not {codes.dtype} of shape {list(codes.shape)}"
             )
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < 2**self.bits):
-            raise UserError(
-                f"a code of {self.bits} bits is an index from 0 to {2**self.bits - 1}; "
-                f"got {int(codes.min())} to {int(codes.max())}"
-            )
+            low, high = int(codes.min()), int(codes.max())
+            got = f"{low}" if low == high else f"{low} to {high}"
+            raise UserError(f"a code of {self.bits} bits is an index from 0 to {2**self.bits - 1}; got {got}")
         bits_BSH = self._bits_of(codes.long())
         return self._latent(bits_BSH, bits_BSH.new_zeros(bits_BSH.shape, dtype=self.table_RC.dtype))
 
