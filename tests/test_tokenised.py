@@ -375,6 +375,41 @@ def test_bad_datasets(
         HuggingFaceData(path=str(path), window=8, streaming=streaming, **options).open().windows(10**6)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", b'{"text": "fine"}\n' * 40 + b'{"text": \n'),
+        (
+            "rows.jsonl",
+            b'{"text": "fine"}\n' * 200_000 + b"no JSON\n",
+        ),  # behind what the library looks at first
+        ("words.txt", b"fine\n\xff\xfe\n"),
+        ("rows.parquet", b"PAR1 and nothing else"),
+        ("rows.jsonl.gz", gzip.compress(b'{"text": "fine"}\n' * 40)[:-12]),
+    ],
+)
+def test_a_dataset_that_breaks_while_it_is_read(
+    tmp_path: Path, streaming: bool, name: str, content: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    told = rf"^data.path: {path}(, split 'train')?: cannot be read(?: from row \d+ on)?: \S.*$"
+    params = HuggingFaceData(path=str(path), window=8, streaming=streaming)
+    with pytest.raises(UserError, match=told):
+        params.open()
+
+
+def test_a_saved_dataset_that_breaks_while_it_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list([{"text": text} for text in documents(50)]).save_to_disk(tmp_path / "saved")
+    arrow = next((tmp_path / "saved").glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:-800])
+    with pytest.raises(UserError, match=r"saved(, split 'train')?: (cannot be read|not a dataset)"):
+        api.prepare_data([str(tmp_path / "saved")], tmp_path / "bins")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
