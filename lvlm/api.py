@@ -572,7 +572,7 @@ def train_tokenizer(
         vocab: ids, those of all bytes and of <|endoftext|> among them; fewer where the text gives no more.
         field: of each row, what holds its text.
         overwrite: replace the file.
-        console: where progress goes; quiet unless given.
+        console: where progress goes, and what the text gave where that is less; quiet unless given.
 
     Returns:
         The file.
@@ -585,8 +585,9 @@ def train_tokenizer(
 
     with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
         return train_bpe(
-            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share
-        )
+            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share,
+            tell=display.line,
+        )  # fmt: skip
 
 
 def prepare_data(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from lvlm import api
 from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData
@@ -64,8 +66,39 @@ def test_a_tokenizer_is_not_written_over(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     api.train_tokenizer([str(made().rows)], path, vocab=260, overwrite=True)
     assert open_codec(path).vocab == 260
-    with pytest.raises(UserError, match=r"vocab is 256; it is at least 257"):
-        api.train_tokenizer([str(made().rows)], path, vocab=256, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab", "message"),
+    [
+        ("a.json", 256, r"vocab is 256; it is at least 257"),
+        ("a.json", 10**23, r"vocab is 10{23}; it is at most 4294967296, as an id has 32 bits"),
+        ("a" * 300, 300, r"a{300}: could not be written: File name too long"),
+        ("", 300, r": is a folder; name a file"),
+    ],
+)
+def test_what_is_no_tokenizer(tmp_path: Path, name: str, vocab: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        api.train_tokenizer([str(made().rows)], tmp_path / name, vocab=vocab)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_that_gives_less_than_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a latent\xff\n" * 4 + b"\xfe\xfd\n")
+    screen = io.StringIO()
+    file = api.train_tokenizer(
+        [str(tmp_path / "a.txt")],
+        tmp_path / "t.json",
+        vocab=2**32,
+        console=Console(file=screen, width=200),
+    )
+    reached = open_codec(file).vocab
+    assert 257 < reached < 300
+    assert f"the text gave {reached} ids, not 4294967296" in screen.getvalue()
+    assert "6 of 43 bytes of the input are no UTF-8 and were read as U+FFFD" in screen.getvalue()
+    screen.truncate(0)
+    api.train_tokenizer([str(made().rows)], tmp_path / "whole.json", vocab=300, console=Console(file=screen))
+    assert "ids" not in screen.getvalue()
 
 
 def test_text_in_tokens(tmp_path: Path) -> None:
