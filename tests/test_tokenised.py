@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from lvlm import api
 from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData
+from lvlm.data.bins import Manifest
 from lvlm.data.codecs import ByteCodec, TokenizerCodec, open_codec
 from lvlm.data.documents import SPLITS, drawn_split
 from lvlm.data.rows import pieces, shuffled
@@ -299,6 +301,10 @@ def change_a_byte(folder: Path) -> None:
     path.write_bytes(content)
 
 
+def without(key: str, folder: Path) -> None:
+    edit_json(folder / "manifest.json", lambda manifest: manifest.pop(key))
+
+
 def exchange_the_tokenizer(folder: Path) -> None:
     api.train_tokenizer([str(made().text)], folder / "tokenizer.json", vocab=300, overwrite=True)
 
@@ -314,6 +320,16 @@ def exchange_the_tokenizer(folder: Path) -> None:
         (lambda f: (f / "manifest.json").unlink(), r"holds no manifest.json; `lvlm data prepare` writes it"),
         (lambda f: (f / "manifest.json").write_text("{"), r"manifest.json: not a manifest of bins: "),
         (lambda f: edit_json(f / "manifest.json", lambda m: m.update(format="2")), r"its format is '2', not 'lvlm bins 1'"),
+        (lambda f: (f / "manifest.json").write_text("[]"), r"manifest.json: not a manifest of bins: "),
+        (lambda f: (f / "manifest.json").write_bytes(b"\xff"), r"manifest.json: not a manifest of bins: "),
+        (lambda f: edit_json(f / "manifest.json", dict.clear), r"its format is None, not 'lvlm bins 1'"),
+        *((partial(without, key), rf"manifest.json: not a manifest of bins: missing key '{key}'$") for key in Manifest.model_fields if key != "format"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].pop("tokens")), r"missing key 'splits.test.tokens'$"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"].pop("train")), r"missing key 'splits.train'$"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m["sha256"].pop("test.bin")), r"sha256 is not of the files test.bin, test.ends, "),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<u4")), r"train.bin has another size than its \d+ tokens of <u4"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<f8", more=1)), r"dtype: Input should be '<u2' or '<u4'; unknown key 'more'"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab="many")), r"vocab: Input should be a valid integer"),
         (lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab=299)), r"a vocabulary of 299 ids, but the tokenizer has 300"),
         (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].update(largest_id=300)), r"test.bin holds the id 300, beyond the vocabulary of 300"),
         (lambda f: shutil.rmtree(f), r"no file or folder '.*bins': the folder '.*' holds no 'bins'; `lvlm data prepare` makes one"),
@@ -323,8 +339,11 @@ def test_damaged_bins(tmp_path: Path, damage: Callable[[Path], Any], message: st
     folder = tmp_path / "bins"
     shutil.copytree(made().bins, folder)
     damage(folder)
-    with pytest.raises(UserError, match=message):
-        BinsData(path=str(folder), window=8).open()
+    params = BinsData(path=str(folder), window=8)
+    with pytest.raises(UserError, match=message) as told:
+        params.open()
+    if "manifest of bins" in str(told.value):  # seen without reading any data
+        assert [fault for _, fault in params.faults()] == [str(told.value)]
     with pytest.raises(UserError, match=message.replace("no file or folder", ".*")):
         api.check_data(folder)
 
