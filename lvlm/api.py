@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
@@ -512,16 +514,22 @@ def plan(
 
 
 def _amount(said: str | float, what: str, units: Sequence[str]) -> float:
-    """'80GB' as 80e9."""
-    if not isinstance(said, str):
-        return float(said)
-    number = said.strip().rstrip("".join(units)).strip()
-    unit = said.strip()[len(number) :].strip()
+    """'80GB' as 80e9, and so is '80gb'.
+
+    Raises:
+        UserError: no such number or unit, or one that isn't finite and above 0.
+    """
+    number, unit = str(said).strip(), ""
+    if found := re.search(r"[a-z]*$", number, re.IGNORECASE):
+        number, unit = number[: found.start()].strip(), found[0].upper()
     try:
-        return float(number) * 1000.0 ** units.index(unit)
+        amount = float(number) * 1000.0 ** units.index(unit)
     except ValueError:
+        amount = math.nan
+    if not (math.isfinite(amount) and amount > 0):
         known = ", ".join(unit for unit in units if unit)
-        raise UserError(f"{what} is {said!r}; it is a number, with {known} or nothing behind it") from None
+        raise UserError(f"{what} is {said!r}; it is a number above 0, with {known} or nothing behind it")
+    return amount
 
 
 def export(
