@@ -318,7 +318,7 @@ def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recip
         raise RecipeError(faults)
     if files is not None:
         checked = checked.model_copy(update={"data": checked.data.with_files(files)})
-    broken = [Fault(tree.origin(path), path, message) for path, message in broken_rules(checked)]
+    broken = [Fault(tree.origin(path), path, message) for path, message in broken_rules(checked, tree.origin)]
     if broken:
         raise RecipeError(broken)
     return checked
