@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import threading
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
 from lvlm.codes import Encoded, encode, interpolate
+from lvlm.data import DATA_KINDS
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
@@ -652,12 +654,16 @@ def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:
 
 
 def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[Kind]:
-    """Every kind of a role, or of all.
+    """Every kind of a role, or of all; those of data, which belong to no plugin, come last.
 
     Raises:
         UserError: an unknown role.
     """
-    known = Registry.load(files=plugin_files).kinds
+    known = dict(Registry.load(files=plugin_files).kinds)
+    known["data"] = {
+        name: Kind("data", name, params, "", inspect.cleandoc(params.__doc__ or "").split("\n")[0])
+        for name, params in DATA_KINDS.items()
+    }
     if role is not None and role not in known:
         raise UserError(f"unknown role {role!r}; known: {listing(known)}{nearest(role, known)}")
     return [kind for name, of_role in known.items() if role in (None, name) for kind in of_role.values()]
