@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +18,7 @@ from rich.console import Console
 
 from lvlm.assemble import ParameterCount, assemble, count_parameters
 from lvlm.codes import Encoded, encode, encode_in_windows, interpolate
+from lvlm.data import DATA_KINDS
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
 from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
 from lvlm.examination import Examination, examine
@@ -449,6 +453,8 @@ def study(
             command=command,
         )
     except Interrupted as stop:
+        if not str(stop):  # of several processes one tells
+            raise
         message = f"stopped; what was done is kept in {out}, and the same command goes on from there"
         raise Interrupted(stop.signal_number, message) from None
 
@@ -531,16 +537,22 @@ def plan(
 
 
 def _amount(said: str | float, what: str, units: Sequence[str]) -> float:
-    """'80GB' as 80e9."""
-    if not isinstance(said, str):
-        return float(said)
-    number = said.strip().rstrip("".join(units)).strip()
-    unit = said.strip()[len(number) :].strip()
+    """'80GB' as 80e9, and so is '80gb'.
+
+    Raises:
+        UserError: no such number or unit, or one that isn't finite and above 0.
+    """
+    number, unit = str(said).strip(), ""
+    if found := re.search(r"[a-z]*$", number, re.IGNORECASE):
+        number, unit = number[: found.start()].strip(), found[0].upper()
     try:
-        return float(number) * 1000.0 ** units.index(unit)
+        amount = float(number) * 1000.0 ** units.index(unit)
     except ValueError:
+        amount = math.nan
+    if not (math.isfinite(amount) and amount > 0):
         known = ", ".join(unit for unit in units if unit)
-        raise UserError(f"{what} is {said!r}; it is a number, with {known} or nothing behind it") from None
+        raise UserError(f"{what} is {said!r}; it is a number above 0, with {known} or nothing behind it")
+    return amount
 
 
 def export(
@@ -591,7 +603,7 @@ def train_tokenizer(
         vocab: ids, those of all bytes and of <|endoftext|> among them; fewer where the text gives no more.
         field: of each row, what holds its text.
         overwrite: replace the file.
-        console: where progress goes; quiet unless given.
+        console: where progress goes, and what the text gave where that is less; quiet unless given.
 
     Returns:
         The file.
@@ -604,8 +616,9 @@ def train_tokenizer(
 
     with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
         return train_bpe(
-            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share
-        )
+            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share,
+            tell=display.line,
+        )  # fmt: skip
 
 
 def prepare_data(
@@ -662,12 +675,16 @@ def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:
 
 
 def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[Kind]:
-    """Every kind of a role, or of all.
+    """Every kind of a role, or of all; those of data, which belong to no plugin, come last.
 
     Raises:
         UserError: an unknown role.
     """
-    known = Registry.load(files=plugin_files).kinds
+    known = dict(Registry.load(files=plugin_files).kinds)
+    known["data"] = {
+        name: Kind("data", name, params, "", inspect.cleandoc(params.__doc__ or "").split("\n")[0])
+        for name, params in DATA_KINDS.items()
+    }
     if role is not None and role not in known:
         raise UserError(f"unknown role {role!r}; known: {listing(known)}{nearest(role, known)}")
     return [kind for name, of_role in known.items() if role in (None, name) for kind in of_role.values()]

@@ -92,7 +92,7 @@ def train(
 
     if out is None and recipe is None:
         raise UserError("which recipe? name one, or go on with a run by --resume --out RUN")
-    folder = Path(out) if out else Path("runs") / Path(str(recipe)).stem
+    folder = _folder(out, str(recipe))
     api.train(
         recipe,
         folder,
@@ -103,6 +103,15 @@ def train(
         console=progress(),
     )
     print(folder)
+
+
+def _folder(out: str | None, source: str) -> Path:
+    """Where a recipe or a study goes."""
+    if out is None:
+        return Path("runs") / Path(source).stem
+    if not out.strip():  # `--out "$RUN"` of a variable that isn't set
+        raise UserError("--out is empty; name a folder")
+    return Path(out)
 
 
 @app.command(name="eval")
@@ -247,7 +256,7 @@ def study(
     """Train and compare the arms of a study over its seeds; finished runs are not run again."""
     from lvlm import api
 
-    folder = Path(out) if out else Path("runs") / Path(source).stem
+    folder = _folder(out, source)
     command = shlex.join(["lvlm", *sys.argv[1:]])
     page = api.study(
         source, folder, *(overrides or []), plugin_files=plugin or [], console=progress(), command=command
@@ -343,7 +352,7 @@ def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
 @app.command()
 def kinds(
     role: Annotated[
-        str | None, typer.Argument(help="backbone, encoder, quantizer, injection or loss.")
+        str | None, typer.Argument(help="backbone, encoder, quantizer, injection, loss or data.")
     ] = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,

@@ -6,6 +6,7 @@ recipe ─ fake tensors, fake processes ─ one step ─► bytes by what holds 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,10 +101,12 @@ def make_plan(
             of its tensors.
     """
     spec = recipe.train
-    if gpus < 1 or not 0 < mfu <= 1:
-        raise UserError(
-            f"gpus is {gpus} and mfu {mfu}; there is at least one GPU, and its MFU is within 0 and 1"
-        )
+    if gpus < 1:
+        raise UserError(f"gpus is {gpus}; it is at least 1")
+    if not 0 < mfu <= 1:
+        raise UserError(f"mfu is {mfu}; it is a share, above 0 and at most 1")
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
+        raise UserError(f"price is {price_per_hour}; it is a number, at least 0")
     if spec.rows % gpus:
         raise UserError(f"train.rows is {spec.rows}, which {gpus} processes can't share evenly")
     peak = spec.peak_tflops or _peak_of(gpu)

@@ -37,6 +37,7 @@ class Kind:
     name: str
     params: type[Params]
     plugin: str
+    """Empty for the core's own kinds of data."""
     help: str
 
 

@@ -84,7 +84,7 @@ class ModelParams(Section):
 class TrainParams(Section):
     """The optimisation, and what is written down on the way."""
 
-    steps: int = Field(default=300, ge=1)
+    steps: int = Field(default=300, ge=1, le=10**12)
     """Optimiser steps."""
     rows: int = Field(default=16, ge=1)
     """Sequences per optimiser step, over all micro-batches and ranks."""
@@ -318,7 +318,7 @@ def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recip
         raise RecipeError(faults)
     if files is not None:
         checked = checked.model_copy(update={"data": checked.data.with_files(files)})
-    broken = [Fault(tree.origin(path), path, message) for path, message in broken_rules(checked)]
+    broken = [Fault(tree.origin(path), path, message) for path, message in broken_rules(checked, tree.origin)]
     if broken:
         raise RecipeError(broken)
     return checked
@@ -328,10 +328,16 @@ def _parts(registry: Registry, tree: Tree) -> list[Part]:
     def unknown_data(name: str) -> str:
         return f"unknown data {name!r}; known: {listing(DATA_KINDS)}{nearest(name, DATA_KINDS)}"
 
+    def unknown_part(name: str) -> str:
+        known = f"known: {listing(PLAIN_DATA_KINDS)}"
+        if name in DATA_KINDS:
+            return f"a mixture can't be a part of a mixture; name its parts here; {known}"
+        return f"unknown data {name!r}; {known}{nearest(name, PLAIN_DATA_KINDS)}"
+
     parts = [Part(("data",), DATA_KINDS, unknown_data)]
     mixed = tree.get("data", "parts")
     names = mixed if isinstance(mixed, dict) else ()
-    parts += [Part(("data", "parts", name), PLAIN_DATA_KINDS, unknown_data) for name in names]
+    parts += [Part(("data", "parts", name), PLAIN_DATA_KINDS, unknown_part) for name in names]
     for role, path in PART_PATHS.items():
         kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
         parts.append(Part(path, kinds, functools.partial(registry.unknown, role)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lvlm.provenance import Keys
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 Broken = tuple[Keys, str]
 
 
-def broken_rules(recipe: Recipe) -> Iterator[Broken]:
-    """All rules that a recipe breaks, after each of its values was found right by itself."""
+def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
+    """All rules that a recipe breaks, after each of its values was found right by itself; `said` is where one was."""
     yield from _trio(recipe)
     yield from _seam(recipe)
     yield from _slots(recipe)
@@ -23,7 +23,7 @@ def broken_rules(recipe: Recipe) -> Iterator[Broken]:
     yield from _context(recipe)
     yield from ((("data", *path), message) for path, message in recipe.data.faults())
     yield from _vocab(recipe)
-    yield from _train(recipe)
+    yield from _train(recipe, said)
     yield from _evaluate(recipe)
 
 
@@ -100,19 +100,30 @@ def _vocab(recipe: Recipe) -> Iterator[Broken]:
         yield ("model", "vocab"), f"vocab {recipe.model.vocab} is too small: {has}; leave it out, or say more"
 
 
-def _train(recipe: Recipe) -> Iterator[Broken]:
+def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
     train = recipe.train
+
+    def other(
+        name: str,
+    ) -> str:  # the one that was changed may be this, and the one at fault an old line of a file
+        return f"{name} {getattr(train, name)} ({said(('train', name))})"
+
     if train.micro_rows is not None and train.rows % train.micro_rows:
-        yield ("train", "micro_rows"), f"micro_rows {train.micro_rows} must divide rows {train.rows}"
+        yield ("train", "micro_rows"), f"micro_rows {train.micro_rows} must divide {other('rows')}"
     if train.codes == "shuffled" and (train.micro_rows or train.rows) < 2:
         yield ("train", "codes"), "codes: shuffled needs at least 2 rows per forward, to take another's"
     if train.warmup_steps > train.steps:
-        yield ("train", "warmup_steps"), f"warmup_steps {train.warmup_steps} exceed steps {train.steps}"
-    if train.final_learning_rate > train.learning_rate:
-        values = (
-            f"final_learning_rate {train.final_learning_rate} exceeds learning_rate {train.learning_rate}"
+        yield (
+            ("train", "warmup_steps"),
+            f"warmup_steps {train.warmup_steps} exceed {other('steps')}; set train.warmup_steps to at most"
+            f" {train.steps}, or more train.steps",
         )
-        yield ("train", "final_learning_rate"), f"{values}, which the cosine comes down from"
+    if train.final_learning_rate > train.learning_rate:
+        yield (
+            ("train", "final_learning_rate"),
+            f"final_learning_rate {train.final_learning_rate} exceeds {other('learning_rate')}, which the cosine"
+            " comes down from; set train.final_learning_rate to at most that",
+        )
 
 
 def _evaluate(recipe: Recipe) -> Iterator[Broken]:

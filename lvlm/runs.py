@@ -248,6 +248,8 @@ def load_run(
     from lvlm.assemble import assemble
     from lvlm.training.checkpoint import Checkpoints, load_weights
 
+    if (Path(folder) / "export.json").is_file():
+        raise UserError(f"{folder}: graphs for other runtimes; lvlm reads runs, and exports as safetensors")
     resolved = read_run(folder, registry=registry, plugin_files=plugin_files)
     checkpoints = Checkpoints(Path(folder))
     checkpoint = checkpoints.best()

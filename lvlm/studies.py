@@ -12,6 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lvlm.errors import UserError
+from lvlm.runs import is_run
 from lvlm.scoreboard import evaluate_run
 from lvlm.steering.run import steer_run
 from lvlm.training.console import Display
@@ -30,13 +32,14 @@ def run_study(
     """Run what isn't finished yet, then write the report, print its table and return its path.
 
     Raises:
-        UserError: a fault in any arm (before anything runs), a folder that holds another run, arms that can't
-            be compared.
+        UserError: a fault in any arm or a folder that holds something else (before anything runs), a folder that
+            holds another run, arms that can't be compared.
     """
     from lvlm.report import ReportRun, read_report, report_study
     from lvlm.study_recipe import read_study
 
     study = read_study(source, overrides, plugin_files=plugin_files)
+    claim_study(out, study.arms)
     total, began, worked = len(study.runs), time.monotonic(), 0
     console.print(
         f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}", highlight=False
@@ -68,3 +71,21 @@ def run_study(
         runs=reported,
     )
     return report_study(report, console)
+
+
+def claim_study(out: Path, arms: Sequence[str]) -> None:
+    """Make sure that a study may be begun in a folder, or gone on with; see `lvlm.runs.claim` for a run.
+
+    Raises:
+        UserError: it holds something that is no study.
+    """
+    try:
+        if not out.exists():
+            return
+        if not out.is_dir():
+            raise UserError(f"{out}: is a file; name a folder for the study")
+        others = {path.name for path in out.iterdir()} - {*arms, "report.html"}
+        if others and not any(is_run(run) for run in out.glob("*/seed*")):
+            raise UserError(f"{out}: holds other files and no study; name another folder with --out")
+    except OSError as error:  # a name too long
+        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None

@@ -353,9 +353,8 @@ def plugins_table(plugins: Sequence[PluginInfo]) -> Table:
 def kinds_tables(kinds: Sequence[Kind]) -> Iterator[Table | Text]:
     """A table per kind: its options, their defaults and what they mean."""
     for record in kinds_record(kinds):
-        yield _title(f"{record['role']} {record['kind']}") + Text(
-            f"  {record['help']}  (plugin {record['plugin']})"
-        )
+        plugin = f"  (plugin {record['plugin']})" if record["plugin"] else ""
+        yield _title(f"{record['role']} {record['kind']}") + Text(f"  {record['help']}{plugin}")
         table = _table("  option", "default", "meaning")
         for option in record["options"]:
             table.add_row("  " + option["name"], option["default"], option["help"])
@@ -368,7 +367,7 @@ def kinds_record(kinds: Sequence[Kind]) -> list[dict[str, Any]]:
         {
             "role": kind.role,
             "kind": kind.name,
-            "plugin": kind.plugin,
+            "plugin": kind.plugin or None,
             "help": kind.help,
             "options": [
                 {

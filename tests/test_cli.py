@@ -19,6 +19,7 @@ import torch
 import lvlm
 from lvlm import api
 from lvlm.cli import main
+from lvlm.data import DATA_KINDS
 from lvlm.data.rows import TokenSource
 from lvlm.errors import UserError
 from lvlm.evaluation import Estimates
@@ -136,6 +137,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "empty text": ((*TRAIN, "data.path=empty.txt"), ("data.path: no text in 'empty.txt'",)),
     "too little text": ((*TRAIN, "data.path=short.txt"), ("there are 10 bytes", "add text")),
     "missing text": ((*TRAIN, "data.path=txt.text"), ("no file or folder 'txt.text'",)),
+    # devices
+    "an unknown device": (
+        (*TRAIN, "train.device=foo"),
+        ("there is no device 'foo'; it is auto, cpu, cuda, cuda:1, …, or another that torch knows",),
+    ),
+    "a device that is not there": ((*TRAIN, "train.device=cuda:99"), ("'cuda:99' is not to be had here",)),
+    "a device without numbers": ((*TRAIN, "train.device=meta"), ("train.device: 'meta'",)),
     # folders
     "a folder that holds another run": (
         ("train", "free.yaml", "--out", "runs/baseline"),
@@ -146,6 +154,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("holds other files and no run",),
     ),
     "a file for a folder": (("train", "free.yaml", "--out", "text.txt"), ("text.txt: is a file",)),
+    "a folder without a name": (("train", "free.yaml", "--out", ""), ("--out is empty",)),
     "resume and overwrite": ((*TRAIN, "--resume", "--overwrite"), ("exclude each other",)),
     "resume with a change": (
         ("train", "free.yaml", "train.steps=99", "--resume", "--out", "runs/free"),
@@ -449,6 +458,12 @@ def test_plugins_kinds_and_schema(run_lvlm: Lvlm) -> None:
     assert {kind["role"] for kind in kinds} == {"quantizer"}
     assert "bits_per_group" in run_lvlm("kinds", "quantizer").out
     assert len(json.loads(run_lvlm("kinds", "--json").out)) > len(kinds)
+    data = json.loads(run_lvlm("kinds", "data", "--json").out)
+    assert [kind["kind"] for kind in data] == [*DATA_KINDS]
+    assert {(kind["role"], kind["plugin"]) for kind in data} == {("data", None)}
+    shown = run_lvlm("kinds", "data").out
+    assert "data mixture  Rows of several data with the same tokens" in shown
+    assert "(plugin" not in shown
     assert json.loads(run_lvlm("schema").out)["properties"].keys() >= {"model", "extends"}
 
 
@@ -557,6 +572,27 @@ def test_a_study_with_a_broken_arm_runs_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("notes", "notes: holds other files and no study; name another folder with --out"),
+        ("notes/thesis.tex", "thesis.tex: is a file; name a folder for the study"),
+        ("s" * 300, "could not be written: File name too long"),
+        ("", "--out is empty"),
+    ],
+)
+def test_a_study_begins_in_no_folder_of_other_things(
+    study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("years")
+    ran = run_lvlm("study", study(), "--out", tmp_path / name if name else "")
+    assert (ran.status, ran.out) == (2, "")
+    assert message in ran.err
+    assert "study small" not in ran.err, "nothing began"
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["thesis.tex"]
+
+
 def test_a_study_that_is_stopped_goes_on_where_it_was(
     study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,6 +603,7 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     assert ran.status == 143
     assert f"stopped; what was done is kept in {out}, and the same command goes on from there" in ran.err
     assert steps_of(out / "plain" / "seed0") == [3]
+    (out / "notes.txt").write_text("mine")
     ran = run_lvlm("study", study(seeds=[0]), "--out", out)
     assert ran.status == 0
     assert steps_of(out / "plain" / "seed0")[-1] == 4

@@ -108,7 +108,8 @@ def bins(**options: Any) -> dict[str, Any]:
     [
         ({"parts": {}}, r"data.parts: .*at least 1"),
         ({"parts": {"a": {"kind": "coim"}}}, r"data.parts.a.kind: unknown data 'coim'; .* did you mean 'coin'\?"),
-        ({"parts": {"a": {"kind": "mixture", "parts": {}}}}, r"data.parts.a.kind: unknown data 'mixture'"),
+        ({"parts": {"a": {"kind": "mixture", "parts": {}}}}, r"data.parts.a.kind: a mixture can't be a part of a mixture; name its parts here; known: bins, coin, huggingface, letters, python, text$"),
+        ({"parts": {"a": {"kind": "mixtur"}}}, r"data.parts.a.kind: unknown data 'mixtur'; known: bins, coin, huggingface, letters, python, text$"),
         ({"parts": {"a": {"kind": "coin", "nois": 0.2}}}, r"data.parts.a.nois: unknown key 'nois'; did you mean 'noise'\?"),
         ({"parts": {"a": {"kind": "coin"}, "b": {"kind": "letters"}}}, r"data.parts.b: has other tokens \(letters\) than 'a' \(coin\)"),
         ({"parts": {"a": {"kind": "coin"}, "b": {"kind": "coin", "length": 9}}}, r"data.parts.b: has rows of 9 tokens, and 'a' of 64"),

@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 from lvlm import api
-from lvlm.errors import UserError
+from lvlm.errors import Interrupted, UserError
 from lvlm.training.trainer import Trainer
 
 recipe, out, resume = json.load(open(sys.argv[1])), Path(sys.argv[2]), len(sys.argv) > 3
@@ -50,7 +50,7 @@ def keeping(parameters, *args, **kwargs):
 torch.nn.utils.clip_grad_norm_ = keeping
 try:
     api.train(recipe, out, resume=resume)
-except UserError as error:
+except (UserError, Interrupted) as error:
     sys.exit(f"lvlm: {error}")
 torch.save(first, out.with_suffix(".gradients"))
 """
@@ -163,17 +163,38 @@ def test_an_error_of_the_first_process_ends_all_and_is_told_once(text: Path, tmp
     assert told[0].endswith("holds other files and no run; name another folder with --out")
 
 
+ENDLESS = {"steps": 10**6, "evaluate_every": 10**6, "timeout_seconds": 4}
+
+
+def wait_for_a_step(run: Path, first: subprocess.Popen[str]) -> None:
+    waited = time.monotonic()
+    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size):
+        assert time.monotonic() - waited < 60, first.communicate(timeout=5)
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.1)
+
+
+def test_an_interruption_is_told_once(text: Path, tmp_path: Path) -> None:
+    processes = launch(2, recipe_of("baseline", text, **ENDLESS), tmp_path / "run")
+    try:
+        wait_for_a_step(tmp_path / "run", processes[0])
+        for process in processes:  # as a terminal's Ctrl-C, which goes to all
+            process.send_signal(signal.SIGINT)
+        told = [process.communicate(timeout=60)[1].strip() for process in processes]
+        assert told[0].startswith("lvlm: stopped and saved at step ")
+        assert told[1] == "lvlm:"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_or_hung_process_is_named(how: signal.Signals, text: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    endless = {"steps": 10**6, "evaluate_every": 10**6, "timeout_seconds": 4}
-    first, second = launch(2, recipe_of("free", text, **endless), run)
+    first, second = launch(2, recipe_of("free", text, **ENDLESS), run)
     try:
-        waited = time.monotonic()
-        while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size):
-            assert time.monotonic() - waited < 60, first.communicate(timeout=5)
-            assert first.poll() is None, first.communicate()
-            time.sleep(0.1)
+        wait_for_a_step(run, first)
         second.send_signal(how)
         _, told = first.communicate(timeout=60)
         assert first.returncode not in (0, None)

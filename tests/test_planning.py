@@ -163,8 +163,23 @@ def test_time_and_cost_follow() -> None:
     ("asked", "told"),
     [
         ({"gpus": 3}, "train.rows is 16, which 3 processes can't share evenly"),
-        ({"gpus": 0}, "gpus is 0"),
-        ({"mfu": 1.5}, "mfu 1.5"),
+        ({"gpus": 0}, "^gpus is 0; it is at least 1$"),
+        *(
+            ({"mfu": mfu}, f"^mfu is {mfu}; it is a share, above 0 and at most 1$")
+            for mfu in (2, 0, float("nan"))
+        ),
+        ({"price_per_hour": -1.0}, "price is -1.0; it is a number, at least 0"),
+        *(
+            (
+                {"memory": memory},
+                f"memory is '{memory}'; it is a number above 0, with KB, MB, GB, TB or nothing behind it",
+            )
+            for memory in ("-5GB", "0", "nan", "infGB", "1e400", "GB", "5GiB", "5 G B", "")
+        ),
+        *(
+            ({"tokens": tokens}, f"tokens is '?{tokens}'?; it is a number above 0")
+            for tokens in (-3, 0, "-3", "0B", float("inf"))
+        ),
         ({"gpu": "H1000"}, "unknown GPU 'H1000'; known: H200, H100"),
         ({"memory": "80 apples"}, "memory is '80 apples'"),
         ({"tokens": "many"}, "tokens is 'many'"),
@@ -173,6 +188,12 @@ def test_time_and_cost_follow() -> None:
 def test_a_plan_that_makes_no_sense_is_told(asked: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         api.plan("free", **asked)
+
+
+def test_units_are_read_in_either_case() -> None:
+    of_memory, of_tokens = ("", "KB", "MB", "GB", "TB"), ("", "K", "M", "B", "T")
+    assert [api._amount(said, "memory", of_memory) for said in ("80GB", "80 gb", "80e9", 80e9)] == [80e9] * 4
+    assert [api._amount(said, "tokens", of_tokens) for said in ("1.5t", "1.5T")] == [1.5e12] * 2
 
 
 # ------------------------------------------------------------------------------------------------- exports

@@ -347,12 +347,13 @@ RULES = {
         "override 'data={kind: python, window: 200}': data.window: rows of 200 tokens are longer than the "
         "backbone's context of 128",
     ),
-    "micro rows": (["train.micro_rows=5"], "override 'train.micro_rows=5': train.micro_rows: micro_rows 5 must divide rows 16"),
-    "warm-up": (["train.warmup_steps=51"], "override 'train.warmup_steps=51': train.warmup_steps: warmup_steps 51 exceed steps 50"),
+    "micro rows": (["train.micro_rows=5"], "override 'train.micro_rows=5': train.micro_rows: micro_rows 5 must divide rows 16 (recipes/base.yaml:6)"),
+    "endless": (["train.steps=1000000000001"], "override 'train.steps=1000000000001': train.steps: Input should be less than or equal to 1000000000000"),
+    "warm-up": (["train.warmup_steps=51"], "override 'train.warmup_steps=51': train.warmup_steps: warmup_steps 51 exceed steps 50 (recipes/base.yaml:6); set train.warmup_steps to at most 50, or more train.steps"),
     "cosine": (
         ["train.final_learning_rate=1"],
         "override 'train.final_learning_rate=1': train.final_learning_rate: final_learning_rate 1.0 exceeds "
-        "learning_rate 0.003, which the cosine comes down from",
+        "learning_rate 0.003 (recipes/base.yaml:6), which the cosine comes down from; set train.final_learning_rate to at most that",
     ),
 }  # fmt: skip
 
@@ -370,7 +371,8 @@ def test_rules_without_a_latent_all_at_once(faults: Faults) -> None:
         f"recipes/bad.yaml:2: loss.kind: loss 'elbo' {mend}",
         f"recipes/bad.yaml:4: model.prior: a learned prior {mend}, or set prior: fixed",
         f"recipes/bad.yaml:5: model.latent_dropout: dropout of the latent {mend}, or set it to 0",
-        "override 'train.warmup_steps=60': train.warmup_steps: warmup_steps 60 exceed steps 50",
+        "override 'train.warmup_steps=60': train.warmup_steps: warmup_steps 60 exceed steps 50 (recipes/base.yaml:6); "
+        "set train.warmup_steps to at most 50, or more train.steps",
     ]
 
 
@@ -381,7 +383,12 @@ def test_an_addition_may_stand_at_the_end_of_the_stack(toy: Registry) -> None:
 
 def test_a_default_that_breaks_a_rule_points_at_what_is_around_it(faults: Faults) -> None:
     assert faults("extends: base\ntrain:\n  steps: 3\n") == [
-        "recipes/base.yaml:6: train.warmup_steps: warmup_steps 20 exceed steps 3"
+        "recipes/base.yaml:6: train.warmup_steps: warmup_steps 20 exceed steps 3 (recipes/bad.yaml:3); "
+        "set train.warmup_steps to at most 3, or more train.steps"
+    ]
+    assert faults("extends: base\n", "train.steps=2") == [
+        "recipes/base.yaml:6: train.warmup_steps: warmup_steps 20 exceed steps 2 (override 'train.steps=2'); "
+        "set train.warmup_steps to at most 2, or more train.steps"
     ]
 
 
@@ -619,7 +626,8 @@ class TestStudies:
         assert self.faults(toy, STUDY, "model.prior=learned", "train.warmup_steps=40") == [
             "override 'model.prior=learned': model.prior: a learned prior needs a latent, but the model has none; "
             "give it encoder, quantizer and injection, or set prior: fixed (arm baseline)",
-            "override 'train.warmup_steps=40': train.warmup_steps: warmup_steps 40 exceed steps 30",
+            "override 'train.warmup_steps=40': train.warmup_steps: warmup_steps 40 exceed steps 30 "
+            "(recipes/studies/bad.yaml:5); set train.warmup_steps to at most 30, or more train.steps",
         ]
 
     @pytest.mark.parametrize(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from lvlm import api
 from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData
+from lvlm.data.bins import Manifest
 from lvlm.data.codecs import ByteCodec, TokenizerCodec, open_codec
 from lvlm.data.documents import SPLITS, drawn_split
 from lvlm.data.rows import pieces, shuffled
@@ -64,8 +68,39 @@ def test_a_tokenizer_is_not_written_over(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     api.train_tokenizer([str(made().rows)], path, vocab=260, overwrite=True)
     assert open_codec(path).vocab == 260
-    with pytest.raises(UserError, match=r"vocab is 256; it is at least 257"):
-        api.train_tokenizer([str(made().rows)], path, vocab=256, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab", "message"),
+    [
+        ("a.json", 256, r"vocab is 256; it is at least 257"),
+        ("a.json", 10**23, r"vocab is 10{23}; it is at most 4294967296, as an id has 32 bits"),
+        ("a" * 300, 300, r"a{300}: could not be written: File name too long"),
+        ("", 300, r": is a folder; name a file"),
+    ],
+)
+def test_what_is_no_tokenizer(tmp_path: Path, name: str, vocab: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        api.train_tokenizer([str(made().rows)], tmp_path / name, vocab=vocab)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_that_gives_less_than_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a latent\xff\n" * 4 + b"\xfe\xfd\n")
+    screen = io.StringIO()
+    file = api.train_tokenizer(
+        [str(tmp_path / "a.txt")],
+        tmp_path / "t.json",
+        vocab=2**32,
+        console=Console(file=screen, width=200),
+    )
+    reached = open_codec(file).vocab
+    assert 257 < reached < 300
+    assert f"the text gave {reached} ids, not 4294967296" in screen.getvalue()
+    assert "6 of 43 bytes of the input are no UTF-8 and were read as U+FFFD" in screen.getvalue()
+    screen.truncate(0)
+    api.train_tokenizer([str(made().rows)], tmp_path / "whole.json", vocab=300, console=Console(file=screen))
+    assert "ids" not in screen.getvalue()
 
 
 def test_text_in_tokens(tmp_path: Path) -> None:
@@ -180,6 +215,21 @@ def test_bins_of_bytes_are_the_text(tmp_path: Path) -> None:
         assert bins.windows(5, split).digest == whole.windows(5, split).digest  # type: ignore[arg-type]
 
 
+def test_the_same_rows_as_text_and_as_bins_are_held_out_differently(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number, text in enumerate(documents(400)):
+        (folder / f"{number}.txt").write_text(text + "\n")
+    api.prepare_data([str(folder)], tmp_path / "bins")
+    api.prepare_data([str(made().rows)], tmp_path / "row-bins")
+    for read, prepared in ((folder, "bins"), (made().rows, "row-bins")):
+        as_text = TextData(path=str(read), window=8).open()
+        as_bins = BinsData(path=str(tmp_path / prepared), window=8).open()
+        assert as_text.fingerprint != as_bins.fingerprint
+        # by the digest of these a report refuses to compare
+        assert as_text.windows(5, "test").digest != as_bins.windows(5, "test").digest
+
+
 def test_a_document_is_never_joined_with_another_when_padded() -> None:
     texts = set(documents())
     for params in (
@@ -266,6 +316,10 @@ def change_a_byte(folder: Path) -> None:
     path.write_bytes(content)
 
 
+def without(key: str, folder: Path) -> None:
+    edit_json(folder / "manifest.json", lambda manifest: manifest.pop(key))
+
+
 def exchange_the_tokenizer(folder: Path) -> None:
     api.train_tokenizer([str(made().text)], folder / "tokenizer.json", vocab=300, overwrite=True)
 
@@ -281,6 +335,16 @@ def exchange_the_tokenizer(folder: Path) -> None:
         (lambda f: (f / "manifest.json").unlink(), r"holds no manifest.json; `lvlm data prepare` writes it"),
         (lambda f: (f / "manifest.json").write_text("{"), r"manifest.json: not a manifest of bins: "),
         (lambda f: edit_json(f / "manifest.json", lambda m: m.update(format="2")), r"its format is '2', not 'lvlm bins 1'"),
+        (lambda f: (f / "manifest.json").write_text("[]"), r"manifest.json: not a manifest of bins: "),
+        (lambda f: (f / "manifest.json").write_bytes(b"\xff"), r"manifest.json: not a manifest of bins: "),
+        (lambda f: edit_json(f / "manifest.json", dict.clear), r"its format is None, not 'lvlm bins 1'"),
+        *((partial(without, key), rf"manifest.json: not a manifest of bins: missing key '{key}'$") for key in Manifest.model_fields if key != "format"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].pop("tokens")), r"missing key 'splits.test.tokens'$"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"].pop("train")), r"missing key 'splits.train'$"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m["sha256"].pop("test.bin")), r"sha256 is not of the files test.bin, test.ends, "),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<u4")), r"train.bin has another size than its \d+ tokens of <u4"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<f8", more=1)), r"dtype: Input should be '<u2' or '<u4'; unknown key 'more'"),
+        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab="many")), r"vocab: Input should be a valid integer"),
         (lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab=299)), r"a vocabulary of 299 ids, but the tokenizer has 300"),
         (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].update(largest_id=300)), r"test.bin holds the id 300, beyond the vocabulary of 300"),
         (lambda f: shutil.rmtree(f), r"no file or folder '.*bins': the folder '.*' holds no 'bins'; `lvlm data prepare` makes one"),
@@ -290,8 +354,11 @@ def test_damaged_bins(tmp_path: Path, damage: Callable[[Path], Any], message: st
     folder = tmp_path / "bins"
     shutil.copytree(made().bins, folder)
     damage(folder)
-    with pytest.raises(UserError, match=message):
-        BinsData(path=str(folder), window=8).open()
+    params = BinsData(path=str(folder), window=8)
+    with pytest.raises(UserError, match=message) as told:
+        params.open()
+    if "manifest of bins" in str(told.value):  # seen without reading any data
+        assert [fault for _, fault in params.faults()] == [str(told.value)]
     with pytest.raises(UserError, match=message.replace("no file or folder", ".*")):
         api.check_data(folder)
 
@@ -373,6 +440,41 @@ def test_bad_datasets(
     path = write_rows(tmp_path / "rows.jsonl", texts)
     with pytest.raises(UserError, match=message):
         HuggingFaceData(path=str(path), window=8, streaming=streaming, **options).open().windows(10**6)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", b'{"text": "fine"}\n' * 40 + b'{"text": \n'),
+        (
+            "rows.jsonl",
+            b'{"text": "fine"}\n' * 200_000 + b"no JSON\n",
+        ),  # behind what the library looks at first
+        ("words.txt", b"fine\n\xff\xfe\n"),
+        ("rows.parquet", b"PAR1 and nothing else"),
+        ("rows.jsonl.gz", gzip.compress(b'{"text": "fine"}\n' * 40)[:-12]),
+    ],
+)
+def test_a_dataset_that_breaks_while_it_is_read(
+    tmp_path: Path, streaming: bool, name: str, content: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    told = rf"^data.path: {path}(, split 'train')?: cannot be read(?: from row \d+ on)?: \S.*$"
+    params = HuggingFaceData(path=str(path), window=8, streaming=streaming)
+    with pytest.raises(UserError, match=told):
+        params.open()
+
+
+def test_a_saved_dataset_that_breaks_while_it_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list([{"text": text} for text in documents(50)]).save_to_disk(tmp_path / "saved")
+    arrow = next((tmp_path / "saved").glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:-800])
+    with pytest.raises(UserError, match=r"saved(, split 'train')?: (cannot be read|not a dataset)"):
+        api.prepare_data([str(tmp_path / "saved")], tmp_path / "bins")
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,80 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from lvlm.data.codecs import ByteCodec, TextCodec, end_of, id_type, open_codec
 from lvlm.data.corpus import WindowParams
 from lvlm.data.documents import SPLITS, Pieces, Plan, plan_splits, tokenised, with_line_ends
 from lvlm.data.rows import Documents, TokenFile, TokenSource
 from lvlm.data.text import missing
-from lvlm.errors import UserError
+from lvlm.errors import UserError, listing
+from lvlm.section import Section
 
-FORMAT = "lvlm bins 1"
+FORMAT: Final = "lvlm bins 1"
+NAMES = tuple(f"{split}.{kind}" for split in SPLITS for kind in ("bin", "ends"))
 HASHED_BYTES = 2**30  # a larger file is not read through whenever it is opened; `lvlm data check` reads all
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class SplitFacts(Section):
+    """What stands in the bin of a split."""
+
+    tokens: Count
+    documents: Count
+    bytes: Count
+    """Of text."""
+    largest_id: Annotated[int, Field(ge=-1)]
+
+
+class SplitsFacts(Section):
+    """Those of every split."""
+
+    train: SplitFacts
+    validation: SplitFacts
+    test: SplitFacts
+
+    def items(self) -> Iterator[tuple[str, SplitFacts]]:
+        """By the name of the split."""
+        return ((split, getattr(self, split)) for split in SPLITS)
+
+
+class Manifest(Section):
+    """manifest.json."""
+
+    format: Literal["lvlm bins 1"] = FORMAT
+    codec: str
+    """Its name, which has a tokenizer's sha256."""
+    vocab: Annotated[int, Field(ge=1)]
+    tokenizer: Literal["tokenizer.json"] | None
+    """The file's name; null for bytes."""
+    end_of_document: Count
+    """The id behind each document."""
+    dtype: Literal["<u2", "<u4"]
+    split_by: Literal["document", "position", "given"]
+    held_out: float
+    splits: SplitsFacts
+    bytes: dict[str, Count]
+    """The size of each file."""
+    sha256: dict[str, str]
+
+    @model_validator(mode="after")
+    def _of_every_file(self) -> Self:
+        for key, of in (("bytes", self.bytes), ("sha256", self.sha256)):
+            if set(of) != set(NAMES):
+                raise ValueError(f"{key} is not of the files {listing(NAMES)}")
+        for split, facts in self.splits.items():
+            if facts.tokens * np.dtype(self.dtype).itemsize != self.bytes[f"{split}.bin"]:
+                raise ValueError(
+                    f"{split}.bin has another size than its {facts.tokens} tokens of {self.dtype}"
+                )
+        return self
 
 
 class BinsData(WindowParams):
@@ -53,7 +113,7 @@ class BinsData(WindowParams):
     def files(self) -> dict[str, bytes]:
         """The manifest and the tokenizer."""
         folder = kept.parent if (kept := self.kept("manifest.json")) else self._folder
-        names = ["manifest.json"] + ["tokenizer.json"] * bool(read_manifest(folder)["tokenizer"])
+        names = ["manifest.json"] + ["tokenizer.json"] * bool(read_manifest(folder).tokenizer)
         return {name: (folder / name).read_bytes() for name in names}
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -75,20 +135,18 @@ class BinsData(WindowParams):
         ends = None
         if self.documents == "pad":
             ends = {split: np.fromfile(self._folder / f"{split}.ends", dtype="<i8") for split in SPLITS}
-        test = manifest["splits"]["test"]
+        test = manifest.splits.test
         return TokenSource(
             self,
-            {split: TokenFile(self._folder / f"{split}.bin", manifest["dtype"]) for split in SPLITS},
-            fingerprint=hashlib.sha256(json.dumps(manifest["sha256"], sort_keys=True).encode()).hexdigest()[
-                :16
-            ],
-            bytes_per_token=test["bytes"] / max(1, test["tokens"]),
+            {split: TokenFile(self._folder / f"{split}.bin", manifest.dtype) for split in SPLITS},
+            fingerprint=hashlib.sha256(json.dumps(manifest.sha256, sort_keys=True).encode()).hexdigest()[:16],
+            bytes_per_token=test.bytes / max(1, test.tokens),
             ends=ends,
             order=self.order,
         )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """What `prepare` wrote of the bins in a folder.
 
     Raises:
@@ -98,45 +156,60 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         where = missing(str(folder), folder) if not folder.exists() else f"{str(folder)!r} is no folder"
         raise UserError(f"{where}; `lvlm data prepare` makes one")
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest["format"] != FORMAT or set(manifest["splits"]) != set(SPLITS):
-            raise ValueError(f"its format is {manifest['format']!r}, not {FORMAT!r}")
+        content = (folder / "manifest.json").read_text()
+        said = json.loads(content)
+        if isinstance(said, dict) and said.get("format") != FORMAT:
+            raise ValueError(f"its format is {said.get('format')!r}, not {FORMAT!r}")
+        return Manifest.model_validate_json(content)
     except FileNotFoundError:
         raise UserError(
             f"the folder {str(folder)!r} holds no manifest.json; `lvlm data prepare` writes it"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        raise UserError(
+            f"{folder / 'manifest.json'}: not a manifest of bins: {'; '.join(map(_in_words, error.errors()))}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / 'manifest.json'}: not a manifest of bins: {error}") from None
-    return dict(manifest)
 
 
-def codec_of(folder: Path, manifest: dict[str, Any]) -> TextCodec:
+def _in_words(wrong: ErrorDetails) -> str:
+    *around, key = wrong["loc"] or ("",)
+    if wrong["type"] == "missing":
+        return f"missing key {'.'.join(map(str, (*around, key)))!r}"
+    if wrong["type"] == "extra_forbidden":
+        return f"unknown key {'.'.join(map(str, (*around, key)))!r}"
+    message = wrong["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, (*around, key)))}: {message}" if key else message
+
+
+def codec_of(folder: Path, manifest: Manifest) -> TextCodec:
     """The codec of bins.
 
     Raises:
         UserError: the tokenizer beside them isn't the one that they were made with.
     """
-    codec = open_codec(folder / "tokenizer.json" if manifest["tokenizer"] else None)
-    if codec.name != manifest["codec"]:
+    codec = open_codec(folder / "tokenizer.json" if manifest.tokenizer else None)
+    if codec.name != manifest.codec:
         raise UserError(
-            f"{folder / 'tokenizer.json'}: is {codec.name}, but the bins were made with {manifest['codec']};"
+            f"{folder / 'tokenizer.json'}: is {codec.name}, but the bins were made with {manifest.codec};"
             " prepare them again, or put the old file back"
         )
-    if codec.vocab != manifest["vocab"]:
+    if codec.vocab != manifest.vocab:
         raise UserError(
-            f"{folder}: the bins have a vocabulary of {manifest['vocab']} ids, but the tokenizer has {codec.vocab}"
+            f"{folder}: the bins have a vocabulary of {manifest.vocab} ids, but the tokenizer has {codec.vocab}"
         )
     return codec
 
 
-def check_files(folder: Path, manifest: dict[str, Any], *, limit_bytes: float = float("inf")) -> None:
+def check_files(folder: Path, manifest: Manifest, *, limit_bytes: float = float("inf")) -> None:
     """Make sure that every file is what was written: its size, and of one up to a limit its sha256.
 
     Raises:
         UserError: one isn't, or holds ids beyond the vocabulary.
     """
-    for name, sha256 in manifest["sha256"].items():
-        path, wanted_bytes = folder / name, manifest["bytes"][name]
+    for name, sha256 in manifest.sha256.items():
+        path, wanted_bytes = folder / name, manifest.bytes[name]
         if not path.is_file():
             raise UserError(f"{path}: is missing; prepare the bins again")
         if (size_bytes := path.stat().st_size) != wanted_bytes:
@@ -147,10 +220,10 @@ def check_files(folder: Path, manifest: dict[str, Any], *, limit_bytes: float = 
             raise UserError(
                 f"{path}: is not what was written (sha256 {found[:16]}, in the manifest {sha256[:16]})"
             )
-    for split, facts in manifest["splits"].items():
-        if facts["largest_id"] >= manifest["vocab"]:
+    for split, facts in manifest.splits.items():
+        if facts.largest_id >= manifest.vocab:
             raise UserError(
-                f"{folder}: {split}.bin holds the id {facts['largest_id']}, beyond the vocabulary of {manifest['vocab']}"
+                f"{folder}: {split}.bin holds the id {facts.largest_id}, beyond the vocabulary of {manifest.vocab}"
             )
 
 
@@ -206,7 +279,7 @@ def write_bins(
     end: str | None,
     held_out: float,
     progress: Any = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Write bins into an empty folder; the manifest last.
 
     Args:
@@ -243,22 +316,21 @@ def write_bins(
             raise UserError(
                 f"input: the {split} split has {facts['tokens']} tokens; there is too little text"
             )
-    tokenizer = None if isinstance(codec, ByteCodec) else "tokenizer.json"
     if not isinstance(codec, ByteCodec):
         (folder / "tokenizer.json").write_bytes(codec.content)
-    names = [f"{split}.{kind}" for split in SPLITS for kind in ("bin", "ends")]
-    manifest = {
-        "format": FORMAT,
-        "codec": codec.name,
-        "vocab": codec.vocab,
-        "tokenizer": tokenizer,
-        "end_of_document": end_id,
-        "dtype": np.dtype(dtype).newbyteorder("<").str,
-        "split_by": plan.rule,
-        "held_out": held_out,
-        "splits": writer.splits,
-        "bytes": {name: (folder / name).stat().st_size for name in names},
-        "sha256": {name: sha256_of(folder / name) for name in names},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    manifest = Manifest.model_validate(
+        {
+            "codec": codec.name,
+            "vocab": codec.vocab,
+            "tokenizer": None if isinstance(codec, ByteCodec) else "tokenizer.json",
+            "end_of_document": end_id,
+            "dtype": np.dtype(dtype).newbyteorder("<").str,
+            "split_by": plan.rule,
+            "held_out": held_out,
+            "splits": writer.splits,
+            "bytes": {name: (folder / name).stat().st_size for name in NAMES},
+            "sha256": {name: sha256_of(folder / name) for name in NAMES},
+        }
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest

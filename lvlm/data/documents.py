@@ -216,19 +216,45 @@ def saved_splits(path: str) -> dict[str, Any]:
     try:
         found = datasets.load_from_disk(os.path.expanduser(path))
     except Exception as error:  # whatever the library meets in a broken folder
-        raise UserError(f"{path}: not a dataset that can be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: not a dataset that can be read: {reason_of(error)}") from None
     return dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
 
 
 def pieces_of_splits(splits: Mapping[str, Any], field_name: str, where: str) -> Iterator[Piece]:
     """The rows of 'train', and of 'validation' and 'test' where there are these; each is a document."""
     for split in SPLITS:
-        for row in splits.get(split, ()):
-            text = text_of_row(row, field_name, f"{where}, split {split!r}").encode(errors="replace")
+        for document in documents_of(splits.get(split, ()), field_name, f"{where}, split {split!r}"):
+            text = document.encode(errors="replace")
             yield Piece(text, text, ends=True, split=None if split == "train" else split)
 
 
-def text_of_row(row: Mapping[str, Any], field_name: str, where: str) -> str:
+def documents_of(rows: Iterable[Mapping[str, Any]], field_name: str, where: str) -> Iterator[str]:
+    """The texts of a split's rows. A dataset is read while it is iterated, so this is where broken files show.
+
+    Raises:
+        UserError: a row can't be read, has no such field, or holds no text there.
+    """
+    left = iter(rows)
+    for number in itertools.count(1):
+        try:
+            row = next(left, None)
+        except UserError:
+            raise
+        except (
+            Exception
+        ) as error:  # the library raises whatever it met: pyarrow's own, a codec's, a lost network
+            raise UserError(f"{where}: cannot be read from row {number} on: {reason_of(error)}") from None
+        if row is None:
+            return
+        yield _text_of_row(row, field_name, where)
+
+
+def reason_of(error: Exception) -> str:
+    """What a library says of its failure, in one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def _text_of_row(row: Mapping[str, Any], field_name: str, where: str) -> str:
     """The text of a dataset's row.
 
     Raises:

@@ -24,6 +24,7 @@ from lvlm.data.documents import (
     is_saved_dataset,
     pieces_of_splits,
     plan_splits,
+    reason_of,
     saved_splits,
     tokenised,
     with_line_ends,
@@ -188,6 +189,4 @@ class HuggingFaceData(TokenizedParams):
         except UserError:
             raise
         except Exception as error:  # the library raises whatever it meets, a lost network too
-            raise UserError(
-                f"{self.where}: cannot be read: {(str(error) or repr(error)).splitlines()[0]}"
-            ) from None
+            raise UserError(f"{self.where}: cannot be read: {reason_of(error)}") from None

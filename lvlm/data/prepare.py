@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lvlm.data.bins import check_files, codec_of, read_manifest, write_bins
@@ -11,6 +11,8 @@ from lvlm.data.documents import Piece, pieces_of
 from lvlm.errors import UserError
 
 SMALLEST_VOCAB = 257  # all bytes and the end of a document
+LARGEST_VOCAB = 2**32  # an id has 32 bits
+REPLACED_BYTES = 3  # U+FFFD, which stands for a byte that is no UTF-8
 
 
 def prepare_bins(
@@ -57,8 +59,9 @@ def train_bpe(
     field: str,
     overwrite: bool,
     progress: Callable[[float], None] | None = None,
+    tell: Callable[[str], object] = str,
 ) -> Path:
-    """See `lvlm.train_tokenizer`."""
+    """See `lvlm.train_tokenizer`; `tell` is told where the tokenizer isn't quite what was asked for."""
     from lvlm.runs import write_atomically
 
     if not inputs:
@@ -67,19 +70,30 @@ def train_bpe(
         raise UserError(
             f"vocab is {vocab}; it is at least {SMALLEST_VOCAB}: all bytes and the end of a document"
         )
-    if out.is_dir():
+    if vocab > LARGEST_VOCAB:
+        raise UserError(f"vocab is {vocab}; it is at most {LARGEST_VOCAB}, as an id has 32 bits")
+    try:
+        is_folder, is_there = out.is_dir(), out.exists()
+    except OSError as error:  # a name too long
+        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
+    if is_folder:
         raise UserError(f"{out}: is a folder; name a file")
-    if out.exists() and not overwrite:
+    if is_there and not overwrite:
         raise UserError(f"{out}: is there already; name another file, or replace it with --overwrite")
     pieces, library = pieces_of(inputs, field), tokenizers_library()
     total_bytes = sum(len(piece.content) for piece in pieces())
     if not total_bytes:
         raise UserError("input: there is no text to learn from")
 
-    def texts() -> object:
+    replaced_bytes = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal replaced_bytes
         done_bytes = 0
         for piece in pieces():
-            yield _text(piece)
+            text, replaced = _text(piece)
+            yield text
+            replaced_bytes += replaced
             done_bytes += len(piece.content)
             if progress is not None:
                 progress(done_bytes / total_bytes)
@@ -88,7 +102,8 @@ def train_bpe(
     bpe.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
-        vocab_size=vocab,
+        # The library takes memory for as many as asked, though no text can give more than one for each of its bytes.
+        vocab_size=min(vocab, SMALLEST_VOCAB + REPLACED_BYTES * total_bytes),
         special_tokens=[ENDS[0]],
         initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -99,8 +114,17 @@ def train_bpe(
         write_atomically(out, bpe.to_str(pretty=True))
     except OSError as error:
         raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
+    if (reached := bpe.get_vocab_size()) < vocab:
+        tell(f"the text gave {reached} ids, not {vocab}: it has nothing more to merge")
+    if replaced_bytes:
+        tell(f"{replaced_bytes} of {total_bytes} bytes of the input are no UTF-8 and were read as U+FFFD")
     return out
 
 
-def _text(piece: Piece) -> str:
-    return piece.content.decode(errors="replace")
+def _text(piece: Piece) -> tuple[str, int]:
+    """A piece's text, and how many of its bytes are no UTF-8."""
+    try:
+        return piece.content.decode(), 0
+    except UnicodeDecodeError:
+        whole_bytes = len(piece.content.decode(errors="ignore").encode())
+        return piece.content.decode(errors="replace"), len(piece.content) - whole_bytes

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lvlm.data.codecs import ByteCodec, TextCodec, end_of
+from lvlm.data.codecs import ByteCodec, end_of
 from lvlm.data.corpus import HELD_OUT
-from lvlm.data.documents import datasets_library, drawn_split, text_of_row
+from lvlm.data.documents import datasets_library, documents_of, drawn_split
 from lvlm.data.rows import Documents
 from lvlm.data.source import RowStream, Split, StreamSource, Windows
 from lvlm.errors import UserError
@@ -30,6 +30,32 @@ if TYPE_CHECKING:
 DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: nobody reads a stream to its end to name it
 
 
+class Texts:
+    """What a streamed dataset's documents are: which rows are of a split, and what tokens they have."""
+
+    def __init__(self, params: HuggingFaceData) -> None:
+        self.params, self.codec = params, params.codec
+        self.end = end_of(self.codec, params.end_of_document)
+        self._drawn = tuple(split for split in ("validation", "test") if getattr(params, split) is None)
+
+    def of(self, split: str, rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[str]:
+        """The texts of a split in order: those among the rows that it is drawn from, all of them unless given."""
+        params, within = self.params, "train" if split in self._drawn else split
+        if rows is None:
+            rows = params.splits()[within]
+        for text in documents_of(rows, params.field, f"{params.where}, split {within!r}"):
+            encoded = text.encode(errors="replace")
+            if within != "train" or drawn_split(encoded, self._drawn, 1 / HELD_OUT) == split:
+                yield text
+
+    def ids(self, text: str) -> list[int]:
+        """A document and its end."""
+        if isinstance(self.codec, ByteCodec):
+            ids = list(text.encode(errors="replace"))
+            return ids if not ids or ids[-1] == self.end else [*ids, self.end]
+        return [*self.codec.encode(text), self.end]
+
+
 class StreamedDataset(StreamSource):
     """Rows of documents in their order. Held-out rows are the first of their split.
 
@@ -39,14 +65,15 @@ class StreamedDataset(StreamSource):
 
     def __init__(self, params: HuggingFaceData) -> None:
         self.params: HuggingFaceData = params
-        codec = params.codec
+        self._texts = Texts(params)
+        codec = self._texts.codec
         sha = hashlib.sha256(
             f"{codec.name}, streamed {params.where} {params.subset} {params.revision}".encode()
         )
         text_bytes = tokens = 0
         for split in ("validation", "test"):
             sha.update(f"\n{split} {getattr(params, split)}\n".encode())
-            for text in itertools.islice(self._held_out(split), DOCUMENTS_IN_FINGERPRINT):
+            for text in itertools.islice(self._texts.of(split), DOCUMENTS_IN_FINGERPRINT):
                 sha.update(f"{len(text)}\n{text}".encode(errors="replace"))
                 if split == "test":
                     text_bytes += len(text.encode(errors="replace"))
@@ -69,10 +96,8 @@ class StreamedDataset(StreamSource):
             UserError: when the split holds fewer.
         """
         assert count >= 1, f"{count} windows"
-        codec = self.params.codec
-        end = end_of(codec, self.params.end_of_document)
         cutter = Cutter(self.params.window, self.params.documents, apart=True)
-        rows = cutter.rows(_ids(codec, text, end) for text in self._held_out(split))
+        rows = cutter.rows(map(self._texts.ids, self._texts.of(split)))
         taken = list(itertools.islice(rows, count))
         if len(taken) < count:
             raise UserError(
@@ -83,30 +108,8 @@ class StreamedDataset(StreamSource):
 
     def sample_prompt(self) -> str:
         """A few words of the first validation document."""
-        text = next(iter(self._held_out("validation")), "")
+        text = next(self._texts.of("validation"), "")
         return (" ".join(text.split()[:4]) or text[:8] or "\n")[:64]
-
-    def _held_out(self, split: str) -> Iterator[str]:
-        """The documents of a held-out split, in order."""
-        params, splits = self.params, self.params.splits()
-        drawn = drawn_splits(params)
-        for row in splits.get(split, splits["train"]):
-            text = text_of_row(row, params.field, params.where)
-            if split in splits or drawn_split(text.encode(errors="replace"), drawn, 1 / HELD_OUT) == split:
-                yield text
-
-
-def drawn_splits(params: HuggingFaceData) -> tuple[str, ...]:
-    """The held-out splits that are drawn from the training documents."""
-    return tuple(split for split in ("validation", "test") if getattr(params, split) is None)
-
-
-def _ids(codec: TextCodec, text: str, end: int) -> list[int]:
-    """A document and its end."""
-    if isinstance(codec, ByteCodec):
-        ids = list(text.encode(errors="replace"))
-        return ids if not ids or ids[-1] == end else [*ids, end]
-    return [*codec.encode(text), end]
 
 
 class Cutter:
@@ -150,12 +153,11 @@ class _Rows:
 
     def __init__(self, params: HuggingFaceData, rows: int, part: int, parts: int) -> None:
         self.params, self.count, self.part, self.parts = params, rows, part, parts
-        self.codec = params.codec
-        self.end = end_of(self.codec, params.end_of_document)
+        self._texts = Texts(params)
         self.cutter = Cutter(params.window, params.documents)
         self.epoch, self._resumed = 0, False  # an epoch that is taken up may have nothing left
         self._data = self._open()
-        self._rows = self.cutter.rows(self._documents())
+        self._rows = self.cutter.rows(self._epochs())
 
     def __next__(self) -> Batch:
         return _batch(list(itertools.islice(self._rows, self.count)), self.params.window)
@@ -169,26 +171,24 @@ class _Rows:
         self.epoch, self.cutter.left = int(state["epoch"]), list(state["left"])
         self._data, self._resumed = self._open(), True
         self._data.load_state_dict(state["data"])
-        self._rows = self.cutter.rows(self._documents())
+        self._rows = self.cutter.rows(self._epochs())
 
     def _open(self) -> Any:
         """Our part of the dataset, from its beginning."""
         data = self.params.splits()["train"]
         return datasets_library().distributed.split_dataset_by_node(data, self.part, self.parts)
 
-    def _documents(self) -> Iterator[list[int]]:
-        """Epoch after epoch."""
-        drawn, resumed = drawn_splits(self.params), self._resumed
+    def _epochs(self) -> Iterator[list[int]]:
+        """The tokens of documents, epoch after epoch."""
+        resumed = self._resumed
         while True:
             found = False
             # By batches of one: a plain `iter` would share the part out once more among the workers that it sees.
-            for row in self._data.iter(batch_size=1):
-                one = {name: values[0] for name, values in row.items()}
-                text = text_of_row(one, self.params.field, self.params.where)
-                if drawn_split(text.encode(errors="replace"), drawn, 1 / HELD_OUT) == "train":
-                    ids = _ids(self.codec, text, self.end)
-                    found = found or len(ids) > 1
-                    yield ids
+            ones = self._data.iter(batch_size=1)
+            rows = ({name: values[0] for name, values in one.items()} for one in ones)
+            for ids in map(self._texts.ids, self._texts.of("train", rows)):
+                found = found or len(ids) > 1
+                yield ids
             if not found and not resumed:
                 raise UserError(
                     f"{self.params.where}: part {self.part} of {self.parts} has no document to train on; use fewer"

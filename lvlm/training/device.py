@@ -33,7 +33,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
         torch.empty(0, device=device).tolist()  # 'meta' holds no numbers
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].split(". ")[0]
+        if "device string" in reason or "device type" in reason:  # torch lists twenty kinds of hardware
+            known = "it is auto, cpu, cuda, cuda:1, …, or another that torch knows"
+            raise UserError(f"there is no device {name!r}; {known}") from None
         raise UserError(f"device {name!r} is not to be had here: {reason}") from None
     return device
 

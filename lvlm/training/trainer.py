@@ -109,7 +109,7 @@ def train(
     Raises:
         UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full, torch
             can't compile what it was told to, another process is lost.
-        Interrupted: by Ctrl-C or SIGTERM, after saving.
+        Interrupted: by Ctrl-C or SIGTERM, after saving; only the leading process tells.
     """
     spec = resolved.recipe.train
     world = join_world(pick_device(spec.device).type, timeout_seconds=spec.timeout_seconds)
@@ -334,9 +334,8 @@ class Trainer:
                     if stopping or bound or due:  # an evaluated step may turn out to be the best
                         self.save(bound, wait=bool(last or stopping))
                     if stopping and not last:
-                        raise Interrupted(
-                            stopping, f"stopped and saved at step {self.step}; {self._how_to_resume()}"
-                        )
+                        message = f"stopped and saved at step {self.step}; {self._how_to_resume()}"
+                        raise Interrupted(stopping, message if self.world.leads else "")
         finally:
             self.checkpoints.close()
             self.reader.close()
@@ -351,7 +350,7 @@ class Trainer:
                 peak_memory_mib=peak.mib(),
             )
         if stop:  # what would come after this run shall not begin
-            raise Interrupted(stop[0], f"stopped; {self.out} had just finished")
+            raise Interrupted(stop[0], f"stopped; {self.out} had just finished" if self.world.leads else "")
 
     def _metrics(self) -> Metrics | None:
         if not self.world.leads:
