@@ -143,7 +143,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("there is no device 'foo'; it is auto, cpu, cuda, cuda:1, …, or another that torch knows",),
     ),
     "a device that is not there": ((*TRAIN, "train.device=cuda:99"), ("'cuda:99' is not to be had here",)),
-    "a device without numbers": ((*TRAIN, "train.device=meta"), ("train.device: 'meta'",)),
+    "a device without numbers": ((*TRAIN, "train.device=meta"), ("device 'meta' is not to be had here",)),
     # folders
     "a folder that holds another run": (
         ("train", "free.yaml", "--out", "runs/baseline"),
