@@ -30,8 +30,8 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-tests: setup
-	$(BIN)/pytest
+tests: setup  ## a test uses one core, so two at a time
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: setup  ## the benchmarks, with the peers' packages
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) $(PIP_ARGS) --editable '.[bench]'
