@@ -364,7 +364,9 @@ def test_type_toggle_read_and_look_in_a_browser(study: Path, tmp_path: Path) -> 
         assert first.nth(0).inner_text() != before
 
         page.get_by_role("tab", name="Read").click()
+        page.wait_for_timeout(500)  # a tab that has just opened takes no text yet
         page.fill("#text textarea", "10 lines of a latent")
+        page.wait_for_timeout(500)
         page.click("#read")
         page.wait_for_selector("#reading table")
         assert page.locator("#reading .kl").count() == 20
