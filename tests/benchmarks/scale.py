@@ -5,6 +5,7 @@ checkpoints behind the loop. Everything runs in processes of its own, one thread
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -13,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tests.benchmarks.training import SHAPE
 
@@ -86,10 +88,12 @@ def rank(rounds: int) -> None:
         for name, trainer in {"apart": apart, **sides}.items():
             dist.barrier()
             began, processor = time.perf_counter(), time.process_time()
-            step(trainer)
+            with timed_collectives() as inside:
+                step(trainer)
             spent.setdefault(name, []).append(time.process_time() - processor)
             dist.barrier()  # the slower one counts
             seconds.setdefault(name, []).append(time.perf_counter() - began)
+            seconds.setdefault(f"in calls, {name}", []).append(sum(inside))
         for name, calls in said.items():
             dist.barrier()
             began = time.perf_counter()
@@ -98,50 +102,81 @@ def rank(rounds: int) -> None:
             dist.barrier()
             seconds.setdefault(f"gloo, {name}", []).append(time.perf_counter() - began)
     if world.leads:
-        print(
-            f"{'two processes, 4 rows each':32s} {'s':>6s} {'more':>7s} {'of a processor, s':>18s} {'more':>7s}"
-        )
-        for name in ("apart", *sides):
-            row = [f"{name:32s}"]
-            for measured in (seconds, spent):
-                more = statistics.median(
-                    a - b for a, b in zip(measured[name], measured["apart"], strict=True)
-                )
-                row.append(f"{statistics.median(measured[name]):6.3f} {more:+7.3f}")
-            print("            ".join([" ".join(row[:2]), row[2]]))
-        for name in said:
-            print(f"gloo alone, the calls of {name}: {statistics.median(seconds[f'gloo, {name}']):.3f} s")
+        report_shards(seconds, spent, [*sides])
+
+
+def report_shards(seconds: dict[str, list[float]], spent: dict[str, list[float]], sides: list[str]) -> None:
+    """What sharing a model costs, and of what it is made."""
+    columns = ("s", "more", "of it: sent", "waited", "all else", "processor, s", "more")
+    print(f"{'two processes, 4 rows each':28s}" + "".join(f"{column:>14s}" for column in columns))
+    for name in ("apart", *sides):
+        row = [statistics.median(seconds[name]), *_more(seconds, name)]
+        if name == "apart":
+            row += [0.0, 0.0, 0.0]
+        else:
+            sent, inside = (statistics.median(seconds[f"{what}, {name}"]) for what in ("gloo", "in calls"))
+            row += [sent, inside - sent, row[1] - inside]
+        row += [statistics.median(spent[name]), *_more(spent, name)]
+        print(f"{name:28s}" + "".join(f"{value:14.3f}" for value in row))
+
+
+def _more(measured: dict[str, list[float]], name: str) -> list[float]:
+    return [statistics.median(a - b for a, b in zip(measured[name], measured["apart"], strict=True))]
+
+
+COLLECTIVES = ("all_gather_single", "reduce_scatter_single", "all_reduce")
+
+
+@contextlib.contextmanager
+def timed_collectives() -> Iterator[list[float]]:
+    """Seconds of each call that moves something to the other process, or waits for it."""
+    inside: list[float] = []
+
+    def timing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                inside.append(time.perf_counter() - began)
+
+        return timed
+
+    with replaced_collectives(timing):
+        yield inside
+
+
+@contextlib.contextmanager
+def replaced_collectives(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Each collective is what `make` makes of it."""
+    import torch.distributed as dist
+
+    with contextlib.ExitStack() as stack:
+        for name in COLLECTIVES:
+            stack.enter_context(mock.patch.object(dist, name, make(getattr(dist, name))))
+        yield
 
 
 def collectives_of(work: Callable[[], object]) -> list[Callable[[], object]]:
     """Calls that move as much as the work's collectives did, one after the other."""
     import torch
-    import torch.distributed as dist
 
     calls: list[Callable[[], object]] = []
-    kept = {
-        name: getattr(dist, name) for name in ("all_gather_single", "reduce_scatter_single", "all_reduce")
-    }
 
     def like(x: Any) -> Any:
         return torch.zeros_like(x) if isinstance(x, torch.Tensor) else x
 
-    def noting(name: str) -> Callable[..., Any]:
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
             mine = [like(x) for x in args]
             named = {k: like(v) for k, v in kwargs.items()} | {"async_op": False}
-            calls.append(lambda: kept[name](*mine, **named))
-            return kept[name](*args, **kwargs)
+            calls.append(lambda: function(*mine, **named))
+            return function(*args, **kwargs)
 
         return noted
 
-    for name in kept:
-        setattr(dist, name, noting(name))
-    try:
+    with replaced_collectives(noting):
         work()
-    finally:
-        for name, function in kept.items():
-            setattr(dist, name, function)
     return calls
 
 
