@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
-import re
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -20,7 +18,7 @@ from lvlm.assemble import ParameterCount, assemble, count_parameters
 from lvlm.codes import Encoded, encode, encode_in_windows, interpolate
 from lvlm.data import DATA_KINDS
 from lvlm.errors import Interrupted, MissingLibrary, UserError, listing, nearest
-from lvlm.estimators import ESTIMATOR_NAMES, EstimatorName
+from lvlm.estimators import EstimatorName
 from lvlm.examination import Examination, examine
 from lvlm.generation import Sample, generate, stream
 from lvlm.model import LatentLM
@@ -186,39 +184,9 @@ def evaluate(
         UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't allow.
     """
     ks = [k] if isinstance(k, int) else k
-    _check_evaluation(estimators, ks, windows, chunk, resampling, resample_below)
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
     with Display(console or Console(quiet=True), f"evaluating {run}", 100) as display:
         return evaluate_run(Path(run), settings, plugin_files=tuple(plugin_files), progress=display.share)
-
-
-def _check_evaluation(
-    estimators: Sequence[str] | None,
-    ks: Sequence[int] | None,
-    windows: int | None,
-    chunk: int | None,
-    resampling: str | None,
-    resample_below: float | None,
-) -> None:
-    for name in estimators or ():
-        if name not in ESTIMATOR_NAMES:
-            raise UserError(
-                f"unknown estimator {name!r}; known: {listing(ESTIMATOR_NAMES)}{nearest(name, ESTIMATOR_NAMES)}"
-            )
-    for what, value in (
-        ("k", min(ks, default=0) if ks is not None else None),
-        ("windows", windows),
-        ("chunk", chunk),
-    ):
-        if value is not None and value < 1:
-            raise UserError(f"{what} is {value}; it is at least 1")
-    rules = get_args(Resampling)
-    if resampling is not None and resampling not in rules:
-        raise UserError(
-            f"unknown resampling {resampling!r}; known: {listing(rules)}{nearest(resampling, rules)}"
-        )
-    if resample_below is not None and not 0 <= resample_below <= 1:
-        raise UserError(f"resample_below is {resample_below}; it is a share, from 0 to 1")
 
 
 def lm_eval(
@@ -522,37 +490,18 @@ def plan(
     Raises:
         UserError: with all that is wrong with the recipe; processes that don't come out even; an unknown GPU.
     """
-    from lvlm.planning import make_plan
+    from lvlm.planning import amount_of, make_plan
 
     resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
     return make_plan(
         resolved.recipe,
         gpus=gpus,
-        memory_bytes=None if memory is None else _amount(memory, "memory", ("", "KB", "MB", "GB", "TB")),
+        memory_bytes=None if memory is None else amount_of(memory, "memory", ("", "KB", "MB", "GB", "TB")),
         gpu=gpu,
         mfu=mfu,
-        tokens=None if tokens is None else _amount(tokens, "tokens", ("", "K", "M", "B", "T")),
+        tokens=None if tokens is None else amount_of(tokens, "tokens", ("", "K", "M", "B", "T")),
         price_per_hour=price_per_hour,
     )
-
-
-def _amount(said: str | float, what: str, units: Sequence[str]) -> float:
-    """'80GB' as 80e9, and so is '80gb'.
-
-    Raises:
-        UserError: no such number or unit, or one that isn't finite and above 0.
-    """
-    number, unit = str(said).strip(), ""
-    if found := re.search(r"[a-z]*$", number, re.IGNORECASE):
-        number, unit = number[: found.start()].strip(), found[0].upper()
-    try:
-        amount = float(number) * 1000.0 ** units.index(unit)
-    except ValueError:
-        amount = math.nan
-    if not (math.isfinite(amount) and amount > 0):
-        known = ", ".join(unit for unit in units if unit)
-        raise UserError(f"{what} is {said!r}; it is a number above 0, with {known} or nothing behind it")
-    return amount
 
 
 def export(

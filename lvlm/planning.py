@@ -7,7 +7,8 @@ recipe ─ fake tensors, fake processes ─ one step ─► bytes by what holds 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -266,3 +267,22 @@ def _fake_processes(ranks: int) -> Iterator[Any]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def amount_of(said: str | float, what: str, units: Sequence[str]) -> float:
+    """'80GB' as 80e9, and so is '80gb'; `units` are for 1, 1e3, 1e6, …
+
+    Raises:
+        UserError: no such number or unit, or one that isn't finite and above 0.
+    """
+    number, unit = str(said).strip(), ""
+    if found := re.search(r"[a-z]*$", number, re.IGNORECASE):
+        number, unit = number[: found.start()].strip(), found[0].upper()
+    try:
+        amount = float(number) * 1000.0 ** units.index(unit)
+    except ValueError:
+        amount = math.nan
+    if not (math.isfinite(amount) and amount > 0):
+        known = ", ".join(unit for unit in units if unit)
+        raise UserError(f"{what} is {said!r}; it is a number above 0, with {known} or nothing behind it")
+    return amount

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lvlm import api
 from lvlm.cli import app
 from lvlm.errors import UserError
-from lvlm.planning import _flops_per_token, _memory, _one_step, flops_per_token, make_plan
+from lvlm.planning import _flops_per_token, _memory, _one_step, amount_of, flops_per_token, make_plan
 from lvlm.recipe import read_recipe
 from lvlm.training.checkpoint import Checkpoints
 from tests.tiny import ARMS, tiny, write_text
@@ -192,8 +192,8 @@ def test_a_plan_that_makes_no_sense_is_told(asked: dict[str, Any], told: str) ->
 
 def test_units_are_read_in_either_case() -> None:
     of_memory, of_tokens = ("", "KB", "MB", "GB", "TB"), ("", "K", "M", "B", "T")
-    assert [api._amount(said, "memory", of_memory) for said in ("80GB", "80 gb", "80e9", 80e9)] == [80e9] * 4
-    assert [api._amount(said, "tokens", of_tokens) for said in ("1.5t", "1.5T")] == [1.5e12] * 2
+    assert [amount_of(said, "memory", of_memory) for said in ("80GB", "80 gb", "80e9", 80e9)] == [80e9] * 4
+    assert [amount_of(said, "tokens", of_tokens) for said in ("1.5t", "1.5T")] == [1.5e12] * 2
 
 
 # ------------------------------------------------------------------------------------------------- exports
