@@ -87,6 +87,7 @@ class Made:
             "mixture, padded": pad,
             "streamed": self.streamed(),
             "streamed, padded": self.streamed(documents="pad"),
+            "streamed, mixed": self.streamed(shuffle_buffer=16),
             "streamed, bytes": HuggingFaceData(path=rows, window=WINDOW, streaming=True),
         }
 
@@ -112,6 +113,7 @@ VARIANTS = (
     "mixture, padded",
     "streamed",
     "streamed, padded",
+    "streamed, mixed",
     "streamed, bytes",
 )
 

@@ -106,15 +106,20 @@ def test_a_stream_resumes_where_it_stood(opened: Any, variant: str, ranks: int, 
 
 
 @pytest.mark.parametrize(
-    ("ranks", "workers", "files"), [(1, 0, 1), (1, 2, 1), (2, 0, 1), (2, 2, 1), (2, 0, 4), (3, 0, 4)]
-)
+    ("ranks", "workers", "files", "buffer"),
+    [
+        (1, 0, 1, 1), (1, 0, 1, 7), (1, 2, 1, 1), (2, 0, 1, 1), (2, 2, 1, 7), (2, 0, 4, 1), (3, 0, 4, 1), (3, 0, 4, 1000),
+    ],
+)  # fmt: skip
 def test_an_epoch_of_a_stream_is_shared_out_without_loss_or_repetition(
-    opened: Any, tmp_path: Any, ranks: int, workers: int, files: int
+    opened: Any, tmp_path: Any, ranks: int, workers: int, files: int, buffer: int
 ) -> None:
     texts = [f"{number:03}" for number in range(160)]
     for number in range(files):  # shared out by files where the parts divide them, else by documents
         write_rows(tmp_path / f"{number}.jsonl", texts[number::files])
-    source = HuggingFaceData(path=str(tmp_path), window=4, streaming=True, documents="pad").open()
+    source = HuggingFaceData(
+        path=str(tmp_path), window=4, streaming=True, documents="pad", shuffle_buffer=buffer
+    ).open()
     held = {row for split in ("validation", "test") for row in texts_of(all_windows(source, split))}
     wanted = Counter(text for text in texts if text not in held)
     assert 3 <= len(held) <= 40
@@ -136,6 +141,32 @@ def test_an_epoch_of_a_stream_is_shared_out_without_loss_or_repetition(
     assert not set(seen[0]) & set(seen[-1]) or ranks == 1
     for mine in seen:  # of each worker's epochs, as many as it began or one less
         assert max(mine.values()) - min(mine.values()) <= 1 + workers
+
+
+def test_a_buffer_mixes_documents_by_seed_and_epoch(opened: Any, tmp_path: Any) -> None:
+    texts = [f"{number:03}" for number in range(160)]
+    path = write_rows(tmp_path / "rows.jsonl", texts)
+
+    def epochs(buffer: int, seed: int = 3) -> list[list[str]]:
+        params = {"path": str(path), "window": 4, "streaming": True, "documents": "pad"}
+        reader = opened(HuggingFaceData(**params, shuffle_buffer=buffer).open(), rows=1, seed=seed)
+        read = [text for step in range(2 * len(in_order)) for text in texts_of(reader.batch(step))]
+        return [read[: len(in_order)], read[len(in_order) :]]
+
+    in_order = texts  # until it is known which are held out
+    in_order = sorted(set(epochs(1)[0]))
+    assert epochs(1) == [in_order, in_order]
+    mixed = epochs(10)
+    assert mixed == epochs(10) != epochs(10, seed=4)
+    assert mixed[0] != mixed[1]
+    for epoch in mixed:
+        assert epoch != in_order
+        for start in range(0, len(in_order), 10):
+            assert sorted(epoch[start : start + 10]) == in_order[start : start + 10]
+    everywhere = epochs(1000)[0]
+    moved = [abs(everywhere.index(text) - place) for place, text in enumerate(in_order)]
+    assert sorted(everywhere) == in_order
+    assert max(moved) > len(in_order) / 2
 
 
 def all_windows(source: Source, split: Any) -> Batch:

@@ -499,6 +499,10 @@ def test_datasets_that_are_not_there(options: dict[str, Any], message: str) -> N
             {"path": "a", "streaming": True, "order": "epochs"},
             r"data.order: a stream is read in its own order",
         ),
+        (
+            {"path": "a", "shuffle_buffer": 10},
+            r"data.shuffle_buffer: a dataset that is read whole is shuffled whole",
+        ),
         ({"path": "a", "test": "train"}, r"data.validation: train, validation and test are different splits"),
         (
             {"path": "a", "end_of_document": "<end>"},

@@ -1,7 +1,7 @@
 """Kind 'huggingface': a dataset of the Hugging Face hub, one saved on disk, or files that `datasets` reads.
 
 streaming: false    all documents ─ tokenised in memory ─► TokenSource: shuffled, resumes on any processes
-streaming: true     documents in order ─► rows (`lvlm.data.streams`)
+streaming: true     documents in order, or mixed within a buffer ─► rows (`lvlm.data.streams`)
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class HuggingFaceData(TokenizedParams):
     """The split for the final evaluation; null to draw it from the training documents."""
     streaming: bool = False
     """Read documents in order while training, in place of reading all of them before it."""
+    shuffle_buffer: int = Field(default=1, ge=1)
+    """Documents of a stream that each worker holds at a time and mixes, by the seed; 1 keeps the stream's order."""
     documents: Documents = "join"
     """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in each row."""
     end_of_document: str | None = None
@@ -80,6 +82,11 @@ class HuggingFaceData(TokenizedParams):
             yield ("revision",), "a revision goes with a dataset of the hub"
         if self.streaming and self.order == "epochs":
             yield ("order",), "a stream is read in its own order; leave out order, or set streaming: false"
+        if not self.streaming and self.shuffle_buffer > 1:
+            yield (
+                ("shuffle_buffer",),
+                "a dataset that is read whole is shuffled whole; it goes with streaming: true",
+            )
         named = [split for split in (self.train, self.validation, self.test) if split is not None]
         if len(set(named)) < len(named):
             yield ("validation",), "train, validation and test are different splits"

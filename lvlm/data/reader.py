@@ -179,14 +179,14 @@ class _AheadReader(Reader):
 class _StreamRows(IterableDataset[Rows | str]):
     """A worker's part of a stream."""
 
-    def __init__(self, source: StreamSource, rows: int, rank: int, ranks: int) -> None:
-        self.source, self.rows, self.rank, self.ranks = source, rows, rank, ranks
+    def __init__(self, source: StreamSource, seed: int, rows: int, rank: int, ranks: int) -> None:
+        self.source, self.seed, self.rows, self.rank, self.ranks = source, seed, rows, rank, ranks
 
     def __iter__(self) -> _StreamIterator:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         part, parts = self.rank * workers + worker, self.ranks * workers
-        return _StreamIterator(self.source.stream(rows=self.rows, part=part, parts=parts))
+        return _StreamIterator(self.source.stream(seed=self.seed, rows=self.rows, part=part, parts=parts))
 
 
 class _StreamIterator:
@@ -225,7 +225,7 @@ class _StreamReader(Reader):
     ) -> None:
         super().__init__(0, length)
         self._who = {"rank": share.rank, "ranks": share.ranks, "workers": workers, "rows": share.rows}
-        rows = _StreamRows(source, share.rows // share.ranks, share.rank, share.ranks)
+        rows = _StreamRows(source, share.seed, share.rows // share.ranks, share.rank, share.ranks)
         self._loader = _loader(rows, workers, pin)
         self._ahead: Iterator[Rows | str] | None = None
         self._skip_to = start

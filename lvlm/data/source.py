@@ -124,8 +124,10 @@ class StreamSource(Source):
     """Data that are only read in order: no step is known before those that come before it."""
 
     @abc.abstractmethod
-    def stream(self, *, rows: int, part: int, parts: int) -> RowStream:
-        """Batches of `rows` rows from every document whose number is `part` modulo `parts`."""
+    def stream(self, *, seed: int, rows: int, part: int, parts: int) -> RowStream:
+        """Batches of `rows` rows from every document whose number is `part` modulo `parts`; what is mixed is mixed by the
+        seed.
+        """
 
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
         """Not for a stream."""

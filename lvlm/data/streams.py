@@ -1,8 +1,9 @@
 """Rows of a Hugging Face dataset that is read in order: what a worker of a rank reads, and where it stands.
 
-    documents ─ this part's ─ not held out ─► ids ─ Cutter ─► rows
+    documents ─ this part's ─ not held out ─ mixed within a buffer ─► ids ─ Cutter ─► rows
 
-The position is the dataset's own, and the tokens that were read and not used.
+The position is the dataset's own at the buffer's first document, how many of the buffer were used, and the tokens that were
+read and not used.
 
 Shape legend: B rows, T input tokens, U = T + 1.
 """
@@ -14,6 +15,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from lvlm.data.codecs import ByteCodec, end_of
@@ -57,7 +59,7 @@ class Texts:
 
 
 class StreamedDataset(StreamSource):
-    """Rows of documents in their order. Held-out rows are the first of their split.
+    """Rows of documents in their order, or mixed within a buffer. Held-out rows are the first of their split.
 
     Raises:
         UserError: no such dataset, split or field, or no held-out document.
@@ -85,9 +87,9 @@ class StreamedDataset(StreamSource):
         self.fingerprint = sha.hexdigest()[:16]
         self.bytes_per_token = 1.0 if isinstance(codec, ByteCodec) else text_bytes / tokens
 
-    def stream(self, *, rows: int, part: int, parts: int) -> RowStream:
+    def stream(self, *, seed: int, rows: int, part: int, parts: int) -> RowStream:
         """Rows of every document whose number is `part` modulo `parts`, or of that share of the dataset's files."""
-        return _Rows(self.params, rows, part, parts)
+        return _Rows(self.params, seed, rows, part, parts)
 
     def windows(self, count: int, split: Split = "validation") -> Windows:
         """The first rows of the split, side by side.
@@ -149,14 +151,16 @@ class Cutter:
 
 
 class _Rows:
-    """A worker's rows without an end, and their position: `datasets`' own, and the tokens that are read and not used."""
+    """A worker's rows without an end, and their position."""
 
-    def __init__(self, params: HuggingFaceData, rows: int, part: int, parts: int) -> None:
-        self.params, self.count, self.part, self.parts = params, rows, part, parts
+    def __init__(self, params: HuggingFaceData, seed: int, rows: int, part: int, parts: int) -> None:
+        self.params, self.seed, self.count, self.part, self.parts = params, seed, rows, part, parts
         self._texts = Texts(params)
         self.cutter = Cutter(params.window, params.documents)
-        self.epoch, self._resumed = 0, False  # an epoch that is taken up may have nothing left
+        self.epoch, self._buffers, self._used = 0, 0, 0  # buffers of this epoch; documents of the last one
+        self._resumed = False  # an epoch that is taken up may have nothing left
         self._data = self._open()
+        self._buffer_begins = self._data.state_dict()
         self._rows = self.cutter.rows(self._epochs())
 
     def __next__(self) -> Batch:
@@ -164,13 +168,21 @@ class _Rows:
 
     def state_dict(self) -> dict[str, Any]:
         """The position."""
-        return {"epoch": self.epoch, "data": self._data.state_dict(), "left": list(self.cutter.left)}
+        return {
+            "epoch": self.epoch,
+            "buffers": self._buffers,
+            "used": self._used,
+            "data": self._buffer_begins,
+            "left": list(self.cutter.left),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go there."""
-        self.epoch, self.cutter.left = int(state["epoch"]), list(state["left"])
+        self.epoch, self._buffers, self._used = (int(state[name]) for name in ("epoch", "buffers", "used"))
+        self.cutter.left = list(state["left"])
         self._data, self._resumed = self._open(), True
-        self._data.load_state_dict(state["data"])
+        self._buffer_begins = state["data"]
+        self._data.load_state_dict(self._buffer_begins)
         self._rows = self.cutter.rows(self._epochs())
 
     def _open(self) -> Any:
@@ -183,10 +195,7 @@ class _Rows:
         resumed = self._resumed
         while True:
             found = False
-            # By batches of one: a plain `iter` would share the part out once more among the workers that it sees.
-            ones = self._data.iter(batch_size=1)
-            rows = ({name: values[0] for name, values in one.items()} for one in ones)
-            for ids in map(self._texts.ids, self._texts.of("train", rows)):
+            for ids in map(self._texts.ids, self._mixed()):
                 found = found or len(ids) > 1
                 yield ids
             if not found and not resumed:
@@ -194,8 +203,24 @@ class _Rows:
                     f"{self.params.where}: part {self.part} of {self.parts} has no document to train on; use fewer"
                     " processes or workers, or set streaming: false"
                 )
-            self.epoch += 1
+            self.epoch, self._buffers = self.epoch + 1, 0
             self._data, resumed = self._open(), False
+            self._buffer_begins = self._data.state_dict()
+
+    def _mixed(self) -> Iterator[str]:
+        """What is left of an epoch: buffer after buffer, each in an order of seed, epoch, part and buffer."""
+        # By batches of one: a plain `iter` would share the part out once more among the workers that it sees.
+        ones = self._data.iter(batch_size=1)
+        texts = self._texts.of("train", ({name: values[0] for name, values in one.items()} for one in ones))
+        while buffer := list(itertools.islice(texts, self.params.shuffle_buffer)):
+            order = np.random.default_rng([self.seed, self.epoch, self.part, self._buffers]).permutation(
+                len(buffer)
+            )
+            for number in order[self._used :]:
+                self._used += 1
+                yield buffer[number]
+            self._buffers, self._used = self._buffers + 1, 0
+            self._buffer_begins = self._data.state_dict()
 
 
 def _batch(rows: list[list[int]], window: int) -> Batch:
