@@ -8,11 +8,14 @@ from pathlib import Path
 from lvlm.report.figures import draw
 from lvlm.report.folder import read_folder
 
+GREY = "#57606a"
+
 if __name__ == "__main__":
     folder, title, out = sys.argv[1:]
     pictures = {picture.title: picture.svg for picture in draw(read_folder(Path(folder)))}
     if title not in pictures:
         sys.exit(f"no figure {title!r}; there are {', '.join(map(repr, pictures))}")
-    # In a page of HTML an SVG needs no namespaces; a file of its own does.
+    # In a page of HTML an SVG needs no namespaces and has the page's colour; a file of its own has a grey that stands out
+    # from white and from black.
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    Path(out).write_text(pictures[title].replace("<svg ", f"<svg {spaces} ", 1))
+    Path(out).write_text(pictures[title].replace("<svg ", f"<svg {spaces} ", 1).replace("currentColor", GREY))
