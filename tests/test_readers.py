@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,6 +195,26 @@ def test_a_part_without_documents_is_told(opened: Any, tmp_path: Any, workers: i
     source = HuggingFaceData(path=str(path), window=8, streaming=True).open()
     with pytest.raises(UserError, match=r"part \d+ of \d+ has no document to train on; use fewer"):
         opened(source, rank=99, ranks=100, rows=100, workers=workers).batch(0)
+
+
+READS_AND_WAITS = """
+import sys, time
+from lvlm.data import LettersData, open_reader
+if __name__ == "__main__":
+    reader = open_reader(LettersData().open(), seed=3, rows=4, workers=2)
+    reader.batch(0)
+    print("read", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_reader_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "reads.py").write_text(READS_AND_WAITS)
+    process = subprocess.Popen([sys.executable, tmp_path / "reads.py"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"read\n"
+    process.kill()
+    process.communicate(timeout=60)  # its end is the end of all that write to the same pipe, the workers too
 
 
 @pytest.mark.parametrize("variant", [name for name in PURE if "epochs" in name])

@@ -12,6 +12,9 @@ from __future__ import annotations
 import abc
 import itertools
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -295,8 +298,23 @@ def _loader(
             num_workers=workers,
             pin_memory=pin,
             collate_fn=_as_it_is,
+            worker_init_fn=_end_with_reader,
             multiprocessing_context=context,
         )
+
+
+def _end_with_reader(_: int) -> None:
+    """End this worker when the process that reads is killed. Torch's own watch sees the fork server alone, which waits for
+    its workers.
+    """
+    reader = multiprocessing.parent_process()
+    assert reader is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([reader.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_it_is(rows: Rows | str) -> Rows | str:
