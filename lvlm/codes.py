@@ -187,7 +187,9 @@ def read_codes(path: Path) -> Tensor:
             codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
             return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror or error}; codes come from a file that `lvlm encode --out` wrote"
+        ) from None
     except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
         raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None
 

@@ -76,10 +76,15 @@ class Options(Sampling):
     compile: bool = False
 
     def __post_init__(self) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, of, what in _TYPES:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, of):
+            if value is None and defaults[name] is None:
+                continue
+            if not isinstance(value, of) or isinstance(value, bool):
                 raise UserError(f"{name} is {value!r}; it is {what}")
+        if not all(isinstance(text, str) for text in self.stops):
+            raise UserError(f"stop is {self.stop!r}; it is a text, or several")
         super().__post_init__()
         if self.samples < 1:
             raise UserError(f"samples is {self.samples}; ask for at least one")
@@ -371,7 +376,7 @@ def _given(
     whole = 2 if quantizer.num_codes is not None else 3  # dimensions of codes of rows
     lengths = None
     if isinstance(codes, list | tuple):
-        if len(codes) != rows or not all(isinstance(one, Tensor) for one in codes):
+        if len(codes) != rows or not all(isinstance(one, Tensor) and one.ndim for one in codes):
             raise UserError(
                 f"codes is a list of {len(codes)}; it has a tensor [slots, …] for each of {rows} rows"
             )

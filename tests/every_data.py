@@ -6,6 +6,7 @@ import functools
 import json
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from lvlm import api
@@ -33,7 +34,7 @@ def documents(count: int = 600) -> list[str]:
     ]
 
 
-def write_rows(path: Path, texts: list[str], field: str = "text") -> Path:
+def write_rows(path: Path, texts: Sequence[str | None], field: str = "text") -> Path:
     """A .jsonl of texts."""
     path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts))
     return path

@@ -114,7 +114,10 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
     "a stream of two": (("sample", "free", "--prompt", "1", "--samples", 2, "--stream"), "one sample"),
     "no number": (("sample", "free", "--prompt", "1", "--code", "a"), "--code is 'a'"),
     "no slots": (("sample", "free", "--prompt", "1", "--code", 1, "--hold", "a:b"), "--hold is 'a:b'"),
-    "no file of codes": (("sample", "free", "--prompt", "1", "--codes", "c.npz"), "c.npz: cannot be read"),
+    "no file of codes": (
+        ("sample", "free", "--prompt", "1", "--codes", "c.npz"),
+        "c.npz: cannot be read: No such file or directory; codes come from a file that `lvlm encode",
+    ),
     "a bit that isn't there": (("sample", "free", "--prompt", "1", "--tokens", 3, "--flip", 8), "no bit 8"),
     "bits of a Gaussian": (("sample", "gptvae", "--prompt", "1", "--bits", "01"), "continuous"),
     "codes without a latent": (

@@ -305,6 +305,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "one slot": ("free", {"codes": 3, "hold": 2}, "hold is 2"),
     "codes in words": ("free", {"codes": "0110"}, "codes is '0110'"),
     "too many rows": ("free", {"samples": 10**9}, "at most 65536"),
+    "no temperature": ("free", {"temperature": None}, "temperature is None; it is a number"),
+    "no number of samples": ("free", {"samples": None}, "samples is None; it is a whole number"),
+    "true for a number": ("free", {"top_k": True}, "top_k is True; it is a whole number"),
+    "a stop in numbers": ("free", {"stop": [1]}, r"stop is \[1\]; it is a text, or several"),
+    "codes of no slot": ("free", {"codes": [torch.tensor(3)]}, "a list of 1; it has a tensor"),
     "an empty stop": ("free", {"stop": ["a", ""]}, "stop text is empty"),
 }
 

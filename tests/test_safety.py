@@ -123,7 +123,11 @@ def test_no_whole_checkpoint_is_told_with_every_reason(run: Path) -> None:
     for step in (4, 6):
         truncate(run / f"checkpoints/step-00000{step}/trainer.pt")
     message = refused(lambda: api.train(None, run, resume=True))
-    assert message.startswith("no checkpoint is whole:")
+    assert message.startswith(
+        "no checkpoint is whole, so there is nothing to go on from; nothing was touched"
+    )
+    assert "--overwrite begins anew" in message
+    assert "delete" not in message
     assert message.count("trainer.pt: damaged or exchanged") == 2
 
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ import torch
 from rich.console import Console
 
 from lvlm import api
-from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData
+from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData, open_reader
 from lvlm.data.bins import Manifest
 from lvlm.data.codecs import ByteCodec, TokenizerCodec, open_codec
 from lvlm.data.documents import SPLITS, drawn_split
@@ -431,11 +432,12 @@ def test_input_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
         (documents(50), {"field": "txt"}, r"no field 'txt'; known fields: text; did you mean 'text'\?"),
         (documents(50), {"train": "trian"}, r"no split 'trian'; known: train; did you mean 'train'\?"),
         (documents(50), {"test": "tests"}, r"no split 'tests'; known: train"),
+        ([*documents(50), None], {}, r"split 'train', row 51: the field 'text' should be a string, but it is None"),
         (["", ""], {}, r"there is no text to train on|there is no test document|cannot be read"),
     ],
 )  # fmt: skip
 def test_bad_datasets(
-    tmp_path: Path, streaming: bool, texts: list[str], options: dict[str, Any], message: str
+    tmp_path: Path, streaming: bool, texts: list[str | None], options: dict[str, Any], message: str
 ) -> None:
     path = write_rows(tmp_path / "rows.jsonl", texts)
     with pytest.raises(UserError, match=message):
@@ -461,10 +463,52 @@ def test_a_dataset_that_breaks_while_it_is_read(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    told = rf"^data.path: {path}(, split 'train')?: cannot be read(?: from row \d+ on)?: \S.*$"
+    told = rf"^data.path: {path}(, split 'train')?: cannot be read(?: after \d+ rows)?: \S.*$"
     params = HuggingFaceData(path=str(path), window=8, streaming=streaming)
     with pytest.raises(UserError, match=told):
         params.open()
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "saved"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_read_here_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, streaming: bool
+) -> None:
+    import datasets
+
+    (tmp_path / "rows").mkdir()
+    path = write_rows(tmp_path / "rows" / "rows.jsonl", documents(60))
+    if what == "folder":
+        path = path.parent
+    elif what == "saved":
+        path = tmp_path / "saved"
+        datasets.Dataset.from_list([{"text": text} for text in documents(60)]).save_to_disk(path)
+    asked: list[object] = []
+
+    def noted(*where: object, **_: object) -> list[object]:
+        asked.append(where)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    source = HuggingFaceData(path=str(path), window=8, streaming=streaming).open()
+    source.windows(2)
+    reader = open_reader(source, seed=0, rows=2)
+    reader.batch(0)
+    reader.close()
+    assert asked == []
+    assert datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+
+
+def test_a_stream_whose_files_changed_is_another(tmp_path: Path) -> None:
+    def name(texts: list[str]) -> str:
+        path = write_rows(tmp_path / "rows.jsonl", texts)
+        return HuggingFaceData(path=str(path), window=8, streaming=True).open().fingerprint
+
+    texts = documents(60)
+    assert name(texts) == name(texts)
+    assert name([*texts, "one more"]) != name(texts)
 
 
 def test_a_saved_dataset_that_breaks_while_it_is_read(tmp_path: Path) -> None:
@@ -501,7 +545,7 @@ def test_datasets_that_are_not_there(options: dict[str, Any], message: str) -> N
         ),
         (
             {"path": "a", "shuffle_buffer": 10},
-            r"data.shuffle_buffer: a dataset that is read whole is shuffled whole",
+            r"data.shuffle_buffer: goes with streaming: true",
         ),
         ({"path": "a", "test": "train"}, r"data.validation: train, validation and test are different splits"),
         (

@@ -228,8 +228,11 @@ def pieces_of_splits(splits: Mapping[str, Any], field_name: str, where: str) -> 
             yield Piece(text, text, ends=True, split=None if split == "train" else split)
 
 
-def documents_of(rows: Iterable[Mapping[str, Any]], field_name: str, where: str) -> Iterator[str]:
-    """The texts of a split's rows. A dataset is read while it is iterated, so this is where broken files show.
+def documents_of(
+    rows: Iterable[Mapping[str, Any]], field_name: str, where: str, *, whole: bool = True
+) -> Iterator[str]:
+    """The texts of a split's rows, from its first one if it is `whole`. A dataset is read while it is iterated, so this is
+    where broken files show.
 
     Raises:
         UserError: a row can't be read, has no such field, or holds no text there.
@@ -243,10 +246,11 @@ def documents_of(rows: Iterable[Mapping[str, Any]], field_name: str, where: str)
         except (
             Exception
         ) as error:  # the library raises whatever it met: pyarrow's own, a codec's, a lost network
-            raise UserError(f"{where}: cannot be read from row {number} on: {reason_of(error)}") from None
+            read = f" after {number - 1} rows" if whole else ""
+            raise UserError(f"{where}: cannot be read{read}: {reason_of(error)}") from None
         if row is None:
             return
-        yield _text_of_row(row, field_name, where)
+        yield _text_of_row(row, field_name, f"{where}, row {number}" if whole else where)
 
 
 def reason_of(error: Exception) -> str:

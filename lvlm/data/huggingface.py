@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +86,7 @@ class HuggingFaceData(TokenizedParams):
         if not self.streaming and self.shuffle_buffer > 1:
             yield (
                 ("shuffle_buffer",),
-                "a dataset that is read whole is shuffled whole; it goes with streaming: true",
+                "goes with streaming: true; a dataset that is read whole is shuffled whole",
             )
         named = [split for split in (self.train, self.validation, self.test) if split is not None]
         if len(set(named)) < len(named):
@@ -164,6 +165,17 @@ class HuggingFaceData(TokenizedParams):
             found[ours] = known[theirs]
         return found
 
+    def file_sizes(self) -> list[tuple[str, int]]:
+        """Names and sizes in bytes of the files of `path`: nobody reads a stream to its end to see whether it changed. A
+        dataset of the hub has none here.
+        """
+        if self.path is None:
+            return []
+        path = Path(os.path.expanduser(self.path))
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files = [file for file in found if file.is_file() and not file.name.startswith(".")]
+        return [(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]
+
     def _load(self) -> dict[str, Any]:
         datasets = datasets_library()
         path = Path(os.path.expanduser(self.path or ""))
@@ -180,20 +192,33 @@ class HuggingFaceData(TokenizedParams):
                         self.hub, self.subset, revision=self.revision, streaming=self.streaming
                     )
                 )
-            if path.is_dir():
-                return dict(datasets.load_dataset(str(path), self.subset, streaming=True))
-            suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
-            if suffix not in BUILDERS:
-                raise UserError(
-                    f"{self.where}: a file ends in one of {', '.join(BUILDERS)}, perhaps with .gz behind it"
-                )
-            sampled = {"sample_by": "document"} if suffix == ".txt" else {}
-            return dict(
-                datasets.load_dataset(
-                    BUILDERS[suffix], data_files=str(path.resolve()), streaming=True, **sampled
-                )
-            )  # streamed, a file needs no cache
+            with nothing_sent(datasets):
+                return dict(self._load_files(datasets, path))
         except UserError:
             raise
         except Exception as error:  # the library raises whatever it meets, a lost network too
             raise UserError(f"{self.where}: cannot be read: {reason_of(error)}") from None
+
+    def _load_files(self, datasets: Any, path: Path) -> Any:
+        """Streamed, whoever reads them: then they need no cache."""
+        if path.is_dir():
+            return datasets.load_dataset(str(path), self.subset, streaming=True)
+        suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
+        if suffix not in BUILDERS:
+            raise UserError(
+                f"{self.where}: a file ends in one of {', '.join(BUILDERS)}, perhaps with .gz behind it"
+            )
+        sampled = {"sample_by": "document"} if suffix == ".txt" else {}
+        return datasets.load_dataset(
+            BUILDERS[suffix], data_files=str(path.resolve()), streaming=True, **sampled
+        )
+
+
+@contextmanager
+def nothing_sent(datasets: Any) -> Iterator[None]:
+    """Inside, the library doesn't tell its makers that it reads a file here, as it does otherwise, waiting for an answer."""
+    before, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS, False
+    try:
+        yield
+    finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = before

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lvlm.data.codecs import ByteCodec, end_of
 from lvlm.data.corpus import HELD_OUT
@@ -43,19 +44,21 @@ class Texts:
     def of(self, split: str, rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[str]:
         """The texts of a split in order: those among the rows that it is drawn from, all of them unless given."""
         params, within = self.params, "train" if split in self._drawn else split
-        if rows is None:
-            rows = params.splits()[within]
-        for text in documents_of(rows, params.field, f"{params.where}, split {within!r}"):
+        where, whole = f"{params.where}, split {within!r}", rows is None
+        rows = params.splits()[within] if rows is None else rows
+        for text in documents_of(rows, params.field, where, whole=whole):
             encoded = text.encode(errors="replace")
             if within != "train" or drawn_split(encoded, self._drawn, 1 / HELD_OUT) == split:
                 yield text
 
-    def ids(self, text: str) -> list[int]:
-        """A document and its end."""
+    def ids(self, text: str) -> Tensor:
+        """A document and its end, int32 [N]."""
         if isinstance(self.codec, ByteCodec):
-            ids = list(text.encode(errors="replace"))
-            return ids if not ids or ids[-1] == self.end else [*ids, self.end]
-        return [*self.codec.encode(text), self.end]
+            content = text.encode(errors="replace")
+            ends = not content or content[-1] == self.end
+            content = content if ends else content + bytes([self.end])
+            return torch.from_numpy(np.frombuffer(content, np.uint8).astype(np.int32))
+        return torch.tensor([*self.codec.encode(text), self.end], dtype=torch.int32)
 
 
 class StreamedDataset(StreamSource):
@@ -70,7 +73,7 @@ class StreamedDataset(StreamSource):
         self._texts = Texts(params)
         codec = self._texts.codec
         sha = hashlib.sha256(
-            f"{codec.name}, streamed {params.where} {params.subset} {params.revision}".encode()
+            f"{codec.name}, streamed {params.where} {params.subset} {params.revision} {params.train}".encode()
         )
         text_bytes = tokens = 0
         for split in ("validation", "test"):
@@ -84,6 +87,8 @@ class StreamedDataset(StreamSource):
             raise UserError(
                 f"{params.where}: there is no test document; name a split for data.test, or add text"
             )
+        for name, size_bytes in params.file_sizes():
+            sha.update(f"\n{name} {size_bytes}".encode(errors="replace"))
         self.fingerprint = sha.hexdigest()[:16]
         self.bytes_per_token = 1.0 if isinstance(codec, ByteCodec) else text_bytes / tokens
 
@@ -125,29 +130,20 @@ class Cutter:
 
     def __init__(self, window: int, documents: Documents, *, apart: bool = False) -> None:
         self.window, self.joined, self.apart = window, documents == "join", apart
-        self._ids: list[int] = []
-        self._at = 0
-
-    @property
-    def left(self) -> list[int]:
+        self.left = torch.empty(0, dtype=torch.int32)
         """Tokens that were read and not used."""
-        return self._ids[self._at :]
 
-    @left.setter
-    def left(self, ids: list[int]) -> None:
-        self._ids, self._at = list(ids), 0
-
-    def rows(self, documents: Iterator[list[int]]) -> Iterator[list[int]]:
+    def rows(self, documents: Iterator[Tensor]) -> Iterator[Tensor]:
         """Rows, as long as there are documents."""
         while True:
-            while len(self._ids) - self._at < (self.window + 1 if self.joined else 2):
-                ids = next(documents, None)
-                if ids is None:
+            while len(self.left) < (self.window + 1 if self.joined else 2):
+                ids_N = next(documents, None)
+                if ids_N is None:
                     return
-                self.left = self.left + ids if self.joined else ids
-            row = self._ids[self._at : self._at + self.window + 1]
-            self._at += self.window + (self.apart and self.joined)
-            yield row
+                self.left = torch.cat([self.left, ids_N]) if self.joined else ids_N
+            row_U = self.left[: self.window + 1]
+            self.left = self.left[self.window + (self.apart and self.joined) :]
+            yield row_U
 
 
 class _Rows:
@@ -173,13 +169,13 @@ class _Rows:
             "buffers": self._buffers,
             "used": self._used,
             "data": self._buffer_begins,
-            "left": list(self.cutter.left),
+            "left": self.cutter.left.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go there."""
         self.epoch, self._buffers, self._used = (int(state[name]) for name in ("epoch", "buffers", "used"))
-        self.cutter.left = list(state["left"])
+        self.cutter.left = state["left"]
         self._data, self._resumed = self._open(), True
         self._buffer_begins = state["data"]
         self._data.load_state_dict(self._buffer_begins)
@@ -190,7 +186,7 @@ class _Rows:
         data = self.params.splits()["train"]
         return datasets_library().distributed.split_dataset_by_node(data, self.part, self.parts)
 
-    def _epochs(self) -> Iterator[list[int]]:
+    def _epochs(self) -> Iterator[Tensor]:
         """The tokens of documents, epoch after epoch."""
         resumed = self._resumed
         while True:
@@ -223,11 +219,11 @@ class _Rows:
             self._buffer_begins = self._data.state_dict()
 
 
-def _batch(rows: list[list[int]], window: int) -> Batch:
+def _batch(rows: list[Tensor], window: int) -> Batch:
     """Rows [B, T], padded on the right."""
     row_BU = torch.zeros((len(rows), window + 1), dtype=torch.long)
     for row_U, ids in zip(row_BU, rows, strict=True):
-        row_U[: len(ids)] = torch.tensor(ids)
+        row_U[: len(ids)] = ids
     keep_BT = torch.arange(window) < torch.tensor([len(ids) - 1 for ids in rows])[:, None]
     targets_BT = row_BU[:, 1:].masked_fill(~keep_BT, IGNORE)
     return Batch(row_BU[:, :-1].masked_fill(~keep_BT, 0), targets_BT, keep_BT)

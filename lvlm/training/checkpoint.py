@@ -151,8 +151,11 @@ class Checkpoints:
                 tell(f"passed over: {reason.split('; delete ')[0]}; it is now {aside}")
             return checkpoint
         if broken:
-            reasons = "\n".join(f"  {reason}" for _, reason in broken)
-            raise UserError(f"no checkpoint is whole:\n{reasons}")
+            reasons = "\n".join(f"  {reason.split('; delete ')[0]}" for _, reason in broken)
+            raise UserError(
+                f"no checkpoint is whole, so there is nothing to go on from; nothing was touched, and --overwrite begins "
+                f"anew:\n{reasons}"
+            )
         return None
 
     def best(self) -> Checkpoint:
