@@ -291,6 +291,7 @@ def checked_tables(checked: Checked) -> Iterator[Table | Text]:
     for name, shape in checked.shapes.items():
         shapes.add_row(name, str(list(shape)))
     yield shapes
+    yield Text("\nno data were read: `lvlm train` opens them first")
 
 
 def checked_record(checked: Checked) -> dict[str, Any]:

@@ -52,7 +52,15 @@ def steer_run(
     precision, autocast = pick_autocast(recipe.train.precision, device)
     data = recipe.data.open()
     refuse_other_data(folder, data.fingerprint)
-    windows = data.windows(max(params.groups, params.sources), split="test")
+    if (params.prompt_tokens or 0) > recipe.data.tokens:
+        raise UserError(
+            f"steer.prompt_tokens is {params.prompt_tokens}, but a window has {recipe.data.tokens} tokens"
+        )
+    try:
+        windows = data.windows(max(params.groups, params.sources), split="test")
+    except UserError as error:
+        asked = f"steer.groups is {params.groups}, steer.sources {params.sources}"
+        raise UserError(f"{error} ({asked}: as many windows as the larger)") from None
     best = Checkpoints(folder).best()
     about = {
         "version": VERSION,
@@ -123,13 +131,10 @@ def _prompt_tokens(batch: Batch, asked: int | None) -> int:
         raise UserError(
             "steering needs whole windows, and some of these are padded; use data whose rows are full"
         )
-    longest = batch.inputs_BT.shape[1]
-    if asked is None:
-        is_target_T = (batch.targets_BT != IGNORE).any(0)
-        return int(is_target_T.int().argmax()) + 1
-    if asked > longest:
-        raise UserError(f"steer.prompt_tokens is {asked}, but a window has {longest} tokens")
-    return asked
+    if asked is not None:
+        return asked
+    is_target_T = (batch.targets_BT != IGNORE).any(0)
+    return int(is_target_T.int().argmax()) + 1
 
 
 def _rows_to_draw(params: SteerParams, windows: int, units: int | None) -> int:
