@@ -189,7 +189,7 @@ def _peak_of_a_step(
         model, loss = assemble(recipe).train(), recipe.loss.build()
         model.logits_chunk = spec.logits_chunk
         keep_fewer_activations(model, spec.recompute)
-        shard(model, loss, mesh, precision=precision)
+        shard(model, loss, mesh, precision=precision, reshard_after_forward=spec.reshard_after_forward)
         optimiser = make_optimiser(model, loss, spec)
         for group in optimiser.param_groups:
             for p in group["params"]:  # as after a first step, which makes nothing else that stays

@@ -123,6 +123,9 @@ class TrainParams(Section):
     shard_over: int | None = Field(default=None, ge=1)
     """How many processes divide a copy of the model: all of them unless given, 1 for plain data parallelism, a node's
     GPUs for hybrid sharding. Without effect in one process."""
+    reshard_after_forward: bool = True
+    """Whether a process lets go of what it gathered of a block after the forward pass, and gathers it again for the backward
+    one. Without, less is sent and copied, and a process holds all blocks between the two passes."""
     timeout_seconds: float = Field(default=600, gt=0)
     """How long several processes wait for one of them before they give up and say which."""
     recompute: Literal["none", "full", "selective"] | Annotated[int, Field(ge=1)] = "none"

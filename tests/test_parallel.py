@@ -124,12 +124,19 @@ def test_two_processes_equal_one(name: str, alone: dict[str, Path], text: Path, 
     assert {path.name for path in newest.glob("model*")} == {f"model-{n}-of-2.safetensors" for n in (1, 2)}
 
 
-@pytest.mark.parametrize(("ranks", "shard_over"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)])
-def test_copies_and_hybrid_sharding_equal_one(
-    ranks: int, shard_over: int, alone: dict[str, Path], text: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (2, {"shard_over": 1}),
+        (2, {"reshard_after_forward": False}),
+        pytest.param(4, {"shard_over": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_other_ways_to_shard_equal_one(
+    ranks: int, options: dict[str, Any], alone: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    finish(launch(ranks, recipe_of("free", text, shard_over=shard_over), run))
+    finish(launch(ranks, recipe_of("free", text, **options), run))
     assert_same_training(run, alone["free"])
 
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import lvlm
 from lvlm import api
+from lvlm.assemble import count_parameters
 from lvlm.cli import app
 from lvlm.errors import UserError
 from lvlm.planning import _flops_per_token, _memory, _one_step, amount_of, flops_per_token, make_plan
@@ -86,6 +88,17 @@ def test_sharding_divides_what_stays_and_not_what_a_row_needs() -> None:
         "baseline", [*WIDE, "model.backbone.layers=8", "train.micro_rows=2", "train.shard_over=1"]
     )
     assert _one_step(copies.recipe, 4, 2)["optimiser"] == pytest.approx(one["optimiser"], rel=0.01)
+
+
+def test_blocks_that_stay_gathered_are_planned() -> None:
+    wide = [*WIDE, "model.backbone.layers=8", "train.micro_rows=1"]
+    less, more = (
+        _one_step(read_recipe("baseline", [*wide, *option]).recipe, 4, 1)
+        for option in ((), ("train.reshard_after_forward=false",))
+    )
+    blocks_bytes = 4 * count_parameters(lvlm.build("baseline", *wide)).backbone
+    grown = sum(more.values()) - sum(less.values())
+    assert 0.5 * blocks_bytes < grown < blocks_bytes
 
 
 def test_flops_by_hand(text: Path) -> None:

@@ -221,12 +221,20 @@ def make_mesh(ranks: int, device_type: str, shard_over: int | None) -> DeviceMes
     return init_device_mesh(device_type, (copies, over), mesh_dim_names=("copy", "shard"))
 
 
-def shard(model: LatentLM, loss: nn.Module, mesh: DeviceMesh | None, *, precision: str) -> None:
+def shard(
+    model: LatentLM,
+    loss: nn.Module,
+    mesh: DeviceMesh | None,
+    *,
+    precision: str,
+    reshard_after_forward: bool = True,
+) -> None:
     """Lay a model, and a loss that has parameters, out over a mesh, in place; one process keeps them as they are.
 
     Units are each block, the latent path, and the rest (embedding and head together, tied or not). Blocks are gathered
     in the autocast type, in which their products compute anyway; their norms and everything else in float32. Gradients
-    are summed in float32: a loss is divided by the step's tokens of all processes already.
+    are summed in float32: a loss is divided by the step's tokens of all processes already. Without `reshard_after_forward`
+    units stay whole until their backward pass (ZeRO's stage 2 in place of 3: Rajbhandari et al. 2020, arXiv 1910.02054).
 
     Raises:
         UserError: a parameter without a dimension to divide.
@@ -246,11 +254,13 @@ def shard(model: LatentLM, loss: nn.Module, mesh: DeviceMesh | None, *, precisio
     for block in blocks_of(model):
         norms = [m for m in block.modules() if _is_norm(m)]
         if low is not None and norms:
-            fully_shard(norms, mesh=mesh, mp_policy=of_rest)
-        fully_shard(block, mesh=mesh, mp_policy=of_blocks)
+            fully_shard(norms, mesh=mesh, mp_policy=of_rest, reshard_after_forward=reshard_after_forward)
+        fully_shard(block, mesh=mesh, mp_policy=of_blocks, reshard_after_forward=reshard_after_forward)
+    # None: the outermost one, whose backward pass comes at once, stays whole.
+    of_wholes = None if reshard_after_forward else False
     for whole in (model.latent, model, loss):
         if whole is not None and next(whole.parameters(), None) is not None:
-            fully_shard(whole, mesh=mesh, mp_policy=of_rest)
+            fully_shard(whole, mesh=mesh, mp_policy=of_rest, reshard_after_forward=of_wholes)
     for unit in _units(model, loss):
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
@@ -281,7 +291,9 @@ def synchronise_gradients(model: nn.Module, loss: nn.Module, *, last: bool, shar
 
 @contextmanager
 def gathered_seam(model: LatentLM) -> Iterator[None]:
-    """For work that calls parts of a model and not the model: all but the blocks, which gather themselves, is whole."""
+    """For work that calls parts of a model and not the model: all but the blocks, which gather themselves, is whole. In the
+    end nothing is, whether or not a block lets go by itself.
+    """
     parts: list[Any] = [model, model.latent]
     wholes = [part for part in parts if isinstance(part, FSDPModule)]
     for whole in wholes:
@@ -289,5 +301,5 @@ def gathered_seam(model: LatentLM) -> Iterator[None]:
     try:
         yield
     finally:
-        for whole in wholes:
-            whole.reshard()
+        for unit in _units(model):
+            unit.reshard()

@@ -221,7 +221,10 @@ class Trainer:
             for block in self.model.backbone.blocks:
                 block.compile()
         mesh = make_mesh(self.world.ranks, self.device.type, self.spec.shard_over)
-        shard(self.model, self.loss, mesh, precision=self.precision)
+        shard(
+            self.model, self.loss, mesh, precision=self.precision,
+            reshard_after_forward=self.spec.reshard_after_forward,
+        )  # fmt: skip
         self.optimiser = make_optimiser(self.model, self.loss, self.spec)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")

@@ -80,6 +80,8 @@ def rank(rounds: int) -> None:
     shared = (*SHAPE, "train.threads=1", ROWS)
     apart = trainer_of("baseline", *SHAPE, "train.threads=1", "train.rows=4")
     sides = {"sharded": trainer_of("baseline", *shared, world=world)}
+    kept = (*shared, "train.reshard_after_forward=false")
+    sides["sharded, gathered once"] = trainer_of("baseline", *kept, world=world)
     sides["data parallel"] = trainer_of("baseline", *shared, "train.shard_over=1", world=world)
     said = {name: collectives_of(lambda trainer=trainer: step(trainer)) for name, trainer in sides.items()}
     seconds: dict[str, list[float]] = {}
