@@ -98,12 +98,7 @@ def sample(
     }  # fmt: skip
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
-    model = lvlm.load(
-        run,
-        plugin_files=plugin or [],
-        precision=precision,  # type: ignore[arg-type]  # checked there
-        device=device,
-    )
+    model = lvlm.load(run, **_loading(plugin, precision, device))
     given = _given(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes)
     if given is not None:
         options["codes"] = given
@@ -152,9 +147,7 @@ def encode(
         run,
         text if text is not None else _read(str(file)),
         seed=seed,
-        plugin_files=plugin or [],
-        precision=precision,  # type: ignore[arg-type]  # checked there
-        device=device,
+        **_loading(plugin, precision, device),
     )
     if out is not None:
         from lvlm.codes import write_codes
@@ -197,12 +190,7 @@ def interpolate(
     import lvlm
     from lvlm.codes import texts_between
 
-    model = lvlm.load(
-        run,
-        plugin_files=plugin or [],
-        precision=precision,  # type: ignore[arg-type]  # checked there
-        device=device,
-    )
+    model = lvlm.load(run, **_loading(plugin, precision, device))
     way: Any = how
     found = texts_between(
         model, one, other, steps, prompt=prompt, tokens=tokens, how=way, seed=seed, temperature=temperature,
@@ -266,6 +254,11 @@ def _slots(text: str) -> Sequence[int]:
     if not slots:
         raise UserError(f"--hold is {text!r}; it is slots with commas between, or from:to as in 0:8")
     return slots
+
+
+def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str, Any]:
+    """How a model is loaded, as options of `lvlm.load`."""
+    return {"plugin_files": plugin or [], "precision": precision, "device": device}
 
 
 @contextmanager

@@ -226,7 +226,7 @@ def code_of(
     if vector is not None:
         if quantizer.num_codes is not None:
             raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}, not a vector")
-        dim = _dimensions(model)
+        dim = dimensions_of_code(model)
         if len(vector) != dim:
             raise UserError(f"a code has {dim} numbers; the vector has {len(vector)}")
         return torch.tensor([float(number) for number in vector])
@@ -244,11 +244,13 @@ def code_of(
     return torch.tensor(index)
 
 
-def _dimensions(model: LatentLM) -> int:
+@torch.no_grad()
+def dimensions_of_code(model: LatentLM) -> int:
     """Z of a continuous code."""
     path = path_of(model)
-    drawn = path.quantizer.sample(path.readout.weight.new_zeros(1, 1, path.quantizer.prior_dim))
-    return int(drawn.codes.shape[-1])
+    zeros_11J = path.readout.weight.new_zeros(1, 1, path.quantizer.prior_dim)
+    # A generator of its own: the global random state stays as it is.
+    return int(path.quantizer.sample(zeros_11J, torch.Generator(zeros_11J.device)).codes.shape[-1])
 
 
 # --------------------------------------------------------------------------------------------------------- bits

@@ -36,11 +36,12 @@ def check_precision(precision: str) -> None:
     if precision == "int8":
         try:
             # What it says while it is imported is of kernels for GPUs that aren't there.
-            logging.disable(logging.WARNING)
+            before = logging.root.manager.disable
+            logging.disable(max(before, logging.WARNING))
             try:
                 import torchao  # noqa: F401
             finally:
-                logging.disable(logging.NOTSET)
+                logging.disable(before)
         except ImportError as error:
             raise MissingLibrary("torchao isn't installed: pip install 'lvlm[int8]'") from error
 

@@ -26,6 +26,11 @@ class Span:
     tokens: int
     slot: int
 
+    @property
+    def kl_nats_per_token(self) -> float:
+        """The mean over its tokens."""
+        return self.kl_nats / self.tokens
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -18,10 +18,10 @@ MOST_UNITS = 8
 
 def reading_tables(found: Reading) -> Iterator[Table | Text]:
     """A text whose tokens are the darker the more KL they have, what the shades mean, and the units with the most KL."""
-    most = max(max((span.kl_nats for span in found.spans), default=0.0), 1e-12)
+    most = max(max((span.kl_nats_per_token for span in found.spans), default=0.0), 1e-12)
     text = Text()
     for span in found.spans:
-        shade = min(int(span.kl_nats / most * len(SHADES)), len(SHADES) - 1)
+        shade = min(int(span.kl_nats_per_token / most * len(SHADES)), len(SHADES) - 1)
         text.append(printable(span.text), style=_style(shade))
     yield text
     legend = Text("\nKL, nats/token: ")

@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 
 from lvlm import api
 from lvlm.cli import app
+from lvlm.reading import Reading, Span
+from lvlm.text_tables import reading_tables
 from tests.tiny import tiny, write_text
 
 
@@ -155,3 +157,13 @@ def test_a_mistake_is_told_in_words(runs: Path, mistake: str, monkeypatch: pytes
     assert found.stdout == ""
     assert found.stderr.startswith("lvlm: ")
     assert told in found.stderr
+
+
+def test_a_character_of_two_tokens_is_as_dark_as_each_of_them() -> None:
+    spans = (Span("a", 0.5, 1, 0), Span("é", 1.0, 2, 1), Span("b", 0.1, 1, 2))
+    text, legend, *_ = reading_tables(
+        Reading(spans, windows=1, tokens=4, slots=4, kl_nats=1.6, kl_nats_per_slot=(0.4,))
+    )
+    (_, _, one), (_, _, two), (_, _, light) = text.spans  # type: ignore[union-attr]
+    assert one == two != light
+    assert "0.417+" in str(legend)  # five sixths of half a nat

@@ -279,7 +279,9 @@ def test_one_code_for_all_slots_is_out_of_distribution_but_for_one_slot(models: 
     assert codes.tolist() == [6] * 10
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        state = torch.get_rng_state()
         vector = turn.code_of(models["gptvae"], vector=[0.5, -1])
+        assert torch.equal(state, torch.get_rng_state())
         codes = generate(models["gptvae"], "ab", 9, codes=vector)[0].codes
     assert codes is not None
     assert codes.tolist() == [[0.5, -1.0]]

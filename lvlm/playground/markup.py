@@ -115,12 +115,12 @@ def _marked(text: str, other: str) -> Markup:
 
 def reading(found: Reading) -> str:
     """The text, the darker the more KL a token has; its scale; the units."""
-    most = max((span.kl_nats / span.tokens for span in found.spans), default=0.0)
+    most = max((span.kl_nats_per_token for span in found.spans), default=0.0)
     text = Markup("").join(
         Markup(
             '<span class="kl" style="background: rgb(0 128 200 / {:.3f})" title="{:.4f} nats, slot {}">{}</span>'
         ).format(
-            0.85 * span.kl_nats / span.tokens / most if most > 0 else 0.0,
+            0.85 * span.kl_nats_per_token / most if most > 0 else 0.0,
             span.kl_nats,
             span.slot,
             visible(span.text),

@@ -15,10 +15,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from lvlm.codes import code_of, encode, to_bits
+from lvlm.codes import code_of, dimensions_of_code, encode, to_bits
 from lvlm.errors import OutOfDistribution, UserError
 from lvlm.generation import Piece, Sample, stream
 from lvlm.model import LatentLM
@@ -105,10 +104,7 @@ def control_of(model: LatentLM) -> Control | None:
         return None
     quantizer, slots = model.latent.quantizer, model.latent.slots.tokens is not None
     if quantizer.num_codes is None:
-        zeros_11J = model.latent.readout.weight.new_zeros(1, 1, quantizer.prior_dim)
-        with torch.no_grad():
-            codes = quantizer.sample(zeros_11J, torch.Generator(zeros_11J.device).manual_seed(0)).codes
-        return Control("numbers", codes.shape[-1], slots)
+        return Control("numbers", dimensions_of_code(model), slots)
     if quantizer.num_codes == 2**quantizer.kl_dim:
         return Control("bits", quantizer.kl_dim, slots)
     return Control("index", quantizer.num_codes, slots)

@@ -20,7 +20,7 @@ from lvlm.interfaces import IGNORE, Batch
 from lvlm.runs import load_run, refuse_other_data, write_atomically
 from lvlm.steering.measure import measure
 from lvlm.steering.params import SteerParams
-from lvlm.steering.probe import Prober, Prompts
+from lvlm.steering.probe import HALVINGS, Prober, Prompts
 from lvlm.steering.record import VERSION, Steering
 from lvlm.training.checkpoint import Checkpoints
 from lvlm.training.device import pick_autocast, pick_device
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lvlm.registry import Registry
 
 FILE = "steering.json"
-PASSES_OF_A_TEMPERATURE = 10
 
 
 def steer_run(
@@ -76,12 +75,8 @@ def steer_run(
         return stored
     prompt_tokens = _prompt_tokens(windows.batch, params.prompt_tokens)
     prompts = Prompts.of(windows.batch, prompt_tokens)
-    total, done = (
-        _rows_to_draw(
-            params, len(windows.batch), None if model.latent is None else model.latent.quantizer.kl_dim
-        ),
-        0,
-    )
+    units = None if model.latent is None else model.latent.quantizer.kl_dim
+    total, done = _rows_to_draw(params, len(windows.batch), units), 0
 
     def told(rows: int) -> None:
         nonlocal done
@@ -140,5 +135,5 @@ def _prompt_tokens(batch: Batch, asked: int | None) -> int:
 def _rows_to_draw(params: SteerParams, windows: int, units: int | None) -> int:
     """Texts that will be drawn, for the progress."""
     apart = params.groups * params.samples
-    diversity = windows * (1 if params.entropy_nats_per_token is None else 1 + PASSES_OF_A_TEMPERATURE)
+    diversity = windows * (1 if params.entropy_nats_per_token is None else 1 + HALVINGS)
     return apart + diversity + (0 if units is None else 2 * windows + apart * (4 + units))

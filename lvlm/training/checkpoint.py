@@ -45,7 +45,7 @@ OPTIMISER = "optimiser"
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 Found = list["Checkpoint"]
-Broken = list[tuple[Path, str]]
+Broken = list[tuple[Path, UserError]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,14 @@ class Manifest:
     bound_name: str
     bound: float | None
     sha256: dict[str, str]
+
+
+class NotWhole(UserError):
+    """A checkpoint that can't be used; `reason` is why, without the way out that others are told."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{reason}; delete {folder} to fall back on an older checkpoint")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Checkpoint:
         """
         if not self.files("model") or "trainer.pt" not in self.manifest.sha256:
             path = self.folder / "checkpoint.json"
-            raise UserError(f"{path}: names no weights or no trainer state; {_fall_back(self.folder)}")
+            raise NotWhole(self.folder, f"{path}: names no weights or no trainer state")
         for name in self.manifest.sha256:
             _verified(self, name)
 
@@ -109,8 +117,8 @@ class Checkpoints:
             UserError: one has a manifest that can't be read.
         """
         found, broken = self._scan()
-        for _, reason in broken:
-            raise UserError(reason)
+        for _, fault in broken:
+            raise fault
         return found
 
     def newest(self) -> Checkpoint:
@@ -141,17 +149,17 @@ class Checkpoints:
             try:
                 checkpoint.verify()
             except UserError as error:
-                broken.append((checkpoint.folder, str(error)))
+                broken.append((checkpoint.folder, error))
                 continue
-            for folder, reason in broken:
+            for folder, fault in broken:
                 aside = folder.with_name(f"passed-over-{folder.name}")
                 if aside.exists():
                     shutil.rmtree(aside)
                 folder.rename(aside)
-                tell(f"passed over: {reason.split('; delete ')[0]}; it is now {aside}")
+                tell(f"passed over: {_reason(fault)}; it is now {aside}")
             return checkpoint
         if broken:
-            reasons = "\n".join(f"  {reason.split('; delete ')[0]}" for _, reason in broken)
+            reasons = "\n".join(f"  {_reason(fault)}" for _, fault in broken)
             raise UserError(
                 f"no checkpoint is whole, so there is nothing to go on from; nothing was touched, and --overwrite begins "
                 f"anew:\n{reasons}"
@@ -273,7 +281,7 @@ class Checkpoints:
                 try:
                     found.append(_read(path))
                 except UserError as error:
-                    broken.append((path, str(error)))
+                    broken.append((path, error))
         return sorted(found, key=lambda c: c.step), broken
 
     def _clear(self) -> None:
@@ -449,9 +457,7 @@ def _read(folder: Path) -> Checkpoint:
         if not (manifest.bound is None or isinstance(manifest.bound, int | float)):
             raise ValueError("its bound is no number")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint's manifest: {_first_line(error)}; {_fall_back(folder)}"
-        ) from None
+        raise NotWhole(folder, f"{path}: not a checkpoint's manifest: {_first_line(error)}") from None
     if manifest.format != FORMAT:
         raise UserError(f"{path}: format {manifest.format}; this lvlm reads format {FORMAT}")
     return Checkpoint(folder, manifest)
@@ -460,18 +466,18 @@ def _read(folder: Path) -> Checkpoint:
 def _verified(checkpoint: Checkpoint, name: str) -> Path:
     path = checkpoint.folder / name
     if not path.exists():
-        raise UserError(f"{path}: missing; the checkpoint is not whole; {_fall_back(checkpoint.folder)}")
+        raise NotWhole(checkpoint.folder, f"{path}: missing; the checkpoint is not whole")
     expected, actual = checkpoint.manifest.sha256.get(name), _digest(path)
     if actual != expected:
-        raise UserError(
-            f"{path}: damaged or exchanged: its sha256 is {actual[:12]}…, the manifest says {str(expected)[:12]}…; "
-            f"{_fall_back(checkpoint.folder)}"
+        raise NotWhole(
+            checkpoint.folder,
+            f"{path}: damaged or exchanged: its sha256 is {actual[:12]}…, the manifest says {str(expected)[:12]}…",
         )
     return path
 
 
-def _fall_back(folder: Path) -> str:
-    return f"delete {folder} to fall back on an older checkpoint"
+def _reason(error: UserError) -> str:
+    return error.reason if isinstance(error, NotWhole) else str(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -113,18 +113,18 @@ def peers(prompt_BT: torch.Tensor) -> dict[str, Callable[[], object]]:
 
 
 def draw_codes(rounds: int) -> None:
-    """All codes of a row and their embeddings, over the steps that use them."""
+    """All codes of rows and their embeddings, over the steps that use them."""
     model = ours(f"FREE, H = {BITS}")
-    path, prompt_BT = model.latent, torch.zeros(1, PROMPT, dtype=torch.long)
-    seconds = in_turn(
-        {
-            "codes": torch.no_grad()(lambda: RowCodes(path, PROMPT + NEW, [0], [0], None)),
-            "text": lambda: generate(model, prompt_BT, NEW),
-        },
-        rounds,
-    )
-    share = median_ratio(seconds["codes"], seconds["text"])
-    print(f"\ndrawing and embedding the codes of a row: {share:.2%} of writing it")
+    print()
+    for rows in (1, 8):
+        prompt_BT, own = torch.zeros(rows, PROMPT, dtype=torch.long), list(range(rows))
+        sides = {
+            "codes": torch.no_grad()(functools.partial(RowCodes, model.latent, PROMPT + NEW, own, own, None)),
+            "text": functools.partial(generate, model, prompt_BT, NEW),
+        }
+        seconds = in_turn(sides, rounds)
+        share = median_ratio(seconds["codes"], seconds["text"])
+        print(f"batch {rows}: drawing and embedding all codes is {share:.2%} of writing the texts")
 
 
 def long_contexts(rounds: int) -> None:
