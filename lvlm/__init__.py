@@ -19,34 +19,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lvlm.api import (
-        build,
-        check,
-        check_data,
-        doctor,
-        encode,
-        encode_text,
-        evaluate,
-        export,
-        generate,
-        interpolate,
-        kinds,
-        lm_eval,
-        load,
-        plan,
-        play,
-        plugins,
-        prepare_data,
-        sample,
-        schema,
-        score,
-        steer,
-        stream,
-        study,
-        train,
-        train_tokenizer,
-    )
+    from lvlm.data.prepare import check_data, prepare_data, train_tokenizer
+    from lvlm.diagnosis.examine import doctor
     from lvlm.errors import UserError
+    from lvlm.evaluation.run import evaluate
+    from lvlm.evaluation.tasks import lm_eval
+    from lvlm.exporting.export import export
+    from lvlm.generation.encode import encode
+    from lvlm.generation.generate import generate, stream
+    from lvlm.generation.interpolate import interpolate
+    from lvlm.likelihood.score import score
+    from lvlm.playground.play import play
+    from lvlm.recipe.check import build, check
+    from lvlm.recipe.read import schema
+    from lvlm.registry.kinds import kinds, plugins
+    from lvlm.runs.load import encode_text, load, sample
+    from lvlm.steering.run import steer
+    from lvlm.studies.run import study
+    from lvlm.training.plan import plan
+    from lvlm.training.train import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -79,13 +70,39 @@ __all__ = [
 ]
 
 
+_HOME = {
+    "UserError": "lvlm.errors",
+    "check_data": "lvlm.data.prepare",
+    "prepare_data": "lvlm.data.prepare",
+    "train_tokenizer": "lvlm.data.prepare",
+    "doctor": "lvlm.diagnosis.examine",
+    "evaluate": "lvlm.evaluation.run",
+    "lm_eval": "lvlm.evaluation.tasks",
+    "export": "lvlm.exporting.export",
+    "encode": "lvlm.generation.encode",
+    "generate": "lvlm.generation.generate",
+    "stream": "lvlm.generation.generate",
+    "interpolate": "lvlm.generation.interpolate",
+    "score": "lvlm.likelihood.score",
+    "play": "lvlm.playground.play",
+    "build": "lvlm.recipe.check",
+    "check": "lvlm.recipe.check",
+    "schema": "lvlm.recipe.read",
+    "kinds": "lvlm.registry.kinds",
+    "plugins": "lvlm.registry.kinds",
+    "encode_text": "lvlm.runs.load",
+    "load": "lvlm.runs.load",
+    "sample": "lvlm.runs.load",
+    "steer": "lvlm.steering.run",
+    "study": "lvlm.studies.run",
+    "plan": "lvlm.training.plan",
+    "train": "lvlm.training.train",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "UserError":
-        from lvlm.errors import UserError
+    if name in _HOME:
+        import importlib
 
-        return UserError
-    if name in __all__:
-        import lvlm.api
-
-        return getattr(lvlm.api, name)
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'lvlm' has no attribute {name!r}")

@@ -12,7 +12,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lvlm.registry import Registry
+from lvlm.registry.registry import Registry
 
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lvlm import api
+import lvlm
 from lvlm.data import (
     BinsData,
     CoinData,
@@ -20,7 +20,7 @@ from lvlm.data import (
     PythonData,
     TextData,
 )
-from lvlm.schedule import Ramp
+from lvlm.interfaces import Ramp
 
 WINDOW = 16
 
@@ -48,8 +48,8 @@ class Made:
         self.text = folder / "words.txt"
         self.text.write_text(" ".join(f"word{i}" for i in range(2000)))
         self.rows = write_rows(folder / "rows.jsonl", documents())
-        self.tokenizer = api.train_tokenizer([str(self.rows)], folder / "tokenizer.json", vocab=300)
-        self.bins = api.prepare_data([str(self.rows)], folder / "bins", tokenizer=str(self.tokenizer))
+        self.tokenizer = lvlm.train_tokenizer([str(self.rows)], folder / "tokenizer.json", vocab=300)
+        self.bins = lvlm.prepare_data([str(self.rows)], folder / "bins", tokenizer=str(self.tokenizer))
 
     def kinds(self) -> dict[str, DataParams]:
         """One of each kind, whose batches are pure."""

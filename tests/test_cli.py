@@ -17,13 +17,12 @@ import pytest
 import torch
 
 import lvlm
-from lvlm import api
-from lvlm.cli import main
+from lvlm.cli.app import main
 from lvlm.data import DATA_KINDS
 from lvlm.data.rows import TokenSource
 from lvlm.errors import UserError
-from lvlm.evaluation import Estimates
-from lvlm.scoreboard import _excess
+from lvlm.evaluation.run import _excess
+from lvlm.likelihood.estimate import Estimates
 from tests.tiny import before_step, logged, steps_of, tiny, write_text
 
 
@@ -62,11 +61,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arm in ("baseline", "free", "gptvae"):
         recipe = tiny(arm, text)
         (folder / f"{arm}.yaml").write_text(json.dumps(recipe, indent=1))  # JSON is YAML
-        api.train(recipe, folder / "runs" / arm)
+        lvlm.train(recipe, folder / "runs" / arm)
     letters = tiny("letters", text, model={"backbone": {"context": 66}}, train={"steps": 2})
     letters["data"] = {"kind": "letters"}
-    api.train(letters, folder / "runs" / "letters")
-    api.train(tiny("baseline", text, train={"steps": 2}), folder / "runs" / "bare")
+    lvlm.train(letters, folder / "runs" / "letters")
+    lvlm.train(tiny("baseline", text, train={"steps": 2}), folder / "runs" / "bare")
     for checkpoint in (folder / "runs/bare/checkpoints").iterdir():
         for path in checkpoint.iterdir():
             path.unlink()
@@ -226,7 +225,7 @@ def test_what_typer_refuses_is_status_2_too(words: tuple[str, ...], told: str, r
 
 def test_a_corrupt_checkpoint_is_told(place: Path, run_lvlm: Lvlm, tmp_path: Path) -> None:
     text = place / "text.txt"
-    run = api.train(tiny("free", text, train={"steps": 2}), tmp_path / "run")
+    run = lvlm.train(tiny("free", text, train={"steps": 2}), tmp_path / "run")
     path = run / "checkpoints/step-000002/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     for words, way_out in (
@@ -266,7 +265,7 @@ def test_ctrl_c_and_a_closed_pipe_have_their_own_status(
     def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lvlm.api.evaluate", stop)
+    monkeypatch.setattr("lvlm.evaluate", stop)
     ran = run_lvlm("eval", "runs/free")
     assert (ran.status, ran.err) == (130, "lvlm: stopped\n")
     command = f"{sys.executable} -m lvlm schema"
@@ -364,7 +363,7 @@ def test_json_stands_alone_on_the_standard_output(
 ) -> None:
     """On a terminal there is a bar; it goes to the standard error."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    run = api.train(tiny("gptvae", place / "text.txt", train={"steps": 2}), tmp_path / "run")
+    run = lvlm.train(tiny("gptvae", place / "text.txt", train={"steps": 2}), tmp_path / "run")
     ran = run_lvlm("eval", run, "--json")
     assert ran.status == 0
     assert json.loads(ran.out)["step"] == 2
@@ -401,8 +400,8 @@ def test_windows_shorter_than_the_prompt_of_the_sample(
 ) -> None:
     monkeypatch.setattr(TokenSource, "sample_prompt", lambda _: "def ")  # as the Python data have it
     recipe = tiny("free", place / "text.txt", data={"window": window}, train={"steps": 2})
-    run = api.train(recipe, tmp_path / "run")
-    sample = api.evaluate(run)["sample"]
+    run = lvlm.train(recipe, tmp_path / "run")
+    sample = lvlm.evaluate(run)["sample"]
     assert sample["tokens"] >= 1
     assert sample["prompt"] == "def "[:window]
 
@@ -491,7 +490,7 @@ for words in (["--help"], ["train", "--help"], ["--version"], ["train", "--outt"
         main()
     except SystemExit:
         pass
-    heavy = {"torch", "numpy", "matplotlib", "lvlm.api"} & sys.modules.keys()
+    heavy = {"torch", "numpy", "matplotlib", "lvlm"} & sys.modules.keys()
     assert not heavy, (words, heavy)
 """
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from lvlm import api
-from lvlm.cli import app
-from lvlm.reading import Reading, Span
-from lvlm.text_tables import reading_tables
+import lvlm
+from lvlm.cli.app import app
+from lvlm.cli.texts import reading_tables
+from lvlm.generation.kl_by_token import Reading, Span
 from tests.tiny import tiny, write_text
 
 
@@ -22,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generate")
     text = write_text(folder)
     for arm in ("free", "gptvae", "baseline"):
-        api.train(tiny(arm, text), folder / arm)
+        lvlm.train(tiny(arm, text), folder / arm)
     return folder
 
 

@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from lvlm import api
+import lvlm
 from lvlm.errors import Interrupted, MissingLibrary, UserError
 from lvlm.interfaces import QuantizerParams
-from lvlm.registry import Registry
+from lvlm.registry.registry import Registry
 from lvlm.testing import check_kind, conformance, randomise
 from lvlm_codebooks import FSQParams, VQParams
 from lvlm_codebooks.fsq import FSQ
@@ -300,7 +300,7 @@ def test_a_run_with_a_learned_prior(kind: str, text: Path, tmp_path: Path) -> No
     recipe = tiny(
         "free", text, model={"quantizer": RECIPES[kind], "prior": "learned"}, train={"steps": 4}
     )  # fmt: skip
-    run = api.train(recipe, tmp_path / "run")
+    run = lvlm.train(recipe, tmp_path / "run")
     first, *_, last = logged(run)
     assert first["kl"] == pytest.approx(
         math.log(CODES[kind]), rel=1e-4
@@ -309,7 +309,7 @@ def test_a_run_with_a_learned_prior(kind: str, text: Path, tmp_path: Path) -> No
     assert weights(run)["latent.prior_head.weight"].abs().sum() > 0
 
     # One code is all that the posterior can draw, so more samples say nothing new.
-    estimates = api.evaluate(run)["estimates"]
+    estimates = lvlm.evaluate(run)["estimates"]
     bounds = [estimates[name]["nats_per_token"] for name in ("nll_iwae_2", "elbo")]
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
     assert math.isfinite(estimates["ce_prior"]["nats_per_token"])
@@ -318,8 +318,8 @@ def test_a_run_with_a_learned_prior(kind: str, text: Path, tmp_path: Path) -> No
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
-            api.train(recipe, other)
-    api.train(None, other, resume=True)
+            lvlm.train(recipe, other)
+    lvlm.train(None, other, resume=True)
     assert logged(other) == logged(run)
     ours, theirs = weights(other), weights(run)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -327,5 +327,5 @@ def test_a_run_with_a_learned_prior(kind: str, text: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["fsq", "vq"])
 def test_a_check_builds_it_without_memory(kind: str) -> None:
-    shapes = api.check("free", f"model.quantizer={{kind: {kind}}}").shapes
+    shapes = lvlm.check("free", f"model.quantizer={{kind: {kind}}}").shapes
     assert shapes["prior_BSJ"] == (16, 128, {"fsq": 1000, "vq": 512}[kind])

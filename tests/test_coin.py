@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvlm import api
+import lvlm
 from lvlm.data import CoinData
 from lvlm.data.coin import entropy_nats, nll_nats
 from lvlm.errors import UserError
@@ -96,7 +96,7 @@ def test_a_character_that_is_no_symbol_is_named() -> None:
 @pytest.mark.parametrize("noise", ["-0.1", "0.0", "0.5", "0.7"])
 def test_noise_that_hides_the_coin_is_refused_with_the_reason(noise: str) -> None:
     with pytest.raises(UserError, match=r"data\.noise: \S+ is not above 0 and below 0\.5: .*no trace"):
-        api.check("coin", f"data.noise={noise}")
+        lvlm.check("coin", f"data.noise={noise}")
 
 
 def test_the_schema_knows_the_limits_of_noise() -> None:
@@ -108,8 +108,8 @@ def test_the_schema_knows_the_limits_of_noise() -> None:
 def test_one_bit_a_row_reaches_the_entropy_and_a_control_without_it_does_not(tmp_path: Path) -> None:
     excess = {}
     for codes in ("posterior", "prior", "shuffled"):
-        api.train("coin_bit", tmp_path / codes, f"train.codes={codes}", "train.steps=250")
-        found = api.evaluate(tmp_path / codes)
+        lvlm.train("coin_bit", tmp_path / codes, f"train.codes={codes}", "train.steps=250")
+        found = lvlm.evaluate(tmp_path / codes)
         excess[codes] = found["excess_nats_per_sequence"]["nll_exact"]["mean"]
         gain = (
             found["estimates"]["ce_prior"]["nats_per_token"]

@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import lvlm
-from lvlm import decoding
+from lvlm.generation import decoding
 from lvlm.testing import randomise
 
 SMALL = (

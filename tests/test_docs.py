@@ -50,16 +50,18 @@ import typer
 from pydantic import BaseModel
 
 import lvlm
-from lvlm import hookspecs, recipe_files
-from lvlm.cli import app, main
+from lvlm import hookspecs
+from lvlm.cli.app import app, main
 from lvlm.data import DATA_KINDS, BinsData, HuggingFaceData, MixtureData
-from lvlm.estimators import is_bound
 from lvlm.interfaces import ROLES
-from lvlm.plain_yaml import read_yaml
-from lvlm.recipe import EvaluateParams, ModelParams, Recipe, TrainParams, read_recipe
-from lvlm.registry import Registry
-from lvlm.steering.params import SteerParams
-from lvlm.study_recipe import StudyParams, read_study
+from lvlm.likelihood.estimators import is_bound
+from lvlm.recipe import files as recipe_files
+from lvlm.recipe.plain_yaml import read_yaml
+from lvlm.recipe.read import read_recipe
+from lvlm.recipe.recipe import Recipe
+from lvlm.recipe.sections import EvaluateParams, ModelParams, SteerParams, TrainParams
+from lvlm.recipe.study import StudyParams, read_study
+from lvlm.registry.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "docs" / "plugin-template"

@@ -18,18 +18,21 @@ import torch
 from torch import Tensor, nn
 
 import lvlm
-from lvlm import api
-from lvlm.cli import main
+from lvlm.cli.app import main
 from lvlm.data.source import Windows
+from lvlm.diagnosis.findings import Finding, findings_of
+from lvlm.diagnosis.measure import code_perplexity, measure, training_record
+from lvlm.diagnosis.measured import Measured
 from lvlm.errors import UserError
-from lvlm.examination import Measured, code_perplexity, measure, training_record
-from lvlm.findings import Finding, findings_of
 from lvlm.interfaces import Backbone, Batch, Encoder, Slots
-from lvlm.model import LatentLM, LatentPath
-from lvlm.recipe import Resolved, read_recipe
-from lvlm.registry import Registry
-from lvlm.runs import read_run
-from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state, stored_optimiser, tensors_of
+from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.recipe.read import read_recipe
+from lvlm.recipe.recipe import Resolved
+from lvlm.registry.registry import Registry
+from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
+from lvlm.runs.load import read_run
+from lvlm.runs.manifest import Checkpoint
+from lvlm.runs.weights import stored_optimiser, tensors_of
 from lvlm.training.optim import make_optimiser
 from lvlm_free.add import Add
 from lvlm_free.binary import BinaryParams
@@ -50,9 +53,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """A run of each arm, and one whose KL was too dear."""
     folder = tmp_path_factory.mktemp("runs")
     for arm in ARMS:
-        api.train(tiny(arm, text), folder / arm)
+        lvlm.train(tiny(arm, text), folder / arm)
     dear = tiny("free", text, loss={"budget_bits": 0.0, "beta": 100.0}, train={"learning_rate": 0.01})
-    api.train(dear, folder / "dead")
+    lvlm.train(dear, folder / "dead")
     return folder
 
 
@@ -264,14 +267,14 @@ def test_perplexity_by_hand(codes: list[Any], perplexity: float) -> None:
 
 
 def test_a_tensor_without_a_state_was_never_trained(runs: Path) -> None:
-    model, resolved = api.load(runs / "free"), read_run(runs / "free")
+    model, resolved = lvlm.load(runs / "free"), read_run(runs / "free")
     checkpoint, loss = Checkpoints(runs / "free").best(), resolved.recipe.loss.build()
     record = training_record(model, loss, checkpoint)
     assert record == {"trainable": len(list(model.parameters())), "never_updated": []}
     frozen = next(n for n, p in model.named_parameters() if n.startswith("latent.encoder") and p.ndim > 1)
     stored = {name: of for name, of in stored_optimiser(checkpoint).items() if name != frozen}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lvlm.examination.stored_optimiser", lambda _: stored)
+        patch.setattr("lvlm.diagnosis.examine.stored_optimiser", lambda _: stored)
         assert training_record(model, loss, checkpoint)["never_updated"] == [frozen]
 
 
@@ -491,7 +494,7 @@ def test_a_latent_that_was_too_dear_is_dead(runs: Path) -> None:
 
 
 def test_the_price_is_that_of_the_checkpoint_s_controller(text: Path, tmp_path: Path) -> None:
-    run = api.train(tiny("free", text, loss={"term": "lagrangian"}), tmp_path / "run")
+    run = lvlm.train(tiny("free", text, loss={"term": "lagrangian"}), tmp_path / "run")
     measured = lvlm.doctor(run).measured
     price = load_trainer_state(Checkpoints(run).best())["loss"]["term._extra_state"]["price_u"]
     assert float(price) not in (0.0, 1.0)
@@ -512,7 +515,7 @@ def test_two_calls_agree_and_nothing_is_changed(runs: Path) -> None:
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
     text = write_text(tmp_path)
-    run = api.train(tiny("free", text, train={"steps": 2}), tmp_path / "run")
+    run = lvlm.train(tiny("free", text, train={"steps": 2}), tmp_path / "run")
     write_text(tmp_path, verse="another verse")
     with pytest.raises(UserError, match="the data changed since the run began"):
         lvlm.doctor(run)
@@ -541,7 +544,7 @@ def test_a_part_from_a_plugin_file(text: Path, tmp_path: Path) -> None:
         "    register(CoinsParams)\n"
     )
     recipe = tiny("free", text, model={"quantizer": {"kind": "coins"}}, plugins=[str(plugin)])
-    run = api.train(recipe, tmp_path / "run")
+    run = lvlm.train(recipe, tmp_path / "run")
     with pytest.raises(UserError, match="give a plugin file again with --plugin FILE"):
         lvlm.doctor(run)
     found = lvlm.doctor(run, plugin_files=[str(plugin)])

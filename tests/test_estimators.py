@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lvlm.errors import UserError
-from lvlm.estimators import (
-    ESTIMATOR_NAMES,
+from lvlm.interfaces import IGNORE, Batch
+from lvlm.likelihood.estimators import (
     Elbo,
     Exact,
     Importance,
@@ -22,10 +22,11 @@ from lvlm.estimators import (
     is_bound,
     make_estimators,
 )
-from lvlm.interfaces import IGNORE, Batch
-from lvlm.model import LatentLM, LatentPath
-from lvlm.particles import Filter, Rows, ancestors
-from lvlm.scoring import score
+from lvlm.likelihood.filter import Filter, ancestors
+from lvlm.likelihood.names import ESTIMATOR_NAMES
+from lvlm.likelihood.particles import Rows
+from lvlm.likelihood.score import score
+from lvlm.model.latent_lm import LatentLM, LatentPath
 from lvlm.testing import randomise
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_codebooks.fsq import FSQParams
@@ -383,7 +384,7 @@ def test_an_encoder_that_sees_the_continuation_shows(monkeypatch: pytest.MonkeyP
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **(options | {"prompt": 100}))  # the encoder sees the whole row
 
-    monkeypatch.setattr("lvlm.scoring.Rows", Leaking)
+    monkeypatch.setattr("lvlm.likelihood.score.Rows", Leaking)
     assert abs(total_probability(model, 3, k=3, chunk=8) - 1) > 1e-3
 
 

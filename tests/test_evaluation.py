@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvlm import api
+import lvlm
 from lvlm.data.letters import ENTROPY_NATS
 from lvlm.errors import UserError
 from tests.tiny import tiny, write_text
@@ -80,7 +80,7 @@ def register_backbones(register):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
-    api.train(tiny("free", write_text(folder)), folder / "run")
+    lvlm.train(tiny("free", write_text(folder)), folder / "run")
     return folder / "run"
 
 
@@ -92,7 +92,7 @@ def forbid_computing(patch: pytest.MonkeyPatch) -> None:
     def computed(*_: Any, **__: Any) -> Any:
         raise AssertionError("computed again")
 
-    patch.setattr(sys.modules["lvlm.scoreboard"], "estimate", computed)
+    patch.setattr(sys.modules["lvlm.evaluation.run"], "estimate", computed)
 
 
 def test_the_exact_filter_of_the_letters_has_their_entropy(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_the_exact_filter_of_the_letters_has_their_entropy(tmp_path: Path) -> No
         "train": {"steps": 1, "rows": 2, "evaluate_every": 1, "warmup_steps": 0, "learning_rate": 1e-12, "final_learning_rate": 0.0},
         "evaluate": {"windows": 4000, "rows": 500},
     }  # fmt: skip
-    api.train(recipe, tmp_path / "run")
-    found = api.evaluate(tmp_path / "run", plugin_files=[str(plugin)])
+    lvlm.train(recipe, tmp_path / "run")
+    found = lvlm.evaluate(tmp_path / "run", plugin_files=[str(plugin)])
     mean = found["estimates"]["nll_exact"]["nats_per_token"] * 64
     error = found["estimates"]["nll_exact"]["stderr"] * 64
     assert abs(mean - ENTROPY_NATS) < 4 * error < 0.5
@@ -119,25 +119,25 @@ def test_the_exact_filter_of_the_letters_has_their_entropy(tmp_path: Path) -> No
 def test_evaluating_again_computes_nothing_and_says_the_same(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = api.evaluate(run)
+    first = lvlm.evaluate(run)
     forbid_computing(monkeypatch)
-    again = api.evaluate(run)
+    again = lvlm.evaluate(run)
     assert again == first == json.loads((run / "evaluation.json").read_text())
     with pytest.raises(AssertionError, match="computed again"):
-        api.evaluate(run, k=3)
+        lvlm.evaluate(run, k=3)
 
 
 def test_only_what_is_new_is_computed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.evaluate(run)
-    estimate = sys.modules["lvlm.scoreboard"].estimate  # type: ignore[attr-defined]
+    lvlm.evaluate(run)
+    estimate = sys.modules["lvlm.evaluation.run"].estimate  # type: ignore[attr-defined]
     asked: list[str] = []
 
     def counting(model: Any, windows: Any, estimators: Any, **options: Any) -> Any:
         asked.extend(one.label for one in estimators)
         return estimate(model, windows, estimators, **options)
 
-    monkeypatch.setattr(sys.modules["lvlm.scoreboard"], "estimate", counting)
-    found = api.evaluate(run, estimators=["smc", "iwae", "iwae_prior"])
+    monkeypatch.setattr(sys.modules["lvlm.evaluation.run"], "estimate", counting)
+    found = lvlm.evaluate(run, estimators=["smc", "iwae", "iwae_prior"])
     assert asked == ["nll_iwae_prior_2"]
     assert set(nats(found)) == {"ce_posterior", "kl", "nll_smc_2", "nll_iwae_2", "nll_iwae_prior_2"}
 
@@ -150,14 +150,14 @@ def test_what_has_seen_the_answer_is_averaged_over_the_same_draws_however_it_is_
     found = []
     for asked in (["smc"], ["elbo", "smc"]):
         copy = shutil.copytree(run, tmp_path / str(len(asked)), ignore=shutil.ignore_patterns("evaluations"))
-        found.append(nats(api.evaluate(copy, estimators=asked, k=7))["ce_posterior"])  # type: ignore[arg-type]
+        found.append(nats(lvlm.evaluate(copy, estimators=asked, k=7))["ce_posterior"])  # type: ignore[arg-type]
     assert found[0] == found[1]
 
 
 def test_options_leave_the_declared_evaluation_alone(run: Path) -> None:
-    api.evaluate(run)
+    lvlm.evaluate(run)
     before = (run / "evaluation.json").read_text()
-    found = api.evaluate(run, estimators=["elbo", "smc"], k=[1, 3], windows=3, chunk=2)
+    found = lvlm.evaluate(run, estimators=["elbo", "smc"], k=[1, 3], windows=3, chunk=2)
     assert found["windows"] == 3
     assert found["headline"] is None
     assert {"elbo", "nll_smc_1", "nll_smc_3"} < set(found["estimates"])
@@ -165,18 +165,18 @@ def test_options_leave_the_declared_evaluation_alone(run: Path) -> None:
 
 
 def test_a_damaged_store_is_computed_anew(run: Path) -> None:
-    first = nats(api.evaluate(run))
+    first = nats(lvlm.evaluate(run))
     for number, file in enumerate(sorted((run / "evaluations").iterdir())):
         file.write_bytes(file.read_bytes()[: 50 * number] or b"nonsense")
-    assert nats(api.evaluate(run)) == first
+    assert nats(lvlm.evaluate(run)) == first
 
 
 def test_numbers_do_not_depend_on_rows_per_forward_or_threads(run: Path) -> None:
     import torch
 
-    from lvlm.estimators import make_estimators
-    from lvlm.evaluation import estimate
-    from lvlm.runs import load_run
+    from lvlm.likelihood.estimate import estimate
+    from lvlm.likelihood.estimators import make_estimators
+    from lvlm.runs.load import load_run
 
     model, resolved, _ = load_run(run)
     windows = resolved.recipe.data.open().windows(5, "test").batch
@@ -212,26 +212,26 @@ def test_numbers_do_not_depend_on_rows_per_forward_or_threads(run: Path) -> None
 )
 def test_wrong_options_are_told(run: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        api.evaluate(run, **options)
+        lvlm.evaluate(run, **options)
 
 
 def test_a_headline_that_is_not_estimated_is_refused() -> None:
     with pytest.raises(UserError, match=r"headline 'smc_mixture' is not among evaluate.estimators: elbo"):
-        api.check("free", "evaluate.estimators=[elbo]")
+        lvlm.check("free", "evaluate.estimators=[elbo]")
 
 
 def test_codes_to_train_on() -> None:
     with pytest.raises(UserError, match="codes to train on need a latent"):
-        api.check("baseline", "train.codes=prior")
+        lvlm.check("baseline", "train.codes=prior")
     with pytest.raises(UserError, match="at least 2 rows per forward"):
-        api.check("free", "train.codes=shuffled", "train.micro_rows=1")
+        lvlm.check("free", "train.codes=shuffled", "train.micro_rows=1")
 
 
 @pytest.mark.parametrize("codes", ["prior", "shuffled"])
 def test_the_controls_train_and_their_codes_tell_nothing(codes: str, tmp_path: Path) -> None:
-    api.train(tiny("free", write_text(tmp_path), train={"codes": codes}), tmp_path / "run")
+    lvlm.train(tiny("free", write_text(tmp_path), train={"codes": codes}), tmp_path / "run")
     log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     names = {name for line in log if line["event"] == "train" for name in line}
     assert ("kl" in names) == (codes == "shuffled")
     assert ("ce_prior" in names) == (codes == "prior")
-    assert "elbo" in nats(api.evaluate(tmp_path / "run"))
+    assert "elbo" in nats(lvlm.evaluate(tmp_path / "run"))

@@ -16,10 +16,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import lvlm
-from lvlm import exporting, recipe_files
-from lvlm.cli import app
+from lvlm.cli.app import app
 from lvlm.errors import MissingLibrary, UserError
-from lvlm.export_graphs import trace
+from lvlm.exporting import export as exporting
+from lvlm.exporting.graphs import trace
+from lvlm.recipe import files as recipe_files
 from lvlm.testing import randomise
 from tests.tiny import tiny, write_text
 
@@ -39,7 +40,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text"))
 
 
-def run_of(arm: str, text: Path, folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, lvlm.model.LatentLM]:
+def run_of(
+    arm: str, text: Path, folder: Path, patch: pytest.MonkeyPatch
+) -> tuple[Path, lvlm.model.latent_lm.LatentLM]:
     """A run whose weights are all random, so that codes matter; training leaves too many near zero."""
     run = lvlm.train(
         tiny(arm, text, model=SMALL, train={"steps": 1, "evaluate_every": 1, "warmup_steps": 0}),

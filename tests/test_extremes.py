@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lvlm.errors import NotFinite
 from lvlm.interfaces import IGNORE, Batch, Output, QuantizerParams, Slots, Terms
-from lvlm.model import LatentLM
+from lvlm.model.latent_lm import LatentLM
 from lvlm.objective import per_token
-from lvlm.registry import Registry
+from lvlm.registry.registry import Registry
 from lvlm.testing import build_cross, crosses, randomise
 from lvlm_baseline.elbo import ElboParams
 from lvlm_free.binary import BinaryParams

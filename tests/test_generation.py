@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lvlm
-from lvlm import codes as turn
 from lvlm.data.codecs import ByteCodec
 from lvlm.errors import NotFinite, OutOfDistribution, UserError
-from lvlm.generation import Sample, generate, stream
-from lvlm.model import LatentLM
-from lvlm.row_text import RowText
-from lvlm.sampling import Sampling
+from lvlm.generation import codes as turn
+from lvlm.generation.generate import Sample, generate, stream
+from lvlm.generation.row_text import RowText
+from lvlm.generation.sampling import Sampling
+from lvlm.model.latent_lm import LatentLM
 from lvlm.testing.cases import randomise
 
 ARMS = ("baseline", "free", "gptvae")

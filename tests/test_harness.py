@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from lvlm import api
+import lvlm
 from lvlm.errors import MissingLibrary, UserError
-from lvlm.scoring import score
+from lvlm.likelihood.score import score
 from tests.tiny import tiny, write_text
 
 
 def test_without_lm_eval_it_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "lvlm.harness", None)
+    monkeypatch.setitem(sys.modules, "lvlm.evaluation.harness", None)
     with pytest.raises(MissingLibrary, match=r"pip install 'lvlm\[lm-eval\]'"):
-        api.lm_eval(tmp_path, ["anything"])
+        lvlm.lm_eval(tmp_path, ["anything"])
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("lm_eval")
     folder = tmp_path_factory.mktemp("harness")
-    api.train(tiny("free", write_text(folder)), folder / "run")
+    lvlm.train(tiny("free", write_text(folder)), folder / "run")
     return folder / "run"
 
 
@@ -72,18 +72,18 @@ doc_to_text: "{{{{ask}}}}"
 @pytest.mark.usefixtures("offline")
 def test_local_tasks_run_and_say_the_same_again(run: Path, tasks: Path) -> None:
     names = ["choose_here", "write_here", "read_here"]
-    found = api.lm_eval(run, names, k=3, include_path=tasks)
+    found = lvlm.lm_eval(run, names, k=3, include_path=tasks)
     assert set(found["results"]) == set(names)
     assert 0 <= found["results"]["choose_here"]["acc,none"] <= 1
     assert 0 < found["results"]["read_here"]["bits_per_byte,none"] < 20
     assert found["truncated"] >= 2
-    assert found == api.lm_eval(run, names, k=3, include_path=tasks)
-    assert "choose_here" in api.lm_eval(run, ["choose_here"], limit=1, include_path=tasks)["results"]
+    assert found == lvlm.lm_eval(run, names, k=3, include_path=tasks)
+    assert "choose_here" in lvlm.lm_eval(run, ["choose_here"], limit=1, include_path=tasks)["results"]
 
 
 def harness(run: Path, **options: Any) -> Any:
-    from lvlm.harness import HarnessLM
-    from lvlm.runs import load_run
+    from lvlm.evaluation.harness import HarnessLM
+    from lvlm.runs.load import load_run
 
     model, resolved, _ = load_run(run)
     return HarnessLM(model, resolved.recipe.data.codec, k=3, **options)
@@ -130,10 +130,10 @@ def test_a_long_text_is_scored_token_by_token_once(run: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_mistakes_are_told(run: Path, tasks: Path) -> None:
     with pytest.raises(UserError, match="unknown task 'chose_here'.*did you mean 'choose_here'"):
-        api.lm_eval(run, ["chose_here"], include_path=tasks)
+        lvlm.lm_eval(run, ["chose_here"], include_path=tasks)
     with pytest.raises(UserError, match="no folder of tasks"):
-        api.lm_eval(run, ["choose_here"], include_path=tasks / "none")
+        lvlm.lm_eval(run, ["choose_here"], include_path=tasks / "none")
     with pytest.raises(UserError, match="a choice of 20 tokens is longer than the model's context of 16"):
         harness(run).loglikelihood([request("a", "b" * 20)])
     with pytest.raises(UserError, match="k is 0"):
-        api.lm_eval(run, ["choose_here"], include_path=tasks, k=0)
+        lvlm.lm_eval(run, ["choose_here"], include_path=tasks, k=0)

@@ -19,14 +19,25 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lvlm.errors import UserError
-from lvlm.interfaces import IGNORE, Batch, Latent, Output, Slots
-from lvlm.kl import bernoulli_kl, gaussian_kl, gaussian_log_prob
-from lvlm.kl_terms import PID, Clamp, Controller, Lagrangian, LocalTerm
-from lvlm.objective import NATS_PER_BIT, cross_entropy_nats, per_token, reconstruction, score_function
-from lvlm.recipe import read_recipe
-from lvlm.registry import Registry
-from lvlm.schedule import Ramp, value_at
-from lvlm.straight_through import straight_through
+from lvlm.interfaces import IGNORE, Batch, Latent, Output, Ramp, Slots, value_at
+from lvlm.objective import (
+    NATS_PER_BIT,
+    PID,
+    Clamp,
+    Controller,
+    Lagrangian,
+    LocalTerm,
+    bernoulli_kl,
+    cross_entropy_nats,
+    gaussian_kl,
+    gaussian_log_prob,
+    per_token,
+    reconstruction,
+    score_function,
+    straight_through,
+)
+from lvlm.recipe.read import read_recipe
+from lvlm.registry.registry import Registry
 from lvlm.testing import Cross, batch_of, build_cross, numbers, token_rows
 from lvlm_baseline.elbo import ElboParams
 from lvlm_free.binary import Binary, BinaryParams

@@ -10,9 +10,9 @@ import pytest
 from lvlm.data import BinsData, CoinData, HuggingFaceData, LettersData, MixtureData, TextData
 from lvlm.data.mixture import seed_of
 from lvlm.errors import UserError
-from lvlm.recipe import read_recipe
-from lvlm.registry import Registry
-from lvlm.schedule import Ramp
+from lvlm.interfaces import Ramp
+from lvlm.recipe.read import read_recipe
+from lvlm.registry.registry import Registry
 from tests.every_data import WINDOW, made
 
 EASY_TO_HARD = MixtureData(

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvlm.assemble import assemble, count_parameters
 from lvlm.errors import UserError
-from lvlm.estimators import Estimator, make_estimators
-from lvlm.evaluation import estimate
-from lvlm.generation import generate
+from lvlm.generation.generate import generate
 from lvlm.interfaces import Batch
-from lvlm.model import LatentLM, prefix_mask
+from lvlm.likelihood.estimate import estimate
+from lvlm.likelihood.estimators import Estimator, make_estimators
+from lvlm.model.latent_lm import LatentLM, prefix_mask
 from lvlm.objective import cross_entropy_nats
-from lvlm.recipe import read_recipe
-from lvlm.registry import Registry
+from lvlm.recipe.assemble import assemble, count_parameters
+from lvlm.recipe.read import read_recipe
+from lvlm.registry.registry import Registry
 from lvlm.testing import Cross, batch_of, build_cross, crosses, padded_batches, randomise, token_rows
 from lvlm_baseline import DecoderParams
 from lvlm_free import AddParams, BinaryParams, KVParams, LearnedQueryParams

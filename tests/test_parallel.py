@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from lvlm import api
+import lvlm
 from lvlm.errors import UserError
-from lvlm.training.parallel import layout, place_of
+from lvlm.system.world import place_of
+from lvlm.training.parallel import layout
 from tests.tiny import logged, steps_of, tiny, weights, write_text
 
 CROSS = {"injection": {"kind": "prefix"}, "encoder": {"kind": "bidirectional", "per": "sequence"}}
@@ -34,7 +35,7 @@ import json, sys
 from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
-from lvlm import api
+import lvlm
 from lvlm.errors import Interrupted, UserError
 from lvlm.training.trainer import Trainer
 
@@ -49,7 +50,7 @@ def keeping(parameters, *args, **kwargs):
 
 torch.nn.utils.clip_grad_norm_ = keeping
 try:
-    api.train(recipe, out, resume=resume)
+    lvlm.train(recipe, out, resume=resume)
 except (UserError, Interrupted) as error:
     sys.exit(f"lvlm: {error}")
 torch.save(first, out.with_suffix(".gradients"))
@@ -245,5 +246,5 @@ def test_where_a_process_finds_its_place() -> None:
 
 
 def test_one_process_is_not_wrapped(text: Path, tmp_path: Path) -> None:
-    run = api.train(tiny("baseline", text, train={"steps": 2, "shard_over": 1}), tmp_path / "run")
+    run = lvlm.train(tiny("baseline", text, train={"steps": 2, "shard_over": 1}), tmp_path / "run")
     assert steps_of(run)[-1] == 2

@@ -14,13 +14,13 @@ import torch
 from typer.testing import CliRunner
 
 import lvlm
-from lvlm import api
-from lvlm.assemble import count_parameters
-from lvlm.cli import app
+from lvlm.cli.app import app
 from lvlm.errors import UserError
-from lvlm.planning import _flops_per_token, _memory, _one_step, amount_of, flops_per_token, make_plan
-from lvlm.recipe import read_recipe
-from lvlm.training.checkpoint import Checkpoints
+from lvlm.recipe.assemble import count_parameters
+from lvlm.recipe.read import read_recipe
+from lvlm.runs.checkpoint import Checkpoints
+from lvlm.training.flops import _flops_per_token, flops_per_token
+from lvlm.training.plan import _memory, _one_step, amount_of, make_plan
 from tests.tiny import ARMS, tiny, write_text
 
 WIDE = (
@@ -34,7 +34,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import lvlm.training.trainer as trainer_file
-from lvlm.recipe import read_recipe
+from lvlm.recipe.read import read_recipe
 trainer_file.keep_freed_memory = lambda device: None
 trainer = trainer_file.Trainer(read_recipe(sys.argv[1], sys.argv[2:]), Path("nowhere"))
 trainer.model.train()
@@ -128,15 +128,15 @@ SCALE = {
 @pytest.mark.parametrize("name", SCALE)
 def test_models_of_papers_are_built_without_memory(name: str) -> None:
     """Their backbones have the size in their name; FREE has a block more, and a joint table of 2^16 rows."""
-    parameters, width = api.check(name).parameters, api.check(name).resolved.recipe.model.backbone.width
+    parameters, width = lvlm.check(name).parameters, lvlm.check(name).resolved.recipe.model.backbone.width
     assert parameters.backbone == pytest.approx(SCALE[name], rel=0.01)
     assert parameters.table == ("free" in name) * 2**16 * width
-    block = parameters.backbone / api.check(name).resolved.recipe.model.backbone.layers
+    block = parameters.backbone / lvlm.check(name).resolved.recipe.model.backbone.layers
     assert parameters.latent < 1.05 * block
 
 
 def test_8_billion_parameters_are_planned_in_seconds() -> None:
-    plan = api.plan("scale/free_8b", gpus=64, memory="80GB", gpu="H100")
+    plan = lvlm.plan("scale/free_8b", gpus=64, memory="80GB", gpu="H100")
     assert plan.fits
     assert plan.parameters.table == 268_435_456
     stays = 4 * plan.parameters.total / 64  # float32
@@ -150,16 +150,16 @@ def test_flops_of_a_deep_stack_are_those_of_shallow_ones() -> None:
 
 def test_a_vocabulary_may_be_larger_than_the_datas(text: Path, tmp_path: Path) -> None:
     recipe = tiny("free", text, model={"vocab": 320})
-    run = api.train(recipe, tmp_path / "run")
-    assert api.load(run).backbone.vocab == 320
-    drawn = api.sample(run, "a", tokens=15, temperature=1e6)  # all tokens are as likely
+    run = lvlm.train(recipe, tmp_path / "run")
+    assert lvlm.load(run).backbone.vocab == 320
+    drawn = lvlm.sample(run, "a", tokens=15, temperature=1e6)  # all tokens are as likely
     assert all(token < 256 for sample in drawn for token in sample.tokens)
     with pytest.raises(UserError, match="vocab 200 is too small: the data has 256 tokens"):
-        api.check(tiny("free", text, model={"vocab": 200}))
+        lvlm.check(tiny("free", text, model={"vocab": 200}))
 
 
 def test_time_and_cost_follow() -> None:
-    plan = api.plan(
+    plan = lvlm.plan(
         "free", "train.peak_tflops=100", gpus=4, mfu=0.5, tokens="1M", price_per_hour=2.0, memory="1GB"
     )
     assert plan.tokens_per_second == pytest.approx(4 * 100e12 * 0.5 / plan.flops_per_token)
@@ -167,9 +167,9 @@ def test_time_and_cost_follow() -> None:
     assert plan.hours == pytest.approx(1e6 / plan.tokens_per_second / 3600)
     assert plan.cost == pytest.approx(plan.hours * 4 * 2.0)
     assert plan.fits
-    assert not api.plan("free", memory="1MB").fits
-    assert api.plan("free").fits is None
-    assert plan.parameters.total == sum(p.numel() for p in api.build("free").parameters())
+    assert not lvlm.plan("free", memory="1MB").fits
+    assert lvlm.plan("free").fits is None
+    assert plan.parameters.total == sum(p.numel() for p in lvlm.build("free").parameters())
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_time_and_cost_follow() -> None:
 )
 def test_a_plan_that_makes_no_sense_is_told(asked: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        api.plan("free", **asked)
+        lvlm.plan("free", **asked)
 
 
 def test_units_are_read_in_either_case() -> None:
@@ -214,25 +214,25 @@ def test_units_are_read_in_either_case() -> None:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_export_is_the_model_without_its_training(arm: str, text: Path, tmp_path: Path) -> None:
-    run = api.train(tiny(arm, text), tmp_path / "run")
-    out = api.export(run, tmp_path / "a" / "out")
-    expected = api.load(run).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in api.load(out).state_dict().items())
+    run = lvlm.train(tiny(arm, text), tmp_path / "run")
+    out = lvlm.export(run, tmp_path / "a" / "out")
+    expected = lvlm.load(run).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in lvlm.load(out).state_dict().items())
     (checkpoint,) = Checkpoints(out).list()
     assert checkpoint.files("optimiser") == []
     assert not list(out.parent.glob(".*"))
-    assert api.evaluate(out)["estimates"] == api.evaluate(run)["estimates"]
+    assert lvlm.evaluate(out)["estimates"] == lvlm.evaluate(run)["estimates"]
     with pytest.raises(UserError, match="is there already"):
-        api.export(run, out)
+        lvlm.export(run, out)
 
 
 def test_an_export_of_a_step(text: Path, tmp_path: Path) -> None:
-    run = api.train(tiny("free", text), tmp_path / "run")
-    out = api.export(run, tmp_path / "out", step=8)
-    expected = api.load(run, step=8).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in api.load(out).state_dict().items())
+    run = lvlm.train(tiny("free", text), tmp_path / "run")
+    out = lvlm.export(run, tmp_path / "out", step=8)
+    expected = lvlm.load(run, step=8).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in lvlm.load(out).state_dict().items())
     with pytest.raises(UserError, match="no checkpoint of step 5"):
-        api.export(run, tmp_path / "other", step=5)
+        lvlm.export(run, tmp_path / "other", step=5)
     assert not (tmp_path / "other").exists()
 
 

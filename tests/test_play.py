@@ -19,14 +19,13 @@ import pytest
 import torch
 
 import lvlm
-from lvlm import api
-from lvlm.codes import encode_in_windows
 from lvlm.errors import MissingLibrary, UserError
-from lvlm.model import LatentLM
+from lvlm.generation.encode import encode_in_windows
+from lvlm.generation.kl_by_token import ACTIVE_NATS_PER_SLOT, reading_of
+from lvlm.model.latent_lm import LatentLM
 from lvlm.playground import markup
 from lvlm.playground.player import Player
 from lvlm.playground.writing import Asked, Control, Written, control_of, write
-from lvlm.reading import ACTIVE_NATS_PER_SLOT, reading_of
 from lvlm.report.folder import read_folder, study_of
 from tests.tiny import tiny, write_text
 
@@ -41,8 +40,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text, out = write_text(folder), folder / "study"
     for name, arm in ARMS.items():
         recipe = tiny(arm, text, model={"backbone": {"context": 64}})
-        api.train(recipe, out / name / "seed0")
-        api.evaluate(out / name / "seed0")
+        lvlm.train(recipe, out / name / "seed0")
+        lvlm.evaluate(out / name / "seed0")
     (out / "report.html").write_text("")
     return out
 
@@ -58,7 +57,7 @@ def player(study: Path) -> Player:
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LatentLM]:
     """Untrained models of shipped recipes, small."""
     text = write_text(tmp_path_factory.mktemp("build"))
-    return lambda arm: loud(api.build(tiny(arm, text)).eval())
+    return lambda arm: loud(lvlm.build(tiny(arm, text)).eval())
 
 
 def loud(model: LatentLM) -> LatentLM:
@@ -246,7 +245,7 @@ def test_what_differs_is_marked() -> None:
 def test_without_gradio_it_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lvlm.playground.page", None)
     with pytest.raises(MissingLibrary, match=r"pip install 'lvlm\[play\]'"):
-        api.play(tmp_path)
+        lvlm.play(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------- the page itself

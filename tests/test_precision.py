@@ -11,7 +11,7 @@ import torch
 
 import lvlm
 from lvlm.errors import MissingLibrary, UserError
-from lvlm.precision import Precision, convert, weight_bytes
+from lvlm.model.precision import Precision, convert, weight_bytes
 from tests.tiny import tiny, write_text
 
 ARMS = ("baseline", "free", "gptvae", "cross/fsq_chunk_add", "cross/binary_chunk_kv_learned_prior")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvlm.errors import UserError
-from lvlm.plain_yaml import dump, parse_overrides, read_yaml
-from lvlm.provenance import Origin, RecipeError, Tree, merge, plain
+from lvlm.recipe.plain_yaml import dump, parse_overrides, read_yaml
+from lvlm.recipe.tree import Origin, RecipeError, Tree, merge, plain
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,7 @@ import torch
 from lvlm.data import DATA_KINDS, HuggingFaceData, LettersData, Reader, Source, open_reader
 from lvlm.data.source import StreamSource
 from lvlm.errors import UserError
-from lvlm.interfaces import Batch
-from lvlm.schedule import Ramp
+from lvlm.interfaces import Batch, Ramp
 from tests.every_data import KINDS, VARIANTS, documents, made, write_rows
 
 ROWS = 4

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lvlm import recipe_files
 from lvlm.errors import UserError
-from lvlm.provenance import RecipeError
-from lvlm.recipe import Recipe, Resolved, json_schema, read_recipe, recipe_model
-from lvlm.recipe_files import recipes_dir
-from lvlm.registry import Registry
-from lvlm.study_recipe import read_study
+from lvlm.recipe import files as recipe_files
+from lvlm.recipe.files import recipes_dir
+from lvlm.recipe.read import json_schema, read_recipe, recipe_model
+from lvlm.recipe.recipe import Recipe, Resolved
+from lvlm.recipe.study import read_study
+from lvlm.recipe.tree import RecipeError
+from lvlm.registry.registry import Registry
 
 TOY = '''
 from typing import Annotated, ClassVar, Literal

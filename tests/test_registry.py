@@ -11,8 +11,8 @@ import pytest
 from lvlm import hookspecs
 from lvlm.errors import UserError
 from lvlm.interfaces import PARAMS_OF_ROLE, ROLES
-from lvlm.plugin import ROLE_OF_HOOK
-from lvlm.registry import Registry
+from lvlm.registry.plugin import ROLE_OF_HOOK
+from lvlm.registry.registry import Registry
 
 HEAD = """
 from typing import Literal

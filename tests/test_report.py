@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from lvlm.errors import UserError
-from lvlm.evaluation import is_alive
+from lvlm.likelihood.life import is_alive
 from lvlm.report import (
     Report,
     ReportRun,
@@ -27,7 +27,8 @@ from lvlm.report import (
     write_report,
 )
 from lvlm.report.page import visible
-from lvlm.report.words import banners, comparison, latents, verdicts
+from lvlm.report.tables import comparison, latents
+from lvlm.report.words import banners, verdicts
 
 TARGETS = np.array([10, 30])  # two windows, 40 target tokens
 

@@ -20,13 +20,14 @@ import torch
 from rich.console import Console
 from safetensors import SafetensorError
 
-from lvlm import api
+import lvlm
 from lvlm.errors import Interrupted, UserError
-from lvlm.model import LatentLM
-from lvlm.recipe import read_recipe
-from lvlm.runs import write_atomically
-from lvlm.training import checkpoint
-from lvlm.training.checkpoint import Checkpoints, tensors_of
+from lvlm.model.latent_lm import LatentLM
+from lvlm.recipe.read import read_recipe
+from lvlm.runs import checkpoint
+from lvlm.runs.checkpoint import Checkpoints
+from lvlm.runs.weights import tensors_of
+from lvlm.system.files import write_atomically
 from lvlm.training.metrics import Metrics
 from tests.tiny import before_step, edit_json, logged, steps_of, tiny, weights, write_text
 
@@ -45,7 +46,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
-            api.train(tiny("free", text), run)
+            lvlm.train(tiny("free", text), run)
     assert steps_of(run) == [4, 6]
     return run
 
@@ -102,7 +103,7 @@ def test_a_damaged_file_is_told_with_the_way_back(
 ) -> None:
     damage(run / NEWEST / name)
     if name == "model.safetensors":
-        message = refused(lambda: api.load(run, step=6))
+        message = refused(lambda: lvlm.load(run, step=6))
         assert f"{run / NEWEST / name}: " in message
         assert ("missing" if damage is Path.unlink else "damaged or exchanged") in message
         assert f"delete {run / NEWEST} to fall back on an older checkpoint" in message
@@ -113,7 +114,7 @@ def test_a_damaged_file_is_told_with_the_way_back(
 def resumed_from_4(run: Path, reason: str) -> None:
     """The newest checkpoint is passed over, in words, and the one before it taken up."""
     screen = io.StringIO()
-    api.train(None, run, resume=True, console=Console(file=screen, width=1000))
+    lvlm.train(None, run, resume=True, console=Console(file=screen, width=1000))
     assert "passed over: " + reason in screen.getvalue()
     assert [entry["step"] for entry in logged(run)] == list(range(1, 11))
     assert steps_of(run)[-1] == 10
@@ -122,7 +123,7 @@ def resumed_from_4(run: Path, reason: str) -> None:
 def test_no_whole_checkpoint_is_told_with_every_reason(run: Path) -> None:
     for step in (4, 6):
         truncate(run / f"checkpoints/step-00000{step}/trainer.pt")
-    message = refused(lambda: api.train(None, run, resume=True))
+    message = refused(lambda: lvlm.train(None, run, resume=True))
     assert message.startswith(
         "no checkpoint is whole, so there is nothing to go on from; nothing was touched"
     )
@@ -137,8 +138,8 @@ def test_weights_that_do_not_fit_are_refused_though_their_digest_does(
 ) -> None:
     damage(run / NEWEST / "model.safetensors")
     seal(run / NEWEST, "model.safetensors")
-    assert "these are not the weights of the run's recipe" in refused(lambda: api.load(run, step=6))
-    assert "these are not the weights" in refused(lambda: api.train(None, run, resume=True))
+    assert "these are not the weights of the run's recipe" in refused(lambda: lvlm.load(run, step=6))
+    assert "these are not the weights" in refused(lambda: lvlm.train(None, run, resume=True))
 
 
 @pytest.mark.parametrize("arm", ["baseline", "gptvae", "free"])
@@ -146,11 +147,11 @@ def test_weights_of_another_recipe_are_refused(arm: str, run: Path, text: Path, 
     """Of another arm, and of the same one with another width."""
     width = 8 if arm == "free" else 16
     changed = tiny(arm, text, model={"backbone": {"width": width}}, train={"steps": 2})
-    other = api.train(changed, tmp_path / "other")
+    other = lvlm.train(changed, tmp_path / "other")
     shutil.copy(Checkpoints(other).newest().folder / "model.safetensors", run / NEWEST)
-    assert "damaged or exchanged" in refused(lambda: api.load(run, step=6))
+    assert "damaged or exchanged" in refused(lambda: lvlm.load(run, step=6))
     seal(run / NEWEST, "model.safetensors")
-    assert "not the weights of the run's recipe" in refused(lambda: api.load(run, step=6))
+    assert "not the weights of the run's recipe" in refused(lambda: lvlm.load(run, step=6))
 
 
 class Harm:
@@ -171,10 +172,10 @@ def test_nothing_that_a_checkpoint_holds_is_executed(
     for name in ("trainer.pt", "model.safetensors"):
         save(Harm(f"touch {marker}"), run / NEWEST / name)
         seal(run / NEWEST, name)
-    assert "not the weights" in refused(lambda: api.load(run, step=6))
+    assert "not the weights" in refused(lambda: lvlm.load(run, step=6))
     shutil.copy(run / "checkpoints/step-000004/model.safetensors", run / NEWEST)
     seal(run / NEWEST, "model.safetensors")
-    assert "trainer.pt: not a trainer state" in refused(lambda: api.train(None, run, resume=True))
+    assert "trainer.pt: not a trainer state" in refused(lambda: lvlm.train(None, run, resume=True))
     assert not marker.exists()
     with contextlib.suppress(RuntimeError):
         torch.load(run / NEWEST / "trainer.pt", weights_only=False)
@@ -186,7 +187,7 @@ def test_a_trainer_state_of_another_shape_is_refused(state: Any, run: Path) -> N
     torch.save(state, run / NEWEST / "trainer.pt")
     seal(run / NEWEST, "trainer.pt")
     assert "trainer.pt: not the trainer state of the run's recipe" in refused(
-        lambda: api.train(None, run, resume=True)
+        lambda: lvlm.train(None, run, resume=True)
     )
 
 
@@ -197,7 +198,7 @@ def test_a_trainer_state_of_another_shape_is_refused(state: Any, run: Path) -> N
 def test_a_broken_manifest_is_told_with_the_way_back(content: str | bytes, run: Path) -> None:
     path = run / NEWEST / "checkpoint.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    for verb in (lambda: api.load(run), lambda: api.evaluate(run)):
+    for verb in (lambda: lvlm.load(run), lambda: lvlm.evaluate(run)):
         message = refused(verb)
         assert f"{path}: not a checkpoint's manifest: " in message
         assert f"delete {path.parent} to fall back" in message
@@ -217,29 +218,33 @@ def test_a_checkpoint_without_a_manifest_is_none(run: Path) -> None:
     """What a crash between two files leaves on a file system that reorders them."""
     (run / NEWEST / "checkpoint.json").unlink()
     assert steps_of(run) == [4]
-    api.train(None, run, resume=True)
+    lvlm.train(None, run, resume=True)
     assert steps_of(run)[-1] == 10
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", b"\xff\xfe"])
 def test_a_broken_record_is_told(content: str | bytes, run: Path) -> None:
     (run / "run.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    for verb in (lambda: api.load(run), lambda: api.train(None, run, resume=True), lambda: api.evaluate(run)):
+    for verb in (
+        lambda: lvlm.load(run),
+        lambda: lvlm.train(None, run, resume=True),
+        lambda: lvlm.evaluate(run),
+    ):
         assert f"{run / 'run.json'}: not a run's record: " in refused(verb)
 
 
 @pytest.mark.parametrize("plugins", [None, 3, ["free"], [{}], [{"name": "gone"}]])
 def test_a_record_of_odd_plugins_is_not_in_the_way(plugins: Any, run: Path) -> None:
     edit_json(run / "run.json", lambda record: record.update(plugins=plugins))
-    api.load(run)
+    lvlm.load(run)
     (run / "recipe.yaml").write_text("name: nothing\n")
-    assert "missing required key 'model'" in refused(lambda: api.load(run))
+    assert "missing required key 'model'" in refused(lambda: lvlm.load(run))
 
 
 @pytest.mark.parametrize("content", ["{", "name: x\nname: y\n", "!!python/object/apply:os.system [exit]\n"])
 def test_a_broken_saved_recipe_is_told_and_not_executed(content: str, run: Path) -> None:
     (run / "recipe.yaml").write_text(content)
-    message = refused(lambda: api.load(run))
+    message = refused(lambda: lvlm.load(run))
     assert "recipe.yaml" in message
     assert "--plugin" not in message, "no plugin would help"
 
@@ -247,7 +252,7 @@ def test_a_broken_saved_recipe_is_told_and_not_executed(content: str, run: Path)
 def test_a_broken_line_of_the_metrics_is_told(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([lines[0], "what", *lines[1:]]) + "\n")
-    assert f"{run / 'metrics.jsonl'}:2: not JSON" in refused(lambda: api.train(None, run, resume=True))
+    assert f"{run / 'metrics.jsonl'}:2: not JSON" in refused(lambda: lvlm.train(None, run, resume=True))
 
 
 # --------------------------------------------------------------------------------------------- what is overwritten
@@ -255,10 +260,10 @@ def test_a_broken_line_of_the_metrics_is_told(run: Path) -> None:
 
 def test_a_run_is_not_overwritten_unasked(run: Path, text: Path) -> None:
     before = everything(run)
-    message = refused(lambda: api.train(tiny("free", text), run))
+    message = refused(lambda: lvlm.train(tiny("free", text), run))
     assert "holds a run; go on with --resume, start anew with --overwrite" in message
     assert "exclude each other" in refused(
-        lambda: api.train(tiny("free", text), run, resume=True, overwrite=True)
+        lambda: lvlm.train(tiny("free", text), run, resume=True, overwrite=True)
     )
     assert everything(run) == before
 
@@ -266,9 +271,9 @@ def test_a_run_is_not_overwritten_unasked(run: Path, text: Path) -> None:
 def test_overwriting_replaces_a_run_and_nothing_else(run: Path, text: Path) -> None:
     (run / "notes.txt").write_text("mine")
     (run / "evaluation.json").write_text("{}")
-    api.train(tiny("baseline", text, train={"steps": 4}), run, overwrite=True)
+    lvlm.train(tiny("baseline", text, train={"steps": 4}), run, overwrite=True)
     assert steps_of(run) == [4]
-    assert api.load(run).latent is None
+    assert lvlm.load(run).latent is None
     assert [entry["step"] for entry in logged(run)] == [1, 2, 3, 4]
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert not (run / "evaluation.json").exists()
@@ -278,7 +283,7 @@ def test_overwriting_replaces_a_run_and_nothing_else(run: Path, text: Path) -> N
 def test_overwriting_a_link_keeps_the_link(run: Path, text: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(run)
-    api.train(tiny("baseline", text, train={"steps": 4}), link, overwrite=True)
+    lvlm.train(tiny("baseline", text, train={"steps": 4}), link, overwrite=True)
     assert link.is_symlink()
     assert steps_of(run) == [4]
 
@@ -294,7 +299,7 @@ def test_overwriting_a_link_keeps_the_link(run: Path, text: Path, tmp_path: Path
 )
 def test_a_run_that_cannot_begin_overwrites_nothing(changes: dict[str, Any], run: Path, text: Path) -> None:
     before = everything(run)
-    refused(lambda: api.train(tiny("free", text, **changes), run, overwrite=True))
+    refused(lambda: lvlm.train(tiny("free", text, **changes), run, overwrite=True))
     assert everything(run) == before
 
 
@@ -305,7 +310,7 @@ def test_a_folder_with_other_files_is_not_touched(flags: dict[str, bool], text: 
     (folder / "thesis.tex").write_text("years")
     (folder / "recipe.yaml").write_text("pancakes: 3")  # half of what makes a run
     before = everything(folder)
-    assert "holds other files and no run" in refused(lambda: api.train(tiny("free", text), folder, **flags))
+    assert "holds other files and no run" in refused(lambda: lvlm.train(tiny("free", text), folder, **flags))
     assert everything(folder) == before
 
 
@@ -313,9 +318,9 @@ def test_a_folder_with_other_files_is_not_touched(flags: dict[str, bool], text: 
 def test_a_file_is_no_folder(flags: dict[str, bool], text: Path, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    assert "is a file; name a folder" in refused(lambda: api.train(tiny("free", text), path, **flags))
+    assert "is a file; name a folder" in refused(lambda: lvlm.train(tiny("free", text), path, **flags))
     assert "could not be written: Not a directory" in refused(
-        lambda: api.train(tiny("free", text), path / "run", **flags)
+        lambda: lvlm.train(tiny("free", text), path / "run", **flags)
     )
     assert path.read_text() == "mine"
 
@@ -324,15 +329,15 @@ def test_a_run_that_died_while_it_was_made_is_not_in_the_way(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lvlm.recipe.Resolved.to_yaml", interrupted)
+        patch.setattr("lvlm.recipe.recipe.Resolved.to_yaml", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            api.train(tiny("baseline", text, train={"steps": 2}), tmp_path)
+            lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)
     assert set(everything(tmp_path)) == {"run.json"}
-    assert steps_of(api.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
+    assert steps_of(lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
 
 
 def test_an_empty_folder_is_fine(text: Path, tmp_path: Path) -> None:
-    assert steps_of(api.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
+    assert steps_of(lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
 
 
 # -------------------------------------------------------------------------------------------------- a full disk
@@ -361,11 +366,11 @@ def full_in_torch(*_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(
     ("target", "failure"),
     [
-        ("lvlm.training.checkpoint.HuggingFaceStorageWriter.write_data", full),
-        ("lvlm.training.checkpoint.HuggingFaceStorageWriter.write_data", full_in_torch),
-        ("lvlm.training.checkpoint.HuggingFaceStorageWriter.write_data", full_in_rust),
+        ("lvlm.runs.checkpoint.HuggingFaceStorageWriter.write_data", full),
+        ("lvlm.runs.checkpoint.HuggingFaceStorageWriter.write_data", full_in_torch),
+        ("lvlm.runs.checkpoint.HuggingFaceStorageWriter.write_data", full_in_rust),
         ("pathlib.Path.mkdir", full),
-        ("lvlm.training.checkpoint._sync", full),
+        ("lvlm.system.files._sync", full),
         ("os.replace", full),
     ],
 )
@@ -375,20 +380,20 @@ def test_a_full_disk_leaves_the_checkpoints_from_before(
     before = {name: content for name, content in everything(run).items() if name.startswith("checkpoints")}
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 7, lambda: patch.setattr(target, failure))  # the next checkpoint is due at step 8
-        message = refused(lambda: api.train(None, run, resume=True))
+        message = refused(lambda: lvlm.train(None, run, resume=True))
     assert "step-000008: could not be written: no space left on the disk" in message
     assert "checkpoints from before are untouched" in message
     after = {name: content for name, content in everything(run).items() if name.startswith("checkpoints")}
     assert after == before, "litter, or a loss"
-    api.load(run, step=6)
-    api.train(None, run, resume=True)  # space was made
+    lvlm.load(run, step=6)
+    lvlm.train(None, run, resume=True)  # space was made
     assert steps_of(run)[-1] == 10
 
 
 def test_a_disk_too_full_for_a_line_is_told(run: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 7, lambda: patch.setattr(Metrics, "log", full))
-        message = refused(lambda: api.train(None, run, resume=True))
+        message = refused(lambda: lvlm.train(None, run, resume=True))
     assert message == f"{run}: could not be written: No space left on device"
     assert steps_of(run) == [4, 6]
 
@@ -397,14 +402,14 @@ def test_a_disk_too_full_for_a_run_is_told(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.replace", full)
-    message = refused(lambda: api.train(tiny("free", text), tmp_path / "run"))
+    message = refused(lambda: lvlm.train(tiny("free", text), tmp_path / "run"))
     assert message == f"{tmp_path / 'run'}: could not be written: No space left on device"
     assert everything(tmp_path / "run") == {}
 
 
 def test_a_disk_too_full_for_an_evaluation_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.replace", full)
-    message = refused(lambda: api.evaluate(run))
+    message = refused(lambda: lvlm.evaluate(run))
     assert message.startswith(f"{run}/evaluations/")
     assert message.endswith(": the evaluation could not be written: No space left on device")
     assert not list(run.glob("*evaluation.json*"))
@@ -414,9 +419,9 @@ def test_a_disk_too_full_for_an_evaluation_is_told(run: Path, monkeypatch: pytes
 def test_an_interrupted_save_leaves_no_litter(run: Path) -> None:
     """A second Ctrl-C, in the middle of writing."""
     with pytest.MonkeyPatch.context() as patch:
-        before_step(patch, 7, lambda: patch.setattr("lvlm.training.checkpoint.async_save", interrupted))
+        before_step(patch, 7, lambda: patch.setattr("lvlm.runs.checkpoint.async_save", interrupted))
         with pytest.raises(KeyboardInterrupt):
-            api.train(None, run, resume=True)
+            lvlm.train(None, run, resume=True)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
 
 
@@ -436,7 +441,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     sync, replace = checkpoint._sync, os.replace
     monkeypatch.setattr(checkpoint, "_sync", lambda path: (done.append(path.name), sync(path)))
     monkeypatch.setattr("os.replace", lambda *paths: (done.append("rename"), replace(*paths)))
-    Checkpoints(run).save(tensors_of(api.load(run)), {}, step=7, bound_name="elbo", bound=1.0)
+    Checkpoints(run).save(tensors_of(lvlm.load(run)), {}, step=7, bound_name="elbo", bound=1.0)
     files = {"model.safetensors", "trainer.pt", "checkpoint.json"}
     assert (set(done[:3]), done[3:]) == (files, [".writing-000007", "rename", "checkpoints"])
 
@@ -469,7 +474,7 @@ def test_a_run_of_a_plugin_file_names_no_file_and_loads_when_it_is_given_again(
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted, match=f"--resume --out {run} --plugin '{plugin}'$"):
-            api.train(recipe, run)
+            lvlm.train(recipe, run)
     for name in ("recipe.yaml", "run.json"):
         saved = (run / name).read_text()
         assert "coins" in saved
@@ -479,10 +484,10 @@ def test_a_run_of_a_plugin_file_names_no_file_and_loads_when_it_is_given_again(
     assert used["kinds"] == ["quantizer/coins"]
 
     without = {
-        "load": lambda: api.load(run),
-        "evaluate": lambda: api.evaluate(run),
-        "sample": lambda: api.sample(run, "a", tokens=2),
-        "resume": lambda: api.train(None, run, resume=True),
+        "load": lambda: lvlm.load(run),
+        "evaluate": lambda: lvlm.evaluate(run),
+        "sample": lambda: lvlm.sample(run, "a", tokens=2),
+        "resume": lambda: lvlm.train(None, run, resume=True),
     }
     for verb in without.values():
         message = refused(verb)
@@ -490,11 +495,11 @@ def test_a_run_of_a_plugin_file_names_no_file_and_loads_when_it_is_given_again(
         assert f"{run}: was trained with the plugin 'coins' (version {used['version']})" in message
         assert "--plugin FILE" in message
     files = [str(plugin)]
-    api.train(None, run, resume=True, plugin_files=files)
+    lvlm.train(None, run, resume=True, plugin_files=files)
     assert steps_of(run)[-1] == 10
-    assert api.load(run, plugin_files=files).latent is not None
-    assert api.evaluate(run, plugin_files=files)["step"] > 0
-    assert len(api.sample(run, "a", tokens=2, plugin_files=files)) == 1
+    assert lvlm.load(run, plugin_files=files).latent is not None
+    assert lvlm.evaluate(run, plugin_files=files)["step"] > 0
+    assert len(lvlm.sample(run, "a", tokens=2, plugin_files=files)) == 1
 
 
 def test_the_saved_recipe_is_the_resolved_one(run: Path, text: Path) -> None:
@@ -509,7 +514,7 @@ def test_a_loaded_model_is_the_trained_one(run: Path) -> None:
     steps: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LatentLM, "at_step", lambda _, step: steps.append(step))
-        model = api.load(run, step=6)
+        model = lvlm.load(run, step=6)
     assert steps == [6], "what follows a schedule is at the step of the checkpoint"
     assert not model.training
     saved = safetensors.torch.load_file(run / NEWEST / "model.safetensors")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvlm.report.statistics import Interval, bootstrap, clopper_pearson, paired_bootstrap
+from lvlm.statistics.bootstrap import bootstrap, paired_bootstrap
+from lvlm.statistics.interval import Interval, clopper_pearson
 
 
 @given(st.integers(1, 5), st.integers(1, 20), st.integers(0, 1000))

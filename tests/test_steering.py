@@ -23,14 +23,15 @@ from lvlm.data.source import DataParams
 from lvlm.data.text import TextData
 from lvlm.errors import UserError
 from lvlm.interfaces import Encoder, Slots
-from lvlm.model import LatentLM
+from lvlm.model.latent_lm import LatentLM
 from lvlm.report import ReportRun, read_report, render_report
+from lvlm.statistics.agreement import Interval, icc, interval, kappa, mean, minus
+from lvlm.statistics.diversity import distinct, self_bleu
 from lvlm.steering.control import HIDDEN, Gate, read_control
 from lvlm.steering.measure import differ, measure, same, share_of, spread
 from lvlm.steering.probe import Prober, Prompts
-from lvlm.steering.record import Steering
-from lvlm.steering.run import read_steering, steer_run
-from lvlm.steering.statistics import Interval, distinct, icc, interval, kappa, mean, minus, self_bleu
+from lvlm.steering.record import Steering, read_steering
+from lvlm.steering.run import steer_run
 from tests.tiny import tiny, write_text
 
 CODEC = LettersCodec()
@@ -401,7 +402,7 @@ def test_no_null_without_a_positive_control(read: Steering, deaf: Steering) -> N
 def test_the_command_line_hides_a_null_and_a_control_shows_it(
     run: Path, read: Steering, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lvlm.cli import main
+    from lvlm.cli.app import main
 
     def shown(*options: str) -> str:
         with pytest.raises(SystemExit) as stop:
@@ -448,7 +449,7 @@ def test_a_study_measures_the_arms_that_say_so_and_reports_them(tmp_path: Path) 
 def test_with_a_control_in_the_study_the_report_draws_every_arm(
     run: Path, read: Steering, tmp_path: Path
 ) -> None:
-    from lvlm.scoreboard import evaluate_run
+    from lvlm.evaluation.run import evaluate_run
 
     evaluate_run(run)
     mine = steer_run(run)

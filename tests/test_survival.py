@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from lvlm import api
+import lvlm
+import lvlm.errors
 from lvlm.errors import UserError
+from lvlm.registry.registry import Registry
+from lvlm.runs.checkpoint import Checkpoints
 from lvlm.testing import build_cross, crosses
-from lvlm.training.checkpoint import Checkpoints
 from lvlm.training.recompute import keep_fewer_activations
 from lvlm.training.trainer import Trainer
 from tests.test_parallel import finish, launch
@@ -34,7 +36,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trainer_of(recipe: dict[str, Any], folder: Path) -> Trainer:
-    trainer = Trainer(api.check(recipe).resolved, folder)
+    trainer = Trainer(lvlm.check(recipe).resolved, folder)
     trainer.model.train()
     return trainer
 
@@ -63,7 +65,9 @@ def test_fp16_skips_what_overflows_and_recovers(arm: str, text: Path, tmp_path: 
 
 def test_fp16_learns_what_fp32_learns(text: Path, tmp_path: Path) -> None:
     trained = {
-        precision: logged(api.train(tiny("free", text, train={"precision": precision}), tmp_path / precision))
+        precision: logged(
+            lvlm.train(tiny("free", text, train={"precision": precision}), tmp_path / precision)
+        )
         for precision in ("fp32", "fp16")
     }
     assert trained["fp16"][-1]["loss"] == pytest.approx(trained["fp32"][-1]["loss"], abs=0.02)
@@ -74,7 +78,7 @@ def test_fp16_learns_what_fp32_learns(text: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_two_processes_train_in_half_precision(precision: str, text: Path, tmp_path: Path) -> None:
     recipe = tiny("free", text, train={"precision": precision, "micro_rows": 2})
-    run, alone = tmp_path / "run", api.train(recipe, tmp_path / "alone")
+    run, alone = tmp_path / "run", lvlm.train(recipe, tmp_path / "alone")
     finish(launch(2, recipe, run))
     for one, other in zip(logged(run), logged(alone), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=2e-3)
@@ -110,13 +114,13 @@ def test_a_gradient_that_is_not_finite_stops_unless_told_otherwise(
     with pytest.MonkeyPatch.context() as patch:
         spiking(patch, {6}, factor)
         with pytest.raises(UserError, match=r"step 7 .*not finite.*last good checkpoint is .*step-000004"):
-            api.train(tiny("free", text), tmp_path / "run")
+            lvlm.train(tiny("free", text), tmp_path / "run")
 
 
 def test_a_step_is_skipped_and_counted(text: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         spiking(patch, {5, 6}, float("nan"))
-        run = api.train(tiny("free", text, train={"on_spike": "skip"}), tmp_path / "run")
+        run = lvlm.train(tiny("free", text, train={"on_spike": "skip"}), tmp_path / "run")
     assert [entry["spikes"] for entry in logged(run)] == [0] * 5 + [1] + [2] * 4
     assert all(value.isfinite().all() for value in weights(run).values())
 
@@ -125,7 +129,7 @@ def test_a_run_rewinds_and_leaves_the_batches_out(text: Path, tmp_path: Path) ->
     """From batch 6 it goes back to the checkpoint of step 4, whose next batch is then 7."""
     with pytest.MonkeyPatch.context() as patch:
         seen = spiking(patch, {6}, float("nan"))
-        run = api.train(tiny("free", text, train={"on_spike": "rewind"}), tmp_path / "run")
+        run = lvlm.train(tiny("free", text, train={"on_spike": "rewind"}), tmp_path / "run")
     assert seen == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert [entry["step"] for entry in logged(run)] == list(range(1, STEPS + 1))
     assert [entry["spikes"] for entry in logged(run)] == [0] * 4 + [1] * 6
@@ -135,7 +139,7 @@ def test_a_rewound_run_resumes_as_if_it_had_not_stopped(text: Path, tmp_path: Pa
     recipe = tiny("free", text, train={"on_spike": "rewind"})
     with pytest.MonkeyPatch.context() as patch:
         spiking(patch, {5}, float("nan"))
-        whole = api.train(recipe, tmp_path / "whole")
+        whole = lvlm.train(recipe, tmp_path / "whole")
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         seen = spiking(patch, {5}, float("nan"))
@@ -147,9 +151,9 @@ def test_a_rewound_run_resumes_as_if_it_had_not_stopped(text: Path, tmp_path: Pa
             return train_step(self, *asked)
 
         patch.setattr(Trainer, "_train_step", stopping)
-        with pytest.raises(api.Interrupted):
-            api.train(recipe, run)
-    api.train(None, run, resume=True)
+        with pytest.raises(lvlm.errors.Interrupted):
+            lvlm.train(recipe, run)
+    lvlm.train(None, run, resume=True)
     assert_same_run(run, whole)
 
 
@@ -159,7 +163,7 @@ def test_a_spike_is_a_norm_far_above_the_last_ones(text: Path, tmp_path: Path) -
         train = {"steps": 30, "on_spike": "skip", "spike_factor": factor, "evaluate_every": 30}
         with pytest.MonkeyPatch.context() as patch:
             spiking(patch, {25}, 1e4)
-            run = api.train(tiny("baseline", text, train=train), tmp_path / str(factor))
+            run = lvlm.train(tiny("baseline", text, train=train), tmp_path / str(factor))
         spikes[factor] = [entry["spikes"] for entry in logged(run)]
     assert spikes == {None: [0] * 30, 5.0: [0] * 25 + [1] * 5}
 
@@ -168,14 +172,14 @@ def test_ten_spikes_in_a_row_stop_any_run(text: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         spiking(patch, set(range(2, 1000)), float("nan"))
         with pytest.raises(UserError, match="10 steps in a row"):
-            api.train(tiny("free", text, train={"on_spike": "skip", "steps": 50}), tmp_path / "run")
+            lvlm.train(tiny("free", text, train={"on_spike": "skip", "steps": 50}), tmp_path / "run")
 
 
 def test_a_spike_before_the_first_checkpoint_is_told(text: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         spiking(patch, {1}, float("nan"))
         with pytest.raises(UserError, match="a spike before the first checkpoint .*no checkpoint yet"):
-            api.train(tiny("free", text, train={"on_spike": "rewind"}), tmp_path / "run")
+            lvlm.train(tiny("free", text, train={"on_spike": "rewind"}), tmp_path / "run")
 
 
 # ---------------------------------------------------------------------------------------- memory for time
@@ -185,19 +189,19 @@ def test_a_spike_before_the_first_checkpoint_is_told(text: Path, tmp_path: Path)
 @pytest.mark.parametrize("arm", ARMS)
 def test_recomputing_changes_no_number(arm: str, change: dict[str, Any], text: Path, tmp_path: Path) -> None:
     steps = {"steps": 3}
-    one = api.train(tiny(arm, text, train=steps), tmp_path / "one")
-    other = api.train(tiny(arm, text, train=steps | change), tmp_path / "other")
+    one = lvlm.train(tiny(arm, text, train=steps), tmp_path / "one")
+    other = lvlm.train(tiny(arm, text, train=steps | change), tmp_path / "other")
     assert logged(one) == logged(other)
     expected = weights(one)
     assert all(torch.equal(value, expected[name]) for name, value in weights(other).items())
 
 
-@pytest.mark.parametrize("cross", crosses(api.Registry.load(strict=True))[0][::7], ids=str)
+@pytest.mark.parametrize("cross", crosses(Registry.load(strict=True))[0][::7], ids=str)
 def test_recomputing_runs_blocks_twice_and_draws_codes_once(cross: Any) -> None:
     """Codes are drawn outside of what runs again: the gradient is that of the codes that were used."""
     gradients = []
     for which in ("none", "full"):
-        model = build_cross(cross, api.Registry.load(strict=True)).train()
+        model = build_cross(cross, Registry.load(strict=True)).train()
         keep_fewer_activations(model, which)  # type: ignore[arg-type]
         torch.manual_seed(3)
         model(torch.arange(8)[None].expand(2, 8)).logits_BTV.square().sum().backward()
@@ -211,8 +215,8 @@ def test_recomputing_runs_blocks_twice_and_draws_codes_once(cross: Any) -> None:
 @pytest.mark.parametrize("arm", ARMS)
 def test_logits_in_chunks_are_the_same_loss(arm: str, chunk: int, text: Path, tmp_path: Path) -> None:
     """Padding included: a target that is ignored costs nothing in any chunk."""
-    one = api.train(tiny(arm, text, train={"steps": 3}), tmp_path / "one")
-    other = api.train(tiny(arm, text, train={"steps": 3, "logits_chunk": chunk}), tmp_path / "other")
+    one = lvlm.train(tiny(arm, text, train={"steps": 3}), tmp_path / "one")
+    other = lvlm.train(tiny(arm, text, train={"steps": 3, "logits_chunk": chunk}), tmp_path / "other")
     for a, b in zip(logged(one), logged(other), strict=True):
         assert a == pytest.approx(b, abs=1e-5)
     expected = weights(one)
@@ -222,7 +226,7 @@ def test_logits_in_chunks_are_the_same_loss(arm: str, chunk: int, text: Path, tm
 
 def test_two_processes_save_memory_too(text: Path, tmp_path: Path) -> None:
     recipe = tiny("free", text, train={"recompute": "full", "logits_chunk": 7, "micro_rows": 2})
-    run, alone = tmp_path / "run", api.train(recipe, tmp_path / "alone")
+    run, alone = tmp_path / "run", lvlm.train(recipe, tmp_path / "alone")
     finish(launch(2, recipe, run))
     for a, b in zip(logged(run), logged(alone), strict=True):
         assert a == pytest.approx(b, abs=1e-5)
@@ -251,16 +255,16 @@ def test_a_full_disk_ends_a_run_and_takes_nothing_from_it(
     """The checkpoint that found no room is gone, those before are whole, and with room the run goes on from there."""
     wide = {"backbone": {"width": 64}}
     recipe = tiny("free", text, model=wide, train={"keep_checkpoints": 100, "checkpoint_every": 1})
-    whole, run = api.train(recipe, tmp_path / "whole"), small_disk / "run"
+    whole, run = lvlm.train(recipe, tmp_path / "whole"), small_disk / "run"
     with pytest.raises(UserError, match=r"no space left on the disk; checkpoints from before are untouched"):
-        api.train(recipe, run)
+        lvlm.train(recipe, run)
     kept = Checkpoints(run).list()
     assert 0 < len(kept) < STEPS
     for checkpoint in kept:
         checkpoint.verify()
     assert not list((run / "checkpoints").glob(".writing-*"))
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    api.train(recipe, run, resume=True)
+    lvlm.train(recipe, run, resume=True)
     assert_same_run(run, whole)
 
 
@@ -271,9 +275,7 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-KILL_ME = (
-    "import json, sys; from lvlm import api; api.train(json.loads(sys.argv[1]), sys.argv[2], resume=True)"
-)
+KILL_ME = "import json, sys; import lvlm; lvlm.train(json.loads(sys.argv[1]), sys.argv[2], resume=True)"
 
 
 @pytest.mark.slow
@@ -283,7 +285,7 @@ def test_twenty_kills_at_random_moments_change_nothing(arm: str, text: Path, tmp
 
     train = {"steps": 2000, "evaluate_every": 50, "checkpoint_every": 7, "log_every": 1}
     recipe = tiny(arm, text, train=train)
-    whole, run = api.train(recipe, tmp_path / "whole"), tmp_path / "run"
+    whole, run = lvlm.train(recipe, tmp_path / "whole"), tmp_path / "run"
     random_ = random.Random(0)
     kills = 0
     while kills < 20:
@@ -300,5 +302,5 @@ def test_twenty_kills_at_random_moments_change_nothing(arm: str, text: Path, tmp
         process.wait()
         kills += 1
     assert kills == 20, f"it was finished after {kills} kills: more steps"
-    api.train(recipe, run, resume=True)
+    lvlm.train(recipe, run, resume=True)
     assert_same_run(run, whole)

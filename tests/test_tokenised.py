@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lvlm import api
+import lvlm
 from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData, open_reader
 from lvlm.data.bins import Manifest
 from lvlm.data.codecs import ByteCodec, TokenizerCodec, open_codec
@@ -26,7 +26,7 @@ from lvlm.data.documents import SPLITS, drawn_split
 from lvlm.data.rows import pieces, shuffled
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.interfaces import IGNORE
-from lvlm.recipe import read_recipe
+from lvlm.recipe.read import read_recipe
 from tests.every_data import WINDOW, documents, made, write_rows
 from tests.tiny import edit_json, tiny, write_text
 
@@ -57,7 +57,7 @@ def test_a_trained_tokenizer_reads_and_writes_any_text() -> None:
 
 
 def test_the_same_text_gives_the_same_tokenizer(tmp_path: Path) -> None:
-    again = api.train_tokenizer([str(made().rows)], tmp_path / "again.json", vocab=300)
+    again = lvlm.train_tokenizer([str(made().rows)], tmp_path / "again.json", vocab=300)
     assert again.read_bytes() == made().tokenizer.read_bytes()
 
 
@@ -65,9 +65,9 @@ def test_a_tokenizer_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("mine")
     with pytest.raises(UserError, match=r"is there already; .* --overwrite"):
-        api.train_tokenizer([str(made().rows)], path, vocab=300)
+        lvlm.train_tokenizer([str(made().rows)], path, vocab=300)
     assert path.read_text() == "mine"
-    api.train_tokenizer([str(made().rows)], path, vocab=260, overwrite=True)
+    lvlm.train_tokenizer([str(made().rows)], path, vocab=260, overwrite=True)
     assert open_codec(path).vocab == 260
 
 
@@ -82,14 +82,14 @@ def test_a_tokenizer_is_not_written_over(tmp_path: Path) -> None:
 )
 def test_what_is_no_tokenizer(tmp_path: Path, name: str, vocab: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        api.train_tokenizer([str(made().rows)], tmp_path / name, vocab=vocab)
+        lvlm.train_tokenizer([str(made().rows)], tmp_path / name, vocab=vocab)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_text_that_gives_less_than_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a latent\xff\n" * 4 + b"\xfe\xfd\n")
     screen = io.StringIO()
-    file = api.train_tokenizer(
+    file = lvlm.train_tokenizer(
         [str(tmp_path / "a.txt")],
         tmp_path / "t.json",
         vocab=2**32,
@@ -100,7 +100,7 @@ def test_a_text_that_gives_less_than_was_asked_for(tmp_path: Path) -> None:
     assert f"the text gave {reached} ids, not 4294967296" in screen.getvalue()
     assert "6 of 43 bytes of the input are no UTF-8 and were read as U+FFFD" in screen.getvalue()
     screen.truncate(0)
-    api.train_tokenizer([str(made().rows)], tmp_path / "whole.json", vocab=300, console=Console(file=screen))
+    lvlm.train_tokenizer([str(made().rows)], tmp_path / "whole.json", vocab=300, console=Console(file=screen))
     assert "ids" not in screen.getvalue()
 
 
@@ -144,7 +144,7 @@ def test_a_missing_library_says_with_which_extra_it_comes(
     rows = str(made().rows)
     uses: dict[str, Callable[[], object]] = {
         "datasets": HuggingFaceData(path=rows).open,
-        "tokenizers": lambda: api.train_tokenizer([rows], made().folder / "new.json"),
+        "tokenizers": lambda: lvlm.train_tokenizer([rows], made().folder / "new.json"),
     }
     with pytest.raises(MissingLibrary, match=rf"{library} isn't installed: pip install 'lvlm\[{library}\]'"):
         uses[library]()
@@ -200,12 +200,12 @@ def test_bins_are_the_text_tokenised_in_memory() -> None:
     manifest = json.loads((made().bins / "manifest.json").read_text())
     assert sum(split["documents"] for split in manifest["splits"].values()) == len(documents())
     assert manifest["dtype"] == "<u2"
-    api.check_data(made().bins)
+    lvlm.check_data(made().bins)
 
 
 def test_bins_of_bytes_are_the_text(tmp_path: Path) -> None:
     text = write_text(tmp_path)
-    api.prepare_data([str(text)], tmp_path / "bins")
+    lvlm.prepare_data([str(text)], tmp_path / "bins")
     bins, whole = (
         BinsData(path=str(tmp_path / "bins"), window=8).open(),
         TextData(path=str(text), window=8).open(),
@@ -221,8 +221,8 @@ def test_the_same_rows_as_text_and_as_bins_are_held_out_differently(tmp_path: Pa
     folder.mkdir()
     for number, text in enumerate(documents(400)):
         (folder / f"{number}.txt").write_text(text + "\n")
-    api.prepare_data([str(folder)], tmp_path / "bins")
-    api.prepare_data([str(made().rows)], tmp_path / "row-bins")
+    lvlm.prepare_data([str(folder)], tmp_path / "bins")
+    lvlm.prepare_data([str(made().rows)], tmp_path / "row-bins")
     for read, prepared in ((folder, "bins"), (made().rows, "row-bins")):
         as_text = TextData(path=str(read), window=8).open()
         as_bins = BinsData(path=str(tmp_path / prepared), window=8).open()
@@ -260,7 +260,7 @@ def test_inputs_of_every_form_give_the_same_bins(tmp_path: Path) -> None:
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     found = set()
     for number, name in enumerate(("folder", "b.jsonl.gz", "saved")):
-        out = api.prepare_data(
+        out = lvlm.prepare_data(
             [str(tmp_path / name)], tmp_path / f"bins{number}", tokenizer=str(made().tokenizer)
         )
         found.add(BinsData(path=str(out), window=8).open().fingerprint)
@@ -273,7 +273,7 @@ def test_splits_that_a_dataset_has_are_kept(tmp_path: Path) -> None:
     texts = {"train": documents(120), "test": [f"held {n}" for n in range(30)]}
     parts = {name: datasets.Dataset.from_list([{"text": t} for t in of]) for name, of in texts.items()}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    api.prepare_data([str(tmp_path / "saved")], tmp_path / "bins")
+    lvlm.prepare_data([str(tmp_path / "saved")], tmp_path / "bins")
     options: dict[str, Any] = {"path": str(tmp_path / "saved"), "window": 4, "test": "test"}
     held = "".join(f"{text}\n" for text in texts["test"])
     for params in (BinsData(path=str(tmp_path / "bins"), window=4), HuggingFaceData(**options)):
@@ -293,16 +293,18 @@ def test_the_end_of_a_document_can_be_said(tmp_path: Path) -> None:
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"none of the known ends of a document \(.*</s>.*\); say which"):
-        api.prepare_data([str(made().rows)], tmp_path / "bins", tokenizer=str(tmp_path))
+        lvlm.prepare_data([str(made().rows)], tmp_path / "bins", tokenizer=str(tmp_path))
     with pytest.raises(UserError, match=r"no token '<stp>'; did you mean '<stop>'\?"):
-        api.prepare_data(
+        lvlm.prepare_data(
             [str(made().rows)], tmp_path / "bins", tokenizer=str(tmp_path), end_of_document="<stp>"
         )
     assert not list(tmp_path.glob("*bins*"))
-    api.prepare_data([str(made().rows)], tmp_path / "bins", tokenizer=str(tmp_path), end_of_document="<stop>")
+    lvlm.prepare_data(
+        [str(made().rows)], tmp_path / "bins", tokenizer=str(tmp_path), end_of_document="<stop>"
+    )
     assert tokens_in(BinsData(path=str(tmp_path / "bins"), window=8).open())["test"][-1] == 0
     with pytest.raises(UserError, match=r"bytes end a document with a line break"):
-        api.prepare_data([str(made().rows)], tmp_path / "more", end_of_document="<stop>")
+        lvlm.prepare_data([str(made().rows)], tmp_path / "more", end_of_document="<stop>")
 
 
 def cut_off(folder: Path) -> None:
@@ -322,7 +324,7 @@ def without(key: str, folder: Path) -> None:
 
 
 def exchange_the_tokenizer(folder: Path) -> None:
-    api.train_tokenizer([str(made().text)], folder / "tokenizer.json", vocab=300, overwrite=True)
+    lvlm.train_tokenizer([str(made().text)], folder / "tokenizer.json", vocab=300, overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +363,7 @@ def test_damaged_bins(tmp_path: Path, damage: Callable[[Path], Any], message: st
     if "manifest of bins" in str(told.value):  # seen without reading any data
         assert [fault for _, fault in params.faults()] == [str(told.value)]
     with pytest.raises(UserError, match=message.replace("no file or folder", ".*")):
-        api.check_data(folder)
+        lvlm.check_data(folder)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +391,7 @@ def test_what_cannot_be_prepared(
     options = dict(options)
     out = tmp_path / options.pop("out", "bins")
     with pytest.raises(UserError, match=message):
-        api.prepare_data([str(path)], out, **options)
+        lvlm.prepare_data([str(path)], out, **options)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["given"]
 
 
@@ -400,9 +402,9 @@ def test_bins_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr("lvlm.data.bins.Writer.add", stop)
         with pytest.raises(KeyboardInterrupt):
-            api.prepare_data([str(made().rows)], tmp_path / "bins")
+            lvlm.prepare_data([str(made().rows)], tmp_path / "bins")
     assert not list(tmp_path.iterdir())
-    api.prepare_data([str(made().rows)], tmp_path / "bins")
+    lvlm.prepare_data([str(made().rows)], tmp_path / "bins")
 
 
 def test_input_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
@@ -412,7 +414,7 @@ def test_input_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(line * 500_000)  # 27 MB
     tracemalloc.start()
     try:
-        api.prepare_data([str(tmp_path / "long.txt")], tmp_path / "bins")
+        lvlm.prepare_data([str(tmp_path / "long.txt")], tmp_path / "bins")
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -518,7 +520,7 @@ def test_a_saved_dataset_that_breaks_while_it_is_read(tmp_path: Path) -> None:
     arrow = next((tmp_path / "saved").glob("*.arrow"))
     arrow.write_bytes(arrow.read_bytes()[:-800])
     with pytest.raises(UserError, match=r"saved(, split 'train')?: (cannot be read|not a dataset)"):
-        api.prepare_data([str(tmp_path / "saved")], tmp_path / "bins")
+        lvlm.prepare_data([str(tmp_path / "saved")], tmp_path / "bins")
 
 
 @pytest.mark.parametrize(
@@ -586,7 +588,7 @@ def own(tmp_path: Path) -> dict[str, DataParams]:
 
 def trained(folder: Path, data: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     recipe = tiny("baseline", made().text, train={"steps": 2, "evaluate_every": 2}) | {"data": data}
-    return recipe, api.train(recipe, folder / "run")
+    return recipe, lvlm.train(recipe, folder / "run")
 
 
 @pytest.mark.parametrize("kind", ["text", "bins", "mixture"])
@@ -594,37 +596,37 @@ def test_a_run_keeps_its_tokenizer(tmp_path: Path, own: dict[str, DataParams], k
     data = {name: params.model_dump() for name, params in own.items()}
     data["mixture"] = {"kind": "mixture", "parts": dict(data)}
     _, run = trained(tmp_path, data[kind])
-    said = api.sample(run, "the quick", tokens=5)[0].text
-    exported = api.export(run, tmp_path / "exported")
-    before = api.evaluate(run)
+    said = lvlm.sample(run, "the quick", tokens=5)[0].text
+    exported = lvlm.export(run, tmp_path / "exported")
+    before = lvlm.evaluate(run)
     (tmp_path / "tokenizer.json").unlink()
-    assert api.evaluate(exported)["estimates"] == before["estimates"]
+    assert lvlm.evaluate(exported)["estimates"] == before["estimates"]
     shutil.rmtree(tmp_path / "bins")
     for folder in (run, exported):
-        assert api.sample(folder, "the quick", tokens=5)[0].text == said
-        assert api.load(folder).backbone.vocab == 300
+        assert lvlm.sample(folder, "the quick", tokens=5)[0].text == said
+        assert lvlm.load(folder).backbone.vocab == 300
     kept = next((exported / "files").rglob("tokenizer.json"))
     kept.write_bytes(kept.read_bytes().replace(b"}", b" }", 1))
     with pytest.raises(UserError, match=r"tokenizer.json: was exchanged since the run began \(sha256 "):
-        api.sample(exported, "the quick")
+        lvlm.sample(exported, "the quick")
     kept.unlink()
     with pytest.raises(UserError, match=r"tokenizer.json: cannot be read, and the run needs it"):
-        api.sample(exported, "the quick")
+        lvlm.sample(exported, "the quick")
 
 
 def test_a_tokenizer_exchanged_behind_a_run(tmp_path: Path, own: dict[str, DataParams]) -> None:
     recipe, run = trained(tmp_path, own["text"].model_dump())
-    api.train_tokenizer([str(made().text)], tmp_path / "tokenizer.json", vocab=300, overwrite=True)
+    lvlm.train_tokenizer([str(made().text)], tmp_path / "tokenizer.json", vocab=300, overwrite=True)
     with pytest.raises(
         UserError, match=r"can't resume, tokenizer.json is another than the run's .* without naming"
     ):
-        api.train(recipe, run, resume=True)
-    api.train(None, run, resume=True)  # with the run's own
-    assert api.sample(run, "the quick", tokens=3)
+        lvlm.train(recipe, run, resume=True)
+    lvlm.train(None, run, resume=True)  # with the run's own
+    assert lvlm.sample(run, "the quick", tokens=3)
 
 
 def test_a_run_on_bytes_keeps_nothing(tmp_path: Path) -> None:
-    run = api.train(tiny("baseline", write_text(tmp_path), train={"steps": 2}), tmp_path / "run")
+    run = lvlm.train(tiny("baseline", write_text(tmp_path), train={"steps": 2}), tmp_path / "run")
     assert not (run / "files").exists()
     assert isinstance(TextData(path="a").codec, ByteCodec)
 
@@ -634,9 +636,9 @@ def test_training_on_a_stream_resumes_bit_for_bit(tmp_path: Path) -> None:
     recipe = tiny("free", made().text, train={"steps": 8, "evaluate_every": 8, "checkpoint_every": 4}) | {
         "data": data
     }
-    whole = api.train(recipe, tmp_path / "whole")
+    whole = lvlm.train(recipe, tmp_path / "whole")
     shutil.copytree(whole, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-000008")
-    cut = api.train(recipe, tmp_path / "cut", resume=True)
-    for name, weight in api.load(whole, step=8).state_dict().items():
-        assert torch.equal(weight, api.load(cut, step=8).state_dict()[name]), name
+    cut = lvlm.train(recipe, tmp_path / "cut", resume=True)
+    for name, weight in lvlm.load(whole, step=8).state_dict().items():
+        assert torch.equal(weight, lvlm.load(cut, step=8).state_dict()[name]), name

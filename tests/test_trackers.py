@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lvlm import api
+import lvlm
 from lvlm.errors import MissingLibrary
 from tests.tiny import logged, tiny, write_text
 
@@ -26,7 +26,7 @@ def test_a_service_gets_what_the_record_has(
     fake.init = lambda **place: told.append(place) or run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, library, fake)
     recipe = tiny("free", write_text(tmp_path), train={"trackers": [library]})
-    out = api.train(recipe, tmp_path / "run")
+    out = lvlm.train(recipe, tmp_path / "run")
     place, *lines, end = told
     assert (place["project"], place["name"]) == ("lvlm", "run")
     assert place["config"]["model"]["quantizer"]["kind"] == "binary"
@@ -43,4 +43,4 @@ def test_a_service_that_is_not_installed_is_told(
     monkeypatch.setitem(sys.modules, library, None)
     recipe = tiny("free", write_text(tmp_path), train={"trackers": [library]})
     with pytest.raises(MissingLibrary, match=rf"pip install 'lvlm\[{library}\]'"):
-        api.train(recipe, tmp_path / "run")
+        lvlm.train(recipe, tmp_path / "run")

@@ -20,19 +20,21 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lvlm import api
+import lvlm
 from lvlm.data.rows import TokenSource
 from lvlm.errors import Interrupted, UserError
 from lvlm.objective import ELBO
-from lvlm.recipe import TrainParams
-from lvlm.recipe_files import shipped
-from lvlm.registry import Registry
-from lvlm.runs import is_run, read_record
-from lvlm.study_recipe import read_study
+from lvlm.recipe.files import shipped
+from lvlm.recipe.sections import TrainParams
+from lvlm.recipe.study import read_study
+from lvlm.registry.registry import Registry
+from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
+from lvlm.runs.folder import is_run, read_record
+from lvlm.runs.manifest import Checkpoint
 from lvlm.testing import build_cross, crosses
-from lvlm.training.checkpoint import Checkpoint, Checkpoints, load_trainer_state
 from lvlm.training.optim import learning_rate, make_optimiser, parameter_groups, set_learning_rate
-from lvlm.training.trainer import Trainer, stop_signals
+from lvlm.training.signals import stop_signals
+from lvlm.training.trainer import Trainer
 from tests.tiny import ARMS, STEPS, before_step, edit_json, logged, steps_of, tiny, weights, write_text
 
 LATENT_ARMS = ("free", "gptvae")
@@ -47,7 +49,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, Path]:
     """Each arm, trained without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    return {arm: api.train(tiny(arm, text), folder / arm) for arm in ARMS}
+    return {arm: lvlm.train(tiny(arm, text), folder / arm) for arm in ARMS}
 
 
 # ------------------------------------------------------------------------------------------- interruptions
@@ -97,10 +99,10 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_one_that_was_not(
             with pytest.raises(
                 Interrupted, match=f"saved at step {stop + 1}; .* --resume --out {run}"
             ) as told:
-                api.train(tiny(arm, text), run, resume=True)
+                lvlm.train(tiny(arm, text), run, resume=True)
         assert told.value.signal_number == number
         assert steps_of(run)[-1] == stop + 1
-    api.train(None, run, resume=True)
+    lvlm.train(None, run, resume=True)
     assert_same_run(run, whole[arm])
 
 
@@ -108,7 +110,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import torch, torch.utils.tensorboard
-from lvlm import api
+import lvlm
 from lvlm.training.trainer import Trainer
 
 torch.optim.SGD([torch.zeros(1)])  # imports half of torch, which each child would do for itself
@@ -124,7 +126,7 @@ Trainer._train_step = dying
 for arm, recipe in json.load(sys.stdin).items():
     child = os.fork()
     if child == 0:
-        api.train(recipe, Path(sys.argv[1]) / arm)
+        lvlm.train(recipe, Path(sys.argv[1]) / arm)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
@@ -148,7 +150,7 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"event": "train", "st')  # the line that it was killed in
     (run / "checkpoints" / ".writing-000008").mkdir()  # and the checkpoint
-    api.train(None, run, resume=True)
+    lvlm.train(None, run, resume=True)
     assert_same_run(run, whole[arm])
     assert not list((run / "checkpoints").glob(".*"))
 
@@ -182,7 +184,7 @@ def test_a_signal_during_the_last_step_ends_a_whole_run(text: Path, tmp_path: Pa
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, STEPS - 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted, match="had just finished"):  # so that a study doesn't go on
-            api.train(tiny("baseline", text), tmp_path / "run")
+            lvlm.train(tiny("baseline", text), tmp_path / "run")
     assert read_record(tmp_path / "run")["finished_step"] == STEPS
 
 
@@ -198,10 +200,10 @@ def test_a_second_signal_acts_as_always() -> None:
 def test_resume_starts_what_has_not_begun_and_leaves_alone_what_is_finished(
     whole: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
-    run = api.train(tiny("baseline", text), tmp_path / "run", resume=True)
+    run = lvlm.train(tiny("baseline", text), tmp_path / "run", resume=True)
     assert_same_run(run, whole["baseline"])
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    api.train(tiny("baseline", text), run, resume=True)
+    lvlm.train(tiny("baseline", text), run, resume=True)
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
@@ -210,9 +212,9 @@ def test_a_run_that_trains_on_forgets_its_evaluation(text: Path, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
-            api.train(tiny("baseline", text), run)
-    assert api.evaluate(run)["step"] == 4  # the best by bound: the checkpoint of the signal has none
-    api.train(None, run, resume=True)
+            lvlm.train(tiny("baseline", text), run)
+    assert lvlm.evaluate(run)["step"] == 4  # the best by bound: the checkpoint of the signal has none
+    lvlm.train(None, run, resume=True)
     assert not (run / "evaluation.json").exists()
     assert not (run / "evaluation.npz").exists()
 
@@ -220,7 +222,7 @@ def test_a_run_that_trains_on_forgets_its_evaluation(text: Path, tmp_path: Path)
 def test_a_changed_recipe_is_not_resumed(whole: dict[str, Path], text: Path) -> None:
     changed = tiny("free", text, train={"steps": 20}, loss={"budget_bits": 1.0})
     with pytest.raises(UserError) as told:
-        api.train(changed, whole["free"], resume=True)
+        lvlm.train(changed, whole["free"], resume=True)
     assert "loss.budget_bits: 0.5 in the run, 1.0 now" in str(told.value)
     assert f"train.steps: {STEPS} in the run, 20 now" in str(told.value)
     assert len(str(told.value).splitlines()) == 4, told.value
@@ -232,9 +234,9 @@ def test_changed_data_are_neither_resumed_onto_nor_evaluated(text: Path, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
-            api.train(tiny("baseline", own), run)
+            lvlm.train(tiny("baseline", own), run)
     own.write_text(own.read_text() + "a line more\n")
-    for verb in (lambda: api.train(None, run, resume=True), lambda: api.evaluate(run)):
+    for verb in (lambda: lvlm.train(None, run, resume=True), lambda: lvlm.evaluate(run)):
         with pytest.raises(UserError, match="the data changed since the run began"):
             verb()
     assert steps_of(run) == [4, 6]
@@ -242,11 +244,11 @@ def test_changed_data_are_neither_resumed_onto_nor_evaluated(text: Path, tmp_pat
 
 def test_a_run_that_began_on_another_device_is_not_resumed(text: Path, tmp_path: Path) -> None:
     """Its random state is that device's: 'auto' may be a GPU on one machine and the CPU on the next."""
-    run = api.train(tiny("baseline", text, train={"steps": 2}), tmp_path / "run")
+    run = lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path / "run")
     edit_json(run / "run.json", lambda record: record.update(device="cuda:0"))
     with pytest.raises(UserError, match="it began on 'cuda', and here it would go on on 'cpu'"):
-        api.train(None, run, resume=True)
-    assert api.load(run) is not None
+        lvlm.train(None, run, resume=True)
+    assert lvlm.load(run) is not None
 
 
 def test_each_step_reads_its_own_rows_of_the_recipe_s_seed(text: Path, tmp_path: Path) -> None:
@@ -261,8 +263,8 @@ def test_each_step_reads_its_own_rows_of_the_recipe_s_seed(text: Path, tmp_path:
         patch.setattr(TokenSource, "train_batch", noting)
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
-            api.train(tiny("baseline", text, seed=7), tmp_path / "run")
-        api.train(None, tmp_path / "run", resume=True)
+            lvlm.train(tiny("baseline", text, seed=7), tmp_path / "run")
+        lvlm.train(None, tmp_path / "run", resume=True)
     assert read == [{"seed": 7, "step": step, "rows": 4} for step in range(STEPS)]
 
 
@@ -274,7 +276,7 @@ def test_looking_more_often_changes_no_weight(
     arm: str, whole: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
     looking = {"evaluate_every": 1, "evaluate_windows": 7, "log_every": 3, "keep_checkpoints": 1}
-    run = api.train(tiny(arm, text, train=looking), tmp_path / "run")
+    run = lvlm.train(tiny(arm, text, train=looking), tmp_path / "run")
     expected = weights(whole[arm], STEPS)
     assert all(torch.equal(value, expected[name]) for name, value in weights(run, STEPS).items())
     assert [entry["step"] for entry in logged(run)] == [3, 6, 9, 10]
@@ -284,14 +286,14 @@ def test_looking_more_often_changes_no_weight(
 def test_micro_batches_add_up_to_the_batch(text: Path, tmp_path: Path) -> None:
     trained = {
         micro: weights(
-            api.train(
+            lvlm.train(
                 tiny("baseline", text, train={"steps": 3, "rows": 16, "micro_rows": micro}),
                 tmp_path / str(micro),
             )
         )
         for micro in (4, None)
     }
-    untrained = api.build(tiny("baseline", text)).state_dict()
+    untrained = lvlm.build(tiny("baseline", text)).state_dict()
     for name, value in trained[4].items():
         torch.testing.assert_close(value, trained[None][name], rtol=0, atol=1e-6)
         assert not torch.allclose(value, untrained[name], atol=1e-4), f"{name} has not moved"
@@ -319,8 +321,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group(cross: Any) -> None:
 
 def test_tied_weights_are_stepped_once_and_saved_whole(text: Path, tmp_path: Path) -> None:
     recipe = tiny("baseline", text, model={"backbone": {"tied": True}}, train={"steps": 3})
-    run = api.train(recipe, tmp_path / "run")
-    model = api.load(run)
+    run = lvlm.train(recipe, tmp_path / "run")
+    model = lvlm.load(run)
     assert model.backbone.unembedding.weight is model.backbone.embedding.weight
     groups = parameter_groups(model, torch.nn.Module(), TrainParams())
     held = [p for group in groups for p in group["params"]]
@@ -361,7 +363,7 @@ def test_the_learning_rate_of_short_runs(spec: dict[str, int], expected: list[fl
 
 
 def test_the_rate_that_is_logged_is_the_rate_that_is_used(whole: dict[str, Path], text: Path) -> None:
-    spec = api.check(tiny("free", text)).resolved.recipe.train
+    spec = lvlm.check(tiny("free", text)).resolved.recipe.train
     assert [e["learning_rate"] for e in logged(whole["free"])] == [
         learning_rate(step, spec) for step in range(STEPS)
     ]
@@ -370,7 +372,7 @@ def test_the_rate_that_is_logged_is_the_rate_that_is_used(whole: dict[str, Path]
 def test_gradients_are_clipped_to_the_norm(text: Path, tmp_path: Path) -> None:
     """With plain steps of size lr · gradient, the first update has the length lr · clip_norm."""
     recipe = tiny("baseline", text, train={"clip_norm": 1e-3, "warmup_steps": 0})
-    trainer = Trainer(api.check(recipe).resolved, tmp_path / "run")
+    trainer = Trainer(lvlm.check(recipe).resolved, tmp_path / "run")
     weights_now = [p.detach() for p in trainer.model.parameters()]
     before = [p.clone() for p in weights_now]
     group = {"params": trainer.model.parameters(), "rate_factor": 1.0}
@@ -407,7 +409,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 6, nan_loss(patch))
         with pytest.raises(UserError) as told:
-            api.train(tiny("free", text, seed=3), run)
+            lvlm.train(tiny("free", text, seed=3), run)
     message = str(told.value)
     assert "step 7 (batch: data seed 3, step 6, 4 rows): the loss or its gradient is not finite" in message
     assert f"the last good checkpoint is {run / 'checkpoints' / 'step-000004'}" in message
@@ -415,7 +417,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert len(message.splitlines()) == 1
     assert steps_of(run) == [4]
     assert all(value.isfinite().all() for value in weights(run).values())
-    api.train(None, run, resume=True)  # whatever it was has been mended
+    lvlm.train(None, run, resume=True)  # whatever it was has been mended
     assert steps_of(run)[-1] == STEPS
 
 
@@ -424,10 +426,10 @@ def test_a_learning_rate_of_1e30_is_told(arm: str, text: Path, tmp_path: Path) -
     recipe = tiny(arm, text, train={"learning_rate": 1e30, "warmup_steps": 0})
     told = "(is not finite|NaN or infinity).*there is no checkpoint yet; a lower train.learning_rate"
     with pytest.raises(UserError, match=told):
-        api.train(recipe, tmp_path / "run")
+        lvlm.train(recipe, tmp_path / "run")
     assert steps_of(tmp_path / "run") == []
     with pytest.raises(UserError, match="no checkpoint yet"):
-        api.load(tmp_path / "run")
+        lvlm.load(tmp_path / "run")
 
 
 def test_a_validation_loss_that_is_not_finite_is_not_saved(text: Path, tmp_path: Path) -> None:
@@ -443,7 +445,7 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(text: Path, tmp_path:
 
         before_step(patch, 6, lambda: patch.setattr(f"{trainer}.estimate", poisoned))
         with pytest.raises(UserError, match="the validation loss is not finite .*elbo nan"):
-            api.train(tiny("free", text), tmp_path / "run")
+            lvlm.train(tiny("free", text), tmp_path / "run")
     assert steps_of(tmp_path / "run") == [4]
 
 
@@ -455,15 +457,15 @@ def test_the_best_by_bound_is_kept_beyond_the_newest(text: Path, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_evaluate", lambda _: ({"elbo": 0.0}, ("elbo", next(bounds))))
         train = {"evaluate_every": 2, "checkpoint_every": 1, "keep_checkpoints": 2}
-        run = api.train(tiny("free", text, train=train), tmp_path / "run")
+        run = lvlm.train(tiny("free", text, train=train), tmp_path / "run")
     assert steps_of(run) == [4, 9, 10]
     best = Checkpoints(run).best()
     assert (best.step, best.manifest.bound_name, best.manifest.bound) == (4, "elbo", 1.0)
-    assert api.evaluate(run)["step"] == 4
-    loaded, rated = api.load(run).state_dict(), weights(run, 4)
+    assert lvlm.evaluate(run)["step"] == 4
+    loaded, rated = lvlm.load(run).state_dict(), weights(run, 4)
     assert all(torch.equal(value, rated[name]) for name, value in loaded.items())
     with pytest.raises(UserError, match=r"no checkpoint of step 5; there are \[4, 9, 10\]"):
-        api.load(run, step=5)
+        lvlm.load(run, step=5)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -489,7 +491,7 @@ def test_latent_arms_log_the_raw_kl_the_hinged_one_and_what_a_nat_cost(
         if arm == "free"
         else {"per": "unit", "budget_bits": 0.0, "beta": 0.5}
     )
-    priced = api.train(tiny(arm, text, loss=loss), tmp_path / "run")
+    priced = lvlm.train(tiny(arm, text, loss=loss), tmp_path / "run")
     for run, beta in ((whole[arm], 1.0), (priced, 0.5)):
         for entry in logged(run):
             assert math.isfinite(entry["beta_effective"])
@@ -507,7 +509,7 @@ def test_latent_arms_log_the_raw_kl_the_hinged_one_and_what_a_nat_cost(
 
 
 def test_beta_effective_is_finite_where_there_is_no_kl(text: Path, tmp_path: Path) -> None:
-    trainer = Trainer(api.check(tiny("free", text)).resolved, tmp_path / "run")
+    trainer = Trainer(lvlm.check(tiny("free", text)).resolved, tmp_path / "run")
     assert trainer.model.latent is not None
     torch.nn.init.zeros_(trainer.model.latent.readout.weight)  # the posterior is the prior
     numbers, *_ = trainer._train_step([])
@@ -519,7 +521,7 @@ def test_tensorboard_reads_what_metrics_jsonl_says(killed: Path, tmp_path: Path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = Path(shutil.copytree(killed / "free", tmp_path / "run"))
-    api.train(None, run, resume=True)
+    lvlm.train(None, run, resume=True)
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
@@ -542,7 +544,7 @@ def test_bf16_trains_with_its_kl_in_float32(arm: str, text: Path, tmp_path: Path
             return forward(self, output, *args, **kwargs)
 
         patch.setattr(ELBO, "forward", looking)
-        run = api.train(tiny(arm, text, train={"precision": "bf16", "steps": 3}), tmp_path / "run")
+        run = lvlm.train(tiny(arm, text, train={"precision": "bf16", "steps": 3}), tmp_path / "run")
     assert read_record(run)["precision"] == "bf16"
     for output in seen:
         assert output.logits_BTV.dtype == torch.bfloat16, "autocast is off"
@@ -553,14 +555,14 @@ def test_bf16_trains_with_its_kl_in_float32(arm: str, text: Path, tmp_path: Path
     assert {value.dtype for value in state.values()} == {torch.float32}
     assert {value.dtype for value in weights(run).values()} == {torch.float32}
     assert all(entry["loss"] > 0 for entry in logged(run))
-    api.evaluate(run)
+    lvlm.evaluate(run)
 
 
 def test_threads_and_device_of_the_recipe(text: Path, tmp_path: Path) -> None:
     threads, seen = torch.get_num_threads(), list[int]()
     with pytest.MonkeyPatch.context() as patch:
         before_step(patch, 1, lambda: seen.append(torch.get_num_threads()))
-        run = api.train(tiny("baseline", text, train={"threads": threads + 1, "steps": 2}), tmp_path / "run")
+        run = lvlm.train(tiny("baseline", text, train={"threads": threads + 1, "steps": 2}), tmp_path / "run")
     assert seen == [threads + 1]
     assert torch.get_num_threads() == threads, "the next run of the process would have them too"
     assert read_record(run)["device"] == "cpu"
@@ -570,7 +572,7 @@ def test_threads_and_device_of_the_recipe(text: Path, tmp_path: Path) -> None:
         ("cuda:99", "device 'cuda:99' is not to be had here"),
     ):
         with pytest.raises(UserError, match=why) as told:
-            api.train(tiny("baseline", text, train={"device": device}), tmp_path / "none")
+            lvlm.train(tiny("baseline", text, train={"device": device}), tmp_path / "none")
         assert len(str(told.value).splitlines()) == 1
     assert not (tmp_path / "none").exists()
 
@@ -587,13 +589,13 @@ SMALL = (
 
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_trains_and_evaluates(name: str, tmp_path: Path) -> None:
-    api.check(name)
+    lvlm.check(name)
     smaller = list(SMALL)
-    if api.check(name).resolved.recipe.data.kind_name() == "python":
+    if lvlm.check(name).resolved.recipe.data.kind_name() == "python":
         smaller += ["data.max_megabytes=0.5", "data.window=32"]
-    run = api.train(name, tmp_path / "run", *smaller)
+    run = lvlm.train(name, tmp_path / "run", *smaller)
     assert steps_of(run) == [2]
-    result = api.evaluate(run)
+    result = lvlm.evaluate(run)
     assert result["headline"] in result["estimates"]
     assert all(math.isfinite(e["nats_per_token"]) for e in result["estimates"].values())
     assert is_run(run)
@@ -612,12 +614,12 @@ def test_a_shipped_study_is_whole(name: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # torch's compiler has warnings of its own
 def test_compiled_training_is_the_same_training(tmp_path: Path, text: Path, whole: dict[str, Path]) -> None:
     """Up to rounding, and in a run that loads as any other. FREE's blocks are the baseline's and the seam's."""
-    compiled = api.train(tiny("free", text, train={"compile": True}), tmp_path / "run")
+    compiled = lvlm.train(tiny("free", text, train={"compile": True}), tmp_path / "run")
     numbers = [list(map(numeric, logged(run))) for run in (compiled, whole["free"])]
     for one, other in zip(*numbers, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
     assert weights(compiled).keys() == weights(whole["free"]).keys(), "compiling must not rename weights"
-    assert api.load(compiled)(torch.zeros(1, 3, dtype=torch.long)).logits_BTV.isfinite().all()
+    assert lvlm.load(compiled)(torch.zeros(1, 3, dtype=torch.long)).logits_BTV.isfinite().all()
 
 
 def numeric(entry: dict[str, Any]) -> dict[str, float]:

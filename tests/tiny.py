@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from lvlm import api
-from lvlm.provenance import Origin, merge, plain
-from lvlm.training.checkpoint import Checkpoints
+import lvlm
+from lvlm.recipe.tree import Origin, merge, plain
+from lvlm.runs.checkpoint import Checkpoints
 from lvlm.training.metrics import read_metrics
 from lvlm.training.trainer import Trainer
 
@@ -67,7 +67,7 @@ def steps_of(run: Path) -> list[int]:
 
 def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
     """Of the newest checkpoint, or of `step`."""
-    return api.load(run, step=step or steps_of(run)[-1]).state_dict()
+    return lvlm.load(run, step=step or steps_of(run)[-1]).state_dict()
 
 
 def logged(run: Path, event: str = "train") -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lvlm.errors import UserError
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Latent, Quantizer, QuantizerParams, Register
-from lvlm.kl import full_precision, wide
+from lvlm.objective import full_precision, wide
 
 LOG_SCALE_BOUND = 10.0
 

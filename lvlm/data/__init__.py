@@ -15,8 +15,9 @@ from lvlm.data.letters import LettersData
 from lvlm.data.mixture import MixtureData
 from lvlm.data.python import PythonData
 from lvlm.data.reader import Reader, open_reader
-from lvlm.data.source import Codec, DataParams, Source, Split, Windows
+from lvlm.data.source import DataParams, Source, Split, Windows
 from lvlm.data.text import TextData
+from lvlm.interfaces import Codec
 
 PLAIN_DATA_KINDS: dict[str, type[DataParams]] = {
     cls.kind_name(): cls for cls in (PythonData, TextData, BinsData, HuggingFaceData, LettersData, CoinData)

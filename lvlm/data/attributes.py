@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from lvlm.data.source import Codec
+    from lvlm.interfaces import Codec
 
 Ids = NDArray[np.int64]
 Measure = Callable[[Ids, Ids], NDArray[Any]]

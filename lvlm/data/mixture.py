@@ -24,11 +24,10 @@ from lvlm.data.coin import CoinData
 from lvlm.data.huggingface import HuggingFaceData
 from lvlm.data.letters import LettersData
 from lvlm.data.python import PythonData
-from lvlm.data.source import Codec, DataParams, Source, Split, StreamSource, Windows, uniforms
+from lvlm.data.source import DataParams, Source, Split, StreamSource, Windows, uniforms
 from lvlm.data.text import TextData
 from lvlm.errors import UserError, listing, nearest
-from lvlm.interfaces import Batch
-from lvlm.schedule import Ramp, Schedule, value_at
+from lvlm.interfaces import Batch, Codec, Ramp, Schedule, value_at
 
 PartUnion = Annotated[
     PythonData | TextData | BinsData | HuggingFaceData | LettersData | CoinData, Field(discriminator="kind")

@@ -1,17 +1,23 @@
-"""What is made once, before training: a tokenizer, and bins of tokens."""
+"""Preparation of data before training: tokenizers and bins."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from lvlm.data.bins import check_files, codec_of, read_manifest, write_bins
+from rich.console import Console
+
+from lvlm.data.bins import check_files, codec_of, read_manifest
+from lvlm.data.bins_writer import write_bins
 from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
 from lvlm.data.documents import Piece, pieces_of
 from lvlm.errors import UserError
+from lvlm.system.progress import Display
 
 SMALLEST_VOCAB = 257  # all bytes and the end of a document
+
 LARGEST_VOCAB = 2**32  # an id has 32 bits
+
 REPLACED_BYTES = 3  # U+FFFD, which stands for a byte that is no UTF-8
 
 
@@ -26,7 +32,7 @@ def prepare_bins(
     progress: Callable[[float], None] | None = None,
 ) -> Path:
     """See `lvlm.prepare_data`. Written beside and renamed, so that what has the name is whole."""
-    from lvlm.runs import new_folder
+    from lvlm.system.files import new_folder
 
     if not inputs:
         raise UserError("input: name files or folders to prepare")
@@ -62,7 +68,7 @@ def train_bpe(
     tell: Callable[[str], object] = str,
 ) -> Path:
     """See `lvlm.train_tokenizer`; `tell` is told where the tokenizer isn't quite what was asked for."""
-    from lvlm.runs import write_atomically
+    from lvlm.system.files import write_atomically
 
     if not inputs:
         raise UserError("input: name files or folders to learn from")
@@ -128,3 +134,86 @@ def _text(piece: Piece) -> tuple[str, int]:
     except UnicodeDecodeError:
         whole_bytes = len(piece.content.decode(errors="ignore").encode())
         return piece.content.decode(errors="replace"), len(piece.content) - whole_bytes
+
+
+def train_tokenizer(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    vocab: int = 8192,
+    field: str = "text",
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Learn a byte-level BPE; needs `pip install 'lvlm[tokenizers]'`.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: the tokenizer.json to write.
+        vocab: ids, those of all bytes and of <|endoftext|> among them; fewer where the text gives no more.
+        field: of each row, what holds its text.
+        overwrite: replace the file.
+        console: where progress goes, and what the text gave where that is less; quiet unless given.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: bad input, or the file is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` isn't installed.
+    """
+    from lvlm.data.prepare import train_bpe
+
+    with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
+        return train_bpe(
+            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share,
+            tell=display.line,
+        )  # fmt: skip
+
+
+def prepare_data(
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    tokenizer: str | None = None,
+    field: str = "text",
+    end_of_document: str | None = None,
+    held_out: float = 0.05,
+    console: Console | None = None,
+) -> Path:
+    """Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
+
+    Args:
+        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        out: a folder that isn't there yet.
+        tokenizer: a tokenizer.json; bytes unless given.
+        field: of each row, what holds its text.
+        end_of_document: the token behind a document; the tokenizer's own unless given.
+        held_out: the share of validation, and of test.
+        console: where progress goes; quiet unless given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: bad input, a tokenizer without that token, too little text, or the folder is taken.
+        lvlm.errors.MissingLibrary: `tokenizers` or `datasets` isn't installed, and is needed.
+    """
+    from lvlm.data.prepare import prepare_bins
+
+    with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
+        return prepare_bins(
+            inputs, Path(out), tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
+            progress=display.share,
+        )  # fmt: skip
+
+
+def check_data(folder: str | Path) -> None:
+    """Read all of what `prepare_data` wrote and compare it with its manifest.
+
+    Raises:
+        UserError: it isn't what was written.
+    """
+    from lvlm.data.prepare import check_bins
+
+    check_bins(Path(folder))

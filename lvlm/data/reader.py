@@ -10,26 +10,16 @@ workers.
 from __future__ import annotations
 
 import abc
-import itertools
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from lvlm.data.source import RowStream, Source, StreamSource
+from lvlm.data.workers import From, Rows, loader, shut
 from lvlm.errors import UserError
-from lvlm.interfaces import Batch
-from lvlm.schedule import Schedule, value_at
-
-Rows = tuple[Tensor, Tensor, Tensor]
-"""The fields of a batch, which a worker can send; or a user's mistake in words, in their place."""
+from lvlm.interfaces import Batch, Schedule, value_at
 
 
 class Reader(abc.ABC):
@@ -146,16 +136,6 @@ class _DirectReader(Reader):
         return Batch(*(x_BT.pin_memory() for x_BT in _fields(batch))) if self._pin else batch
 
 
-class _From(Sampler[int]):
-    """Step after step, without an end."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start)
-
-
 class _AheadReader(Reader):
     """Workers read ahead, each whole steps; a jump ahead starts them anew."""
 
@@ -168,14 +148,14 @@ class _AheadReader(Reader):
     def _batch(self, step: int) -> Batch:
         if self._ahead is None or step != self._ahead_step:
             self.close()
-            self._ahead = iter(_loader(self._share, self._workers, self._pin, sampler=_From(step)))
+            self._ahead = iter(loader(self._share, self._workers, self._pin, sampler=From(step)))
         batch = _received(next(self._ahead))
         self._ahead_step = step + 1
         return batch
 
     def close(self) -> None:
         """End the workers."""
-        _shut(self._ahead)
+        shut(self._ahead)
         self._ahead = None
 
 
@@ -229,7 +209,7 @@ class _StreamReader(Reader):
         super().__init__(0, length)
         self._who = {"rank": share.rank, "ranks": share.ranks, "workers": workers, "rows": share.rows}
         rows = _StreamRows(source, share.seed, share.rows // share.ranks, share.rank, share.ranks)
-        self._loader = _loader(rows, workers, pin)
+        self._loader = loader(rows, workers, pin)
         self._ahead: Iterator[Rows | str] | None = None
         self._skip_to = start
 
@@ -273,52 +253,8 @@ class _StreamReader(Reader):
 
     def close(self) -> None:
         """End the workers."""
-        _shut(self._ahead)
+        shut(self._ahead)
         self._ahead = None
-
-
-def _loader(
-    dataset: Dataset[Rows | str], workers: int, pin: bool, sampler: Sampler[int] | None = None
-) -> Any:
-    from torchdata.stateful_dataloader import StatefulDataLoader
-
-    # A fork of a process that has threads (CUDA's, a tokenizer's) can hang; a server that was forked early cannot.
-    context: Any = None
-    if workers and "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "torchdata.stateful_dataloader"])
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="'set_vital' is deprecated"
-        )  # torchdata 0.11 under torch 2.13
-        return StatefulDataLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            pin_memory=pin,
-            collate_fn=_as_it_is,
-            worker_init_fn=_end_with_reader,
-            multiprocessing_context=context,
-        )
-
-
-def _end_with_reader(_: int) -> None:
-    """End this worker when the process that reads is killed. Torch's own watch sees the fork server alone, which waits for
-    its workers.
-    """
-    reader = multiprocessing.parent_process()
-    assert reader is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([reader.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _as_it_is(rows: Rows | str) -> Rows | str:
-    return rows
 
 
 def _fields(batch: Batch) -> Rows:
@@ -329,10 +265,3 @@ def _received(rows: Rows | str) -> Batch:
     if isinstance(rows, str):
         raise UserError(rows)
     return Batch(*(torch.as_tensor(x_BT) for x_BT in rows))
-
-
-def _shut(ahead: Iterator[Rows | str] | None) -> None:
-    """End a loader's workers now and not when it is collected."""
-    shut = getattr(ahead, "_shutdown_workers", None)
-    if shut is not None:
-        shut()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -20,34 +20,12 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
 from lvlm.data.attributes import Attribute, text_attributes
-from lvlm.interfaces import Batch, Params
+from lvlm.interfaces import Batch, Codec, Params
 
 Split = Literal["validation", "test"]
 """The held-out splits."""
 
 _DOMAINS: dict[str, int] = {"train": 0, "validation": 1, "test": 2, "mixture": 3}
-
-
-class Codec(Protocol):
-    """Text to token ids and back."""
-
-    vocab: int
-    """Token ids are 0..vocab-1."""
-
-    name: str
-    """Two codecs of one name have the same tokens."""
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text.
-
-        Raises:
-            UserError: when the codec has no symbol for a character; names it and its position.
-        """
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, each in 0..vocab-1; never fails on ids that make no valid text."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Layers that plugins share: rotary positions, attention with a cache, the pre-norm block."""
 
+from lvlm.interfaces import LayerCache
 from lvlm.nn.attention import Attention
 from lvlm.nn.block import TransformerBlock
-from lvlm.nn.cache import LayerCache
 from lvlm.nn.pool import masked_mean, spread
 from lvlm.nn.rope import Rotary, rotary, rotate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvlm.nn.cache import LayerCache
+from lvlm.interfaces import LayerCache
 from lvlm.nn.rope import Rotary, rotate
 
 

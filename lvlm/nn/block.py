@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lvlm.interfaces import LayerCache
 from lvlm.nn.attention import Attention
-from lvlm.nn.cache import LayerCache
 from lvlm.nn.rope import Rotary
 
 

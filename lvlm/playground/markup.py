@@ -8,8 +8,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from lvlm.errors import UserError
+from lvlm.generation.kl_by_token import ACTIVE_NATS_PER_SLOT, Reading
 from lvlm.playground.writing import Row, Written
-from lvlm.reading import ACTIVE_NATS_PER_SLOT, Reading
 from lvlm.report.figures import draw_plane
 from lvlm.report.folder import read_folder
 from lvlm.report.page import visible

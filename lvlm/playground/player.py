@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from lvlm.codes import encode_in_windows
 from lvlm.errors import UserError
-from lvlm.model import LatentLM
+from lvlm.generation.encode import encode_in_windows
+from lvlm.generation.kl_by_token import reading_of
+from lvlm.model.latent_lm import LatentLM
 from lvlm.playground import markup
 from lvlm.playground.writing import Asked, Control, control_of, write
-from lvlm.reading import reading_of
 from lvlm.report.folder import study_of
-from lvlm.runs import load_run
-from lvlm.training.device import pick_device
+from lvlm.runs.load import load_run
+from lvlm.system.device import pick_device
 
 if TYPE_CHECKING:
-    from lvlm.data.source import Codec
+    from lvlm.interfaces import Codec
 
 FIRST_TOKENS = 120  # that a page asks for when it opens
 

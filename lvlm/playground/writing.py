@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lvlm.codes import code_of, dimensions_of_code, encode, to_bits
 from lvlm.errors import OutOfDistribution, UserError
-from lvlm.generation import Piece, Sample, stream
-from lvlm.model import LatentLM
+from lvlm.generation.codes import code_of, dimensions_of_code, to_bits
+from lvlm.generation.encode import encode
+from lvlm.generation.generate import Piece, Sample, stream
+from lvlm.model.latent_lm import LatentLM
 
 Source = Literal["prior", "text", "given"]
 Form = Literal["bits", "numbers", "index"]

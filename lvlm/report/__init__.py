@@ -7,9 +7,10 @@
 Numbers are nats per target token unless a name says otherwise, and means over seeds.
 """
 
-from lvlm.report.data import Report, ReportRun, read_report
+from lvlm.report.data import read_report
 from lvlm.report.page import render_report, report_study, write_report
-from lvlm.report.words import comparison_table
+from lvlm.report.rows import Report, ReportRun
+from lvlm.report.tables import comparison_table
 
 __all__ = [
     "Report",

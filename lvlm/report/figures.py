@@ -6,68 +6,36 @@ those who can't see it. Dead runs are hollow and dashed. All axes are nats per t
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from lvlm.report.data import ORACLE, Report, Row, Run
-from lvlm.report.statistics import FloatArray
+from lvlm.report.canvas import (
+    CONTROL_COLOUR,
+    INK,
+    SETTINGS,
+    Picture,
+    as_svg,
+    finish,
+    new_canvas,
+    plain,
+    style_of,
+    styles,
+)
+from lvlm.report.rows import ORACLE, Report, Row, Run
 from lvlm.report.steering import excess, gate_of, measures, values
+from lvlm.statistics.bootstrap import FloatArray
 
-# Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on near-black.
-_COLOURS = ("#0080c8", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#56b4e9")
-_MARKERS = "osD^vPX*"
-_CONTROL = "#808080"
 POSITIONS_SHOWN = 40
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
-
-
-class Style(NamedTuple):
-    colour: str
-    marker: str
-
-
-class Picture(NamedTuple):
-    title: str
-    svg: str
-    note: str  # how to read it
-
-
-def styles(report: Report) -> dict[str, Style]:
-    """One colour and one marker for each arm; past six arms the colours repeat with other markers."""
-    others = [arm for arm in report.arms if arm != report.control]
-    found = {
-        arm: Style(_COLOURS[i % len(_COLOURS)], _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)])
-        for i, arm in enumerate(others)
-    }
-    return {arm: found.get(arm, Style(_CONTROL, "o")) for arm in report.arms}
-
-
-_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lvlm",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.parse_math": False,  # names may hold dollar signs
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    **dict.fromkeys(_INKED, _INK),
-}
 
 
 def draw(report: Report) -> list[Picture]:
     """Every figure that the study has the numbers for."""
-    with rc_context(_SETTINGS):
+    with rc_context(SETTINGS):
         drawn = (_battery, _rate_distortion, _curves, _by_position, _steering)
         pictures = [figure(report) for figure in drawn]
     return [picture for picture in pictures if picture is not None]
@@ -75,52 +43,8 @@ def draw(report: Report) -> list[Picture]:
 
 def draw_plane(report: Report) -> Picture | None:
     """The rate-distortion plane alone; None where no arm has a latent."""
-    with rc_context(_SETTINGS):
+    with rc_context(SETTINGS):
         return _rate_distortion(report)
-
-
-def _canvas(height: float, panels: int = 1) -> tuple[Canvas, list[Axes]]:
-    canvas = Canvas(figsize=(7.2, height), layout="constrained")
-    axes = canvas.subplots(1, panels, squeeze=False)
-    for axis in axes[0]:
-        axis.grid(color="#80808033", linewidth=0.6)
-        axis.set_axisbelow(True)
-    return canvas, list(axes[0])
-
-
-def _svg(canvas: Canvas, key: str, alt: str) -> str:
-    """The figure as an inline element: ids made unique on the page, ink made the page's own, XML preamble dropped.
-
-    key   goes in front of every id
-    alt   what the figure shows, in words and numbers
-    """
-    buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", transparent=True)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
-    svg = re.sub(
-        r' xmlns(:\w+)?="[^"]*"', "", svg
-    )  # HTML needs none; without 'http:' a page is easy to check
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
-
-
-def _style(report: Report, row: Row) -> dict[str, Any]:
-    """Marker and colour of a row: the arm's, hollow where the latent is dead."""
-    colour, marker = styles(report)[row.arm]
-    return {"color": colour, "marker": marker, "markerfacecolor": "none" if row.living is False else colour}
-
-
-def _plain(text: str) -> str:
-    """A name as a legend shows it: matplotlib hides labels that start with an underscore."""
-    return text.lstrip("_") or "–"
-
-
-def _finish(axis: Axes, *, x: str, y: str) -> None:
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=9)
 
 
 def _battery(report: Report) -> Picture:
@@ -128,7 +52,7 @@ def _battery(report: Report) -> Picture:
     control = report.control_row
     paired = control is not None and control.exact and any(row.over_control for row in report.rows)
     shown = {row.label: row.over_control if paired else row.estimates for row in report.rows}
-    canvas, (axis,) = _canvas(1.2 + 0.27 * sum(map(len, shown.values())))
+    canvas, (axis,) = new_canvas(1.2 + 0.27 * sum(map(len, shown.values())))
     told, labels, places, place = [], [], [], -0.6
     for row in report.rows:
         place += 0.6 * bool(shown[row.label])
@@ -136,7 +60,7 @@ def _battery(report: Report) -> Picture:
             place += 1.0
             # rounding may put the mean of equal numbers a hair outside; what is infinite has no width
             spread = np.fmax([[value.mean - value.low], [value.high - value.mean]], 0.0)
-            style = _style(report, row)
+            style = style_of(report, row)
             if paired:
                 fill = style["color"] if row.living is not False else "none"
                 axis.barh(
@@ -152,16 +76,16 @@ def _battery(report: Report) -> Picture:
     oracle = next((nats for run in report.runs if (nats := run.value(ORACLE)) is not None), None)
     zero = control.estimates[control.headline].mean if control is not None and paired else 0.0
     if control is not None and paired:
-        label = f"{_plain(control.label)}, {control.headline}: {zero:.4f}"
-        axis.axvline(0, color=_CONTROL, linewidth=1.4, label=label, zorder=1)
+        label = f"{plain(control.label)}, {control.headline}: {zero:.4f}"
+        axis.axvline(0, color=CONTROL_COLOUR, linewidth=1.4, label=label, zorder=1)
         told.append(f"over {control.label} {zero:.4f}")
     if oracle is not None:
-        axis.axvline(oracle - zero, color=_INK, linewidth=1.4, linestyle=":", label=ORACLE, zorder=1)
+        axis.axvline(oracle - zero, color=INK, linewidth=1.4, linestyle=":", label=ORACLE, zorder=1)
         told.append(f"the oracle {oracle:.4f}")
     axis.set_yticks(places, labels)
     axis.set_ylim(place + 0.8, 0.2)
     axis.grid(visible=False, axis="y")
-    over = f" over {_plain(control.label)}" if control is not None and paired else ""
+    over = f" over {plain(control.label)}" if control is not None and paired else ""
     axis.set_xlabel(f"nats per token{over} (lower is better)")
     if axis.get_legend_handles_labels()[0]:
         canvas.legend(loc="outside upper right", ncols=2, fontsize=9)
@@ -173,12 +97,12 @@ def _battery(report: Report) -> Picture:
         if paired
         else "These intervals are of one arm alone."
     )
-    return Picture("Battery of estimators", _svg(canvas, "battery", alt), note)
+    return Picture("Battery of estimators", as_svg(canvas, "battery", alt), note)
 
 
 def _rate_distortion(report: Report) -> Picture | None:
     """Raw KL against ce_posterior: what the codes cost and what is left to say once they are known."""
-    canvas, (axis,) = _canvas(4.4)
+    canvas, (axis,) = new_canvas(4.4)
     told, latents = [], False
     for row in report.rows:
         pairs = [(run.value("kl"), run.value("ce_posterior")) for run in row.runs]
@@ -189,8 +113,8 @@ def _rate_distortion(report: Report) -> Picture | None:
             found, label = [(0.0, row.estimates[row.headline].mean)], f"{row.label} (exact, at rate 0)"
         else:
             continue
-        axis.plot(*zip(*found, strict=True), linestyle="none", markersize=8, label=_plain(label),
-                  clip_on=False, zorder=3, **_style(report, row))  # fmt: skip
+        axis.plot(*zip(*found, strict=True), linestyle="none", markersize=8, label=plain(label),
+                  clip_on=False, zorder=3, **style_of(report, row))  # fmt: skip
         rate, distortion = np.mean(found, axis=0)
         told.append(f"{label}: KL {rate:.4f}, cross-entropy {distortion:.4f}")
     if not latents:
@@ -207,13 +131,13 @@ def _rate_distortion(report: Report) -> Picture | None:
         if 0.04 * right < leave and elbo - leave < high:
             axis.annotate(f"{elbo:g}", (leave, elbo - leave), fontsize=8, color="#808080", xytext=(3, 2),
                           textcoords="offset points", annotation_clip=False)  # fmt: skip
-    _finish(axis, x="rate: raw KL, nats per token", y="distortion: ce_posterior, nats per token")
+    finish(axis, x="rate: raw KL, nats per token", y="distortion: ce_posterior, nats per token")
     alt = f"Rate-distortion plane, means over seeds in nats per token: {'; '.join(told)}."
     note = (
         "Every seed is a point; dotted lines join equal ELBO, with its value at their end. Down and to the left is "
         "better. ce_posterior has seen the answer: only its sum with the rate is a bound, and it means nothing alone."
     )
-    return Picture("Rate-distortion plane", _svg(canvas, "plane", alt), note)
+    return Picture("Rate-distortion plane", as_svg(canvas, "plane", alt), note)
 
 
 def _series(run: Run, *names: str) -> dict[int, float]:
@@ -236,14 +160,14 @@ def _lines(axis: Axes, report: Report, row: Row, series: Sequence[dict[int, floa
     if not shared:
         return None
     mean: FloatArray = np.mean([[one[step] for step in shared] for one in series], axis=0)
-    axis.plot(shared, mean, color=colour, linewidth=2.2, linestyle=dash, label=_plain(row.label),
+    axis.plot(shared, mean, color=colour, linewidth=2.2, linestyle=dash, label=plain(row.label),
               marker=marker if len(shared) == 1 else None)  # fmt: skip
     return mean
 
 
 def _curves(report: Report) -> Picture | None:
     """Validation bound and raw KL over the steps."""
-    canvas, (left, right) = _canvas(3.8, panels=2)
+    canvas, (left, right) = new_canvas(3.8, panels=2)
     told = []
     for row in report.rows:
         bound = _lines(left, report, row, [_series(run, "nll_exact", "elbo") for run in row.runs])
@@ -256,7 +180,7 @@ def _curves(report: Report) -> Picture | None:
             right.axhline(budget, color=styles(report)[row.arm].colour, linestyle=":", linewidth=1.4)
     if not told:
         return None
-    _finish(left, x="step", y="validation elbo or nll_exact, nats per token")
+    finish(left, x="step", y="validation elbo or nll_exact, nats per token")
     right.set_xlabel("step")
     right.set_ylabel("raw KL, nats per token")
     if right.lines:
@@ -265,7 +189,7 @@ def _curves(report: Report) -> Picture | None:
         right.set_visible(False)
     alt = f"Learning curves, nats per token: {'; '.join(told)}."
     note = "Thin lines are seeds, thick ones their mean. On the right, dotted lines are the budgets: KL below is free."
-    return Picture("Learning curves", _svg(canvas, "curves", alt), note)
+    return Picture("Learning curves", as_svg(canvas, "curves", alt), note)
 
 
 def _in_groups(by_place: dict[int, float]) -> dict[int, float]:
@@ -278,7 +202,7 @@ def _in_groups(by_place: dict[int, float]) -> dict[int, float]:
 
 def _by_position(report: Report) -> Picture | None:
     """Where in the row the codes carry something, and where the text is hard."""
-    canvas, (left, right) = _canvas(3.6, panels=2)
+    canvas, (left, right) = new_canvas(3.6, panels=2)
     told = []
     for row in report.rows:
         found = [run.evaluation.latent.kl_by_slot for run in row.runs if run.evaluation.latent is not None]
@@ -296,17 +220,17 @@ def _by_position(report: Report) -> Picture | None:
         return None
     if left.lines:
         left.set_ylim(bottom=0)
-        _finish(left, x="slot position in the row", y="raw KL, nats per slot")
+        finish(left, x="slot position in the row", y="raw KL, nats per slot")
     else:
         left.set_visible(False)
     right.set_ylim(bottom=0)
-    _finish(right, x="target position in the row", y="ce_posterior or nll_exact, nats")
+    finish(right, x="target position in the row", y="ce_posterior or nll_exact, nats")
     alt = f"Raw KL by slot and cross-entropy by position: {'; '.join(told)}."
     note = (
         "On the left, a flat line spends the same everywhere; a peak says where the model has something to decide. On the "
         "right, ce_posterior has seen the answer, and is no likelihood: only its shape is to be read beside nll_exact."
     )
-    return Picture("KL and cross-entropy by position", _svg(canvas, "position", alt), note)
+    return Picture("KL and cross-entropy by position", as_svg(canvas, "position", alt), note)
 
 
 Points = dict[str, list[tuple[float, float | None]]]
@@ -359,7 +283,7 @@ def _steering(report: Report) -> Picture | None:
                 linestyle="none",
                 markersize=6,
                 alpha=0.7,
-                **_style(report, row),
+                **style_of(report, row),
             )
             middle = float(np.mean(numbers))
             axis.plot(
@@ -372,11 +296,11 @@ def _steering(report: Report) -> Picture | None:
                     linestyle="none",
                     marker="|",
                     markersize=9,
-                    color=_CONTROL,
+                    color=CONTROL_COLOUR,
                 )
             told.append(f"{name} of {row.label} {middle:.3f}")
         axis.set_yticks(
-            range(len(labels)), [_plain(label) for label in labels] if number % columns == 0 else []
+            range(len(labels)), [plain(label) for label in labels] if number % columns == 0 else []
         )
         axis.set_ylim(len(labels) - 0.4, -0.6)
         axis.set_xlabel(name, fontsize=9)
@@ -387,4 +311,4 @@ def _steering(report: Report) -> Picture | None:
         "Every seed is a point and a bar their mean; grey ticks are what the point is to be compared with: samples that share "
         "no codes, or codes of the prior. An arm without a latent shows those alone."
     )
-    return Picture("Steering", _svg(canvas, "steering", alt), note)
+    return Picture("Steering", as_svg(canvas, "steering", alt), note)

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from lvlm.errors import UserError
-from lvlm.report.data import Report, ReportRun, read_report
-from lvlm.runs import is_run, read_record
+from lvlm.report.data import read_report
+from lvlm.report.rows import Report, ReportRun
+from lvlm.runs.folder import is_run, read_record
 
 
 def study_of(run: Path) -> Path | None:

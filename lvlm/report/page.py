@@ -11,8 +11,9 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
-from lvlm.report import figures, steering, words
-from lvlm.report.data import Report, ReportRun, Run, read_report
+from lvlm.report import canvas, figures, steering, tables, words
+from lvlm.report.data import read_report
+from lvlm.report.rows import Report, ReportRun, Run
 
 _INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
 _WIDTH_OF_A_FILE = 150
@@ -51,20 +52,20 @@ def render_report(report: Report) -> Path:
         (row, next((r.evaluation.sample for r in row.runs if r.evaluation.sample), None))
         for row in report.rows
     ]
-    diagnostics = words.diagnostics(report)
+    diagnostics = tables.diagnostics(report)
     arm_of = {row.label: row.arm for row in report.rows}
     page = environment.get_template("report.html.j2").render(
         report=report,
         verdicts=words.verdicts(report),
         banners=words.banners(report),
-        comparison=words.comparison(report),
-        latents=words.latents(report),
+        comparison=tables.comparison(report),
+        latents=tables.latents(report),
         diagnostics=diagnostics,
         steering=steering.table(report),
         steering_arms=steering.arms(report),
         steering_notes=steering.notes(report),
         diagnostics_arms=[arm_of[cells[0].text] for cells in diagnostics.rows],
-        styles=figures.styles(report),
+        styles=canvas.styles(report),
         figures=figures.draw(report),
         samples=samples,
         recipes=[(arm, next(r.recipe for r in report.runs if r.arm == arm)) for arm in report.arms],
@@ -90,6 +91,6 @@ def report_study(report: Report, console: Console) -> Path:
     """Write the page of what was read, and print its comparison table; a pipe or file gets it 150 wide at least."""
     path = render_report(report)
     width = console.width if console.is_terminal else max(console.width, _WIDTH_OF_A_FILE)
-    table = words.comparison_table(report, width)
+    table = tables.comparison_table(report, width)
     console.print(Segments(console.render(table, console.options.update_width(width))), crop=False)
     return path

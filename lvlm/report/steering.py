@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from lvlm.report.data import EXACT, ORACLE, Report, Row, Run
-from lvlm.report.words import NOTHING, Cell, Header, Table
+from lvlm.report.rows import EXACT, ORACLE, Report, Row, Run
+from lvlm.report.tables import NOTHING, Cell, Header, Table
+from lvlm.statistics.agreement import Interval
 from lvlm.steering.control import HIDDEN, WHY_HIDDEN, Gate
 from lvlm.steering.record import Steering
-from lvlm.steering.statistics import Interval
 
 SAME_ENTROPY_NATS = 0.02  # arms whose mean token entropies are no further apart may be compared in diversity
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvlm.errors import UserError
-from lvlm.steering.record import Steering
-from lvlm.steering.run import FILE, read_steering
-from lvlm.steering.statistics import Interval
+from lvlm.statistics.agreement import Interval
+from lvlm.steering.record import FILE, Steering, read_steering
 
 HIDDEN = "not shown"
 WHY_HIDDEN = (

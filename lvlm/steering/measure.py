@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lvlm.statistics.agreement import FloatArray, Interval, Statistic, icc, interval, kappa, mean, minus
+from lvlm.statistics.diversity import distinct, self_bleu
 from lvlm.steering.probe import Prober, Prompts, Texts
 from lvlm.steering.record import (
     Change,
@@ -30,22 +32,10 @@ from lvlm.steering.record import (
     Transfer,
     Units,
 )
-from lvlm.steering.statistics import (
-    FloatArray,
-    Interval,
-    Statistic,
-    distinct,
-    icc,
-    interval,
-    kappa,
-    mean,
-    minus,
-    self_bleu,
-)
 
 if TYPE_CHECKING:
     from lvlm.data.attributes import Attribute
-    from lvlm.data.source import Codec
+    from lvlm.interfaces import Codec
 
 NGRAMS = (1, 2, 4)
 GROUPS_KEPT = 4

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm.generation import Sample, generate
+from lvlm.generation.generate import Sample, generate
 from lvlm.interfaces import Batch
-from lvlm.model import LatentLM
-from lvlm.training.device import Autocast
+from lvlm.model.latent_lm import LatentLM
+from lvlm.system.device import Autocast
 
 COLDEST, HOTTEST = 1 / 16, 16.0
 HALVINGS = 10

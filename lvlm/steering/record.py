@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from lvlm.section import Section
-from lvlm.steering.statistics import Interval
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lvlm.interfaces import Section
+from lvlm.statistics.agreement import Interval
 
 VERSION = 1  # of what the numbers mean; a change of any measure is a new one
 
@@ -124,3 +128,15 @@ class Steering(Section):
         the difference lies above 0.
         """
         return any(number.control and number.icc.difference.above_zero for number in self.numbers)
+
+
+FILE = "steering.json"
+
+
+def read_steering(folder: Path) -> Steering | None:
+    """What is stored of a run; None where nothing is, or nothing that this version can read."""
+    try:
+        found = Steering.model_validate_json((folder / FILE).read_text())
+    except (OSError, UnicodeDecodeError, ValidationError):
+        return None
+    return found if found.version == VERSION else None

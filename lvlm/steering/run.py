@@ -9,26 +9,28 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
+from rich.console import Console
 
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
-from lvlm.runs import load_run, refuse_other_data, write_atomically
+from lvlm.recipe.sections import SteerParams
+from lvlm.runs.checkpoint import Checkpoints
+from lvlm.runs.folder import refuse_other_data
+from lvlm.runs.load import load_run, read_run
 from lvlm.steering.measure import measure
-from lvlm.steering.params import SteerParams
 from lvlm.steering.probe import HALVINGS, Prober, Prompts
-from lvlm.steering.record import VERSION, Steering
-from lvlm.training.checkpoint import Checkpoints
-from lvlm.training.device import pick_autocast, pick_device
+from lvlm.steering.record import FILE, VERSION, Steering, read_steering
+from lvlm.system.device import pick_autocast, pick_device
+from lvlm.system.files import write_atomically
+from lvlm.system.progress import Display
 
 if TYPE_CHECKING:
-    from lvlm.registry import Registry
-
-FILE = "steering.json"
+    from lvlm.registry.registry import Registry
 
 
 def steer_run(
@@ -111,15 +113,6 @@ def steer_run(
     return result
 
 
-def read_steering(folder: Path) -> Steering | None:
-    """What is stored of a run; None where nothing is, or nothing that this version can read."""
-    try:
-        found = Steering.model_validate_json((folder / FILE).read_text())
-    except (OSError, UnicodeDecodeError, ValidationError):
-        return None
-    return found if found.version == VERSION else None
-
-
 def _prompt_tokens(batch: Batch, asked: int | None) -> int:
     """As many as asked for, or what the data don't score: the token before the first target and all before it."""
     if not bool(batch.keep_BT.all()):
@@ -137,3 +130,47 @@ def _rows_to_draw(params: SteerParams, windows: int, units: int | None) -> int:
     apart = params.groups * params.samples
     diversity = windows * (1 if params.entropy_nats_per_token is None else 1 + HALVINGS)
     return apart + diversity + (0 if units is None else 2 * windows + apart * (4 + units))
+
+
+def steer(
+    run: str | Path,
+    *,
+    groups: int | None = None,
+    samples: int | None = None,
+    sources: int | None = None,
+    prompt_tokens: int | None = None,
+    entropy_nats_per_token: float | None = None,
+    seed: int | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> Steering:
+    """Measure what the codes of a run's best checkpoint steer, and keep it in the run's steering.json.
+
+    Args:
+        run: its folder. What isn't given is as its recipe's `steer` says, or that section's default.
+        groups: prompts, from the test windows; samples of one share its codes.
+        samples: of each prompt.
+        sources: test windows whose codes are carried over to another prompt.
+        prompt_tokens: tokens of a window that are given.
+        entropy_nats_per_token: the mean token entropy at which diversity is measured.
+        seed: of all noise.
+        plugin_files: single-file plugins.
+        console: where progress goes; quiet unless given.
+
+    Raises:
+        UserError: no such run, or a damaged one; options out of range; data with padded rows.
+    """
+    said = {
+        "groups": groups, "samples": samples, "sources": sources, "prompt_tokens": prompt_tokens,
+        "entropy_nats_per_token": entropy_nats_per_token, "seed": seed,
+    }  # fmt: skip
+    said = {name: value for name, value in said.items() if value is not None}
+    declared = read_run(run, plugin_files=plugin_files).recipe.steer or SteerParams()
+    try:
+        params = SteerParams.model_validate({**declared.model_dump(), **said})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = wrong["loc"][0]
+        raise UserError(f"{name} is {said.get(str(name))}: {wrong['msg']}") from None
+    with Display(console or Console(quiet=True), f"steering {run}", 100) as display:
+        return steer_run(Path(run), params, plugin_files=tuple(plugin_files), progress=display.share)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm.section import Section
+from lvlm.interfaces import Section
 
 FloatArray = NDArray[np.float64]
 BOOTSTRAP_DRAWS = 2000

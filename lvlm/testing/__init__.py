@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lvlm.errors import MissingLibrary
-from lvlm.plugin import Kind
-from lvlm.registry import Registry
+from lvlm.registry.plugin import Kind
+from lvlm.registry.registry import Registry
 from lvlm.testing.cases import (
     Cross,
     batch_of,

@@ -11,12 +11,12 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lvlm.assemble import assemble
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch, Params
-from lvlm.model import LatentLM
-from lvlm.recipe import read_recipe
-from lvlm.registry import Registry
+from lvlm.model.latent_lm import LatentLM
+from lvlm.recipe.assemble import assemble
+from lvlm.recipe.read import read_recipe
+from lvlm.registry.registry import Registry
 
 M = TypeVar("M", bound=nn.Module)
 VOCAB = 11

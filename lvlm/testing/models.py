@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvlm.decoding import Decoding, PromptCodes, RowCodes
-from lvlm.generation import generate
-from lvlm.model import LatentLM
+from lvlm.generation.decoding import Decoding, PromptCodes, RowCodes
+from lvlm.generation.generate import generate
+from lvlm.model.latent_lm import LatentLM
 from lvlm.testing.cases import TOKENS, VOCAB, assert_learns, batch_of, generator_of, token_rows
 
 

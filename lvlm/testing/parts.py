@@ -29,8 +29,8 @@ from lvlm.interfaces import (
     QuantizerParams,
     Slots,
 )
-from lvlm.model import LatentLM
-from lvlm.registry import Registry
+from lvlm.model.latent_lm import LatentLM
+from lvlm.registry.registry import Registry
 from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
 from lvlm.testing.models import check_cache, check_causal, check_gradients
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lvlm.errors import UserError
-from lvlm.runs import write_atomically
-from lvlm.training.trackers import Service, TensorBoard, Tracker, TrackerName
+from lvlm.recipe.sections import TrackerName
+from lvlm.system.files import write_atomically
+from lvlm.training.trackers import Service, TensorBoard, Tracker
 
 
 class Metrics:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lvlm.model import LatentLM
+from lvlm.model.latent_lm import LatentLM
 
 if TYPE_CHECKING:
-    from lvlm.recipe import TrainParams
+    from lvlm.recipe.sections import TrainParams
 
 
 def parameter_groups(model: LatentLM, loss: nn.Module, train: TrainParams) -> list[dict[str, Any]]:

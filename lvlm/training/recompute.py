@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from lvlm.model import LatentLM
+from lvlm.model.latent_lm import LatentLM
 from lvlm.training.parallel import blocks_of
 
 # What 'selective' keeps: products and attention, which cost the time.

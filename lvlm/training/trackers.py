@@ -9,11 +9,10 @@ import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from lvlm.errors import MissingLibrary
-
-TrackerName = Literal["wandb", "trackio"]
+from lvlm.recipe.sections import TrackerName
 
 
 class Tracker(Protocol):

@@ -10,172 +10,47 @@ run that was stopped, or that goes on with another number of processes and the s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shlex
-import signal
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from lvlm.assemble import assemble
 from lvlm.data import Source, open_reader
 from lvlm.errors import Interrupted, NotFinite, UserError
-from lvlm.estimators import make_estimators
-from lvlm.evaluation import estimate
 from lvlm.interfaces import Batch
+from lvlm.likelihood.estimate import estimate
+from lvlm.likelihood.estimators import make_estimators
+from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
-from lvlm.runs import (
-    claim,
-    is_run,
-    parameters_record,
-    read_record,
-    read_run,
-    refuse_other_data,
-    refuse_other_files,
-    update_record,
-    write_run,
-)
-from lvlm.training.checkpoint import (
-    Checkpoints,
-    load_optimiser,
-    load_trainer_state,
-    load_weights,
-    tensors_of,
-)
-from lvlm.training.console import Display, describe
-from lvlm.training.device import (
-    PeakMemory,
-    keep_freed_memory,
-    peak_tflops,
-    pick_autocast,
-    pick_device,
-    threads_restored,
-)
+from lvlm.recipe.assemble import assemble
+from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
+from lvlm.runs.folder import parameters_record, read_record, refuse_other_data, update_record
+from lvlm.runs.weights import load_optimiser, load_weights, tensors_of
+from lvlm.system.device import PeakMemory, keep_freed_memory, peak_tflops, pick_autocast, pick_device
+from lvlm.system.progress import Display, describe
+from lvlm.system.world import World, led
 from lvlm.training.metrics import Metrics
 from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
-from lvlm.training.parallel import (
-    World,
-    gathered_seam,
-    is_loss_of_another,
-    join_world,
-    make_mesh,
-    shard,
-    synchronise_gradients,
-)
+from lvlm.training.parallel import gathered_seam, make_mesh, shard, synchronise_gradients
 from lvlm.training.recompute import keep_fewer_activations
+from lvlm.training.signals import STOP_SIGNALS, stop_signals
 from lvlm.training.watch import Watch
 
 if TYPE_CHECKING:
-    from lvlm.recipe import Resolved
+    from lvlm.recipe.recipe import Resolved
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 MOST_SPIKES_IN_A_ROW = 10
+
 STEPS_TO_TELL_A_SPIKE = 100
-Found = TypeVar("Found")
-
-
-@threads_restored()
-def train(
-    resolved: Resolved,
-    out: Path,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    console: Console | None = None,
-    label: str | None = None,
-) -> Path:
-    """Train a recipe into a run folder; see `lvlm.runs` for what it holds.
-
-    Started by torchrun or srun, all processes train one run together; the first one writes and prints.
-
-    Args:
-        resolved: the recipe.
-        out: the run's folder; with several processes, on a disk that all of them see.
-        resume: go on from the newest whole checkpoint, exactly as if there had been no interruption.
-        overwrite: delete a run that is there.
-        console: where progress goes; quiet unless given.
-        label: what stands in front of each line; the recipe's name and seed unless given.
-
-    Raises:
-        UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full, torch
-            can't compile what it was told to, another process is lost.
-        Interrupted: by Ctrl-C or SIGTERM, after saving; only the leading process tells.
-    """
-    spec = resolved.recipe.train
-    world = join_world(pick_device(spec.device).type, timeout_seconds=spec.timeout_seconds)
-    console = console if console is not None and world.leads else Console(quiet=True)
-    label = label or f"{resolved.recipe.name} seed {resolved.recipe.seed}"
-    watch = Watch(world, spec.timeout_seconds)
-    try:
-        resuming = _led(world, lambda: _prepare(resolved, out, resume=resume, overwrite=overwrite))
-        trainer = Trainer(resolved, out, world, watch)
-        if resuming:
-            trainer.restore(lambda line: console.print(f"{label}  {line}", highlight=False, markup=False))
-            if trainer.step >= spec.steps:
-                line = f"{label}  finished already ({trainer.step} steps)"
-                console.print(line, highlight=False, markup=False)
-                return out
-        _led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
-        trainer.run(console, label)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or out}: could not be written: {error.strerror or error}"
-        ) from error
-    except RuntimeError as error:
-        if world.ranks > 1 and is_loss_of_another(error):
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{out}: {watch.verdict()} ({reason}); go on with --resume") from error
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{out}: train.compile: torch can't compile here ({reason}); train with train.compile=false"
-        ) from error
-    finally:
-        watch.close()
-    return out
-
-
-def _led(world: World, act: Callable[[], Found]) -> Found:
-    """What the leading process found out; its error is everybody's, and printed once."""
-    found, failed = None, None
-    if world.leads:
-        try:
-            found = act()
-        except UserError as error:
-            if world.ranks == 1:
-                raise
-            failed = str(error)
-    found, failed = world.from_leader((found, failed))
-    if failed is not None:
-        raise UserError(failed if world.leads else "")
-    return cast(Found, found)
-
-
-def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Whether there is something to resume; else the folder may be written."""
-    if resume and is_run(out):
-        _refuse_changes(resolved, out)
-        return True
-    claim(out, overwrite=overwrite)
-    return False
-
-
-def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -> None:
-    if not resuming:
-        write_run(out, resolved, trainer.facts())
-    for stale in ("evaluation.json", "evaluation.npz"):
-        (out / stale).unlink(missing_ok=True)
 
 
 class Trainer:
@@ -264,7 +139,7 @@ class Trainer:
                 f"{self.out}: can't resume exactly: it began on {began_on!r}, and here it would go on on "
                 f"{self.device.type!r}; resume it where it began, or train it anew into another folder"
             )
-        checkpoint = _led(self.world, lambda: self.checkpoints.newest_whole(tell))
+        checkpoint = led(self.world, lambda: self.checkpoints.newest_whole(tell))
         if checkpoint is None:
             return
         load_weights(self.model, checkpoint, self.world)
@@ -456,7 +331,7 @@ class Trainer:
             return {}
         self.checkpoints.wait()
         behind, spikes, in_a_row = self.step + self.passed_over, self.spikes, self._spikes_in_a_row
-        if not _led(self.world, lambda: bool(self.checkpoints.list())):
+        if not led(self.world, lambda: bool(self.checkpoints.list())):
             raise UserError(
                 self._diverged(f"step {self.step + 1}: a spike before the first checkpoint", numbers)
             )
@@ -502,7 +377,7 @@ class Trainer:
         best = self.spec.peak_tflops or peak_tflops(self.device)
         if best is not None:
             if self._flops_per_token is None:
-                from lvlm.planning import flops_per_token
+                from lvlm.training.flops import flops_per_token
 
                 self._flops_per_token = flops_per_token(self.recipe)
             done = numbers["tokens_per_second"] * self._flops_per_token
@@ -532,48 +407,3 @@ def _whole(norm: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def noise_seed(seed: int, step: int, row: int) -> int:
-    """Of the noise of a micro-batch that starts with that row of the step's batch; no seed of weights is among them."""
-    digest = hashlib.blake2b(f"noise {seed} {step} {row}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def _refuse_changes(resolved: Resolved, out: Path) -> None:
-    """A resumed run must be the run that was begun."""
-    before = {path: value for path, value, _ in read_run(out, registry=resolved.registry).describe()}
-    now = {path: value for path, value, _ in resolved.describe()}
-    changed = sorted(
-        k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k[:7] != "plugins"
-    )
-    if changed:
-        lines = [f"  {k}: {before.get(k)!r} in the run, {now.get(k)!r} now" for k in changed]
-        raise UserError(
-            f"{out}: can't resume, the recipe differs from the run's:\n"
-            + "\n".join(lines)
-            + "\nresume without the change, or train it into another folder"
-        )
-    refuse_other_files(out, resolved.recipe.data.files())
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that receives the first SIGINT or SIGTERM; a second one acts as always."""
-    received: list[int] = []
-    before: dict[signal.Signals, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for sent in STOP_SIGNALS:
-            before[sent] = signal.signal(sent, note)
-    except ValueError:  # not the main thread: nobody can be interrupted here
-        pass
-    try:
-        yield received
-    finally:
-        for sent, handler in before.items():
-            signal.signal(sent, handler)

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, cast
 
-from lvlm.training.parallel import World
+from lvlm.system.world import World
 
 LOST_STATUS = 75
 """The exit status of a process that gave up waiting (EX_TEMPFAIL: the same command may work)."""

@@ -7,10 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lvlm.interfaces import LossParams
-from lvlm.kl_terms import PID, Clamp, KLTerm, Lagrangian, LocalTerm
-from lvlm.objective import ELBO, NATS_PER_BIT
-from lvlm.schedule import Schedule
+from lvlm.interfaces import LossParams, Schedule
+from lvlm.objective import ELBO, NATS_PER_BIT, PID, Clamp, KLTerm, Lagrangian, LocalTerm
 
 OPTIONS_OF_TERM = {
     "pid": ("pid_proportional", "pid_integral"),

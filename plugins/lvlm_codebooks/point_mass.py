@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.interfaces import Latent, Quantizer
-from lvlm.kl import full_precision, wide
-from lvlm.straight_through import straight_through
+from lvlm.objective import full_precision, straight_through, wide
 
 
 def library(kind: str) -> Any:

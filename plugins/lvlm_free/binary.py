@@ -21,9 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lvlm.errors import UserError
-from lvlm.interfaces import Latent, Quantizer, QuantizerParams
-from lvlm.kl import bernoulli_kl, full_precision, wide
-from lvlm.schedule import Ramp, Schedule, value_at
+from lvlm.interfaces import Latent, Quantizer, QuantizerParams, Ramp, Schedule, value_at
+from lvlm.objective import bernoulli_kl, full_precision, wide
 from lvlm_free.mapper import group_sizes, look_up
 
 Estimator = Literal["exact", "bitwise", "gumbel", "reinforce"]

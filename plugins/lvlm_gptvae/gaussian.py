@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lvlm.errors import UserError
 from lvlm.interfaces import Latent, Quantizer, QuantizerParams
-from lvlm.kl import full_precision, gaussian_kl, gaussian_log_prob, wide
+from lvlm.objective import full_precision, gaussian_kl, gaussian_log_prob, wide
 
 
 class Gaussian(Quantizer):

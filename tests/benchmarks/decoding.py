@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import lvlm
-from lvlm.decoding import RowCodes
-from lvlm.generation import generate
-from lvlm.model import LatentLM
+from lvlm.generation.decoding import RowCodes
+from lvlm.generation.generate import generate
+from lvlm.model.latent_lm import LatentLM
 from tests.benchmarks.measure import in_turn, median_ratio
 from tests.benchmarks.training import HEADS, HIDDEN, LAYERS, VOCAB, WIDTH
 

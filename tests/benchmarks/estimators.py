@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lvlm
-from lvlm.estimators import EstimatorName, make_estimators
-from lvlm.evaluation import estimate
 from lvlm.interfaces import Batch
-from lvlm.model import LatentLM
-from lvlm.recipe import read_recipe
+from lvlm.likelihood.estimate import estimate
+from lvlm.likelihood.estimators import make_estimators
+from lvlm.likelihood.names import EstimatorName
+from lvlm.model.latent_lm import LatentLM
+from lvlm.recipe.read import read_recipe
 from tests.benchmarks.measure import in_turn
 
 WINDOWS, LONGEST = 8, 256

@@ -30,7 +30,7 @@ SMALL_124M = (
 
 def trainer_of(recipe: str, *overrides: str, world: Any = None) -> Any:
     """A trainer that is ready for steps."""
-    from lvlm.recipe import read_recipe
+    from lvlm.recipe.read import read_recipe
     from lvlm.training.trainer import Trainer
 
     trainer = Trainer(read_recipe(recipe, overrides), Path(tempfile.mkdtemp()) / "run", world)
@@ -74,7 +74,7 @@ def rank(rounds: int) -> None:
     """One of the two."""
     import torch.distributed as dist
 
-    from lvlm.training.parallel import join_world
+    from lvlm.system.world import join_world
 
     world = join_world("cpu", timeout_seconds=600)
     shared = (*SHAPE, "train.threads=1", ROWS)

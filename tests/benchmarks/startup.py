@@ -17,7 +17,7 @@ def run(rounds: int) -> None:
     commands = {
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
         "python -c 'import torch, lvlm'": [sys.executable, "-c", "import torch, lvlm"],
-        "python -c 'import torch, lvlm.api'": [sys.executable, "-c", "import torch, lvlm.api"],
+        "python -c 'import lvlm; lvlm.evaluate'": [sys.executable, "-c", "import lvlm; lvlm.evaluate"],
         "lvlm --help": [LVLM, "--help"],
     }
     sides = {

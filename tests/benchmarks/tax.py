@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 STEP = """
 import sys, time
 from pathlib import Path
-from lvlm.recipe import read_recipe
+from lvlm.recipe.read import read_recipe
 from lvlm.training.trainer import Trainer
 trainer = Trainer(read_recipe(sys.argv[2], sys.argv[3:]), Path("nowhere"))
 trainer.model.train()

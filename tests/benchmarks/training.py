@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lvlm.recipe import read_recipe
+from lvlm.recipe.read import read_recipe
 from lvlm.training.trainer import Trainer
 from tests.benchmarks.measure import in_turn, median_ratio
 

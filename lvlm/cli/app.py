@@ -1,0 +1,140 @@
+"""The command line. Everything heavy is imported inside a command, so that `lvlm --help` is quick.
+
+A user's mistake is told in words with exit status 2; an interrupted run exits with 128 + the signal's number.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from lvlm.cli import play as cli_play
+from lvlm.cli import write as cli_generate
+from lvlm.cli.data import data_app, tokenizer_app
+from lvlm.cli.shared import Overrides, PluginFiles, progress
+from lvlm.errors import Interrupted, UserError
+
+# Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another process
+# wants a core, spinning makes a training step several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+class Commands(TyperGroup):
+    """Ends every command with a message and a status, and never with a traceback of the user's own mistake."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except UserError as error:
+            _end(2, str(error))
+        except Interrupted as error:
+            _end(128 + error.signal_number, str(error))
+        except KeyboardInterrupt:
+            _end(128 + signal.SIGINT, "stopped")
+        except BrokenPipeError:  # `lvlm kinds | head`: whoever read is gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        return result
+
+
+def _end(status: int, message: str) -> NoReturn:
+    if message:  # another process of the same training tells
+        print(f"lvlm: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="A comparative zoo of latent-variable language models: compose, train, compare honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.add_typer(tokenizer_app, name="tokenizer")
+
+app.add_typer(data_app, name="data")
+
+cli_generate.register(app)
+
+cli_play.register(app)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A YAML file or a shipped recipe; none with --resume.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="The run's folder; runs/NAME unless given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Train a recipe into a run folder."""
+    import lvlm
+
+    if out is None and recipe is None:
+        raise UserError("which recipe? name one, or go on with a run by --resume --out RUN")
+    folder = _folder(out, str(recipe))
+    lvlm.train(
+        recipe,
+        folder,
+        *(overrides or []),
+        resume=resume,
+        overwrite=overwrite,
+        plugin_files=plugin or [],
+        console=progress(),
+    )
+    print(folder)
+
+
+def _folder(out: str | None, source: str) -> Path:
+    """Where a recipe or a study goes."""
+    if out is None:
+        return Path("runs") / Path(source).stem
+    if not out.strip():  # `--out "$RUN"` of a variable that isn't set
+        raise UserError("--out is empty; name a folder")
+    return Path(out)
+
+
+@app.command()
+def study(
+    source: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one (demo).")],
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="The study's folder; runs/NAME unless given.")] = None,
+    plugin: PluginFiles = None,
+) -> None:
+    """Train and compare the arms of a study over its seeds; finished runs are not run again."""
+    import lvlm
+
+    folder = _folder(out, source)
+    command = shlex.join(["lvlm", *sys.argv[1:]])
+    page = lvlm.study(
+        source, folder, *(overrides or []), plugin_files=plugin or [], console=progress(), command=command
+    )
+    print(f"report: {page.resolve().as_uri()}")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from lvlm import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+main = app  # the entry point

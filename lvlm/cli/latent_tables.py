@@ -1,0 +1,161 @@
+"""Tables of what a latent does: steering, and the doctor's examination."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from lvlm.cli.tables import heading, in_digits, new_table
+from lvlm.steering.control import HIDDEN, WHY_HIDDEN
+
+if TYPE_CHECKING:
+    from lvlm.diagnosis.examine import Examination
+    from lvlm.diagnosis.measured import Measured
+    from lvlm.statistics.agreement import Interval
+    from lvlm.steering.control import Gate
+    from lvlm.steering.record import Steering, Units
+
+
+def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
+    """What codes steer; what may not be shown is named as such."""
+    yield heading(
+        f"step {found.step}, {found.settings['groups']} prompts x {found.settings['samples']} samples"
+    )
+    columns = ("measure", "shared codes", "codes apart", "difference [95 %]", "what it is")
+    table = new_table(*columns, numbers=columns[1:4])
+    hidden = False
+
+    def add(name: str, one: Interval, other: Interval, difference: Interval, what: str) -> None:
+        nonlocal hidden
+        if gate.shows(difference):
+            span = "–" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+            cells = [
+                in_digits(one.value, ".3f"),
+                in_digits(other.value, ".3f"),
+                in_digits(difference.value, "+.3f") + span,
+            ]
+        else:
+            hidden, cells = True, [HIDDEN] * 3
+        table.add_row(name, *cells, what)
+
+    for number in found.numbers:
+        icc, transfer = number.icc, number.transfer
+        what = f"share of the variance ({number.unit}) between groups"
+        add(f"ICC(1) of {number.name}", icc.shared, icc.apart, icc.difference, what)
+        if transfer is not None:
+            what = f"the source's, within {number.tolerance:g}; apart: codes of the prior"
+            add(
+                f"transfer of {number.name}", transfer.success, transfer.prior_rate, transfer.difference, what
+            )
+    for flags in found.flags:
+        agreement = flags.kappa
+        what = f"agreement of two samples, beyond chance; set in {flags.rate:.3f} of prior places"
+        add(f"kappa of {flags.name}", agreement.shared, agreement.apart, agreement.difference, what)
+    yield table
+    if hidden:
+        yield Text(f"{HIDDEN}: {WHY_HIDDEN}")
+    if not found.has_latent:
+        yield Text("no latent: there are no codes to share")
+    for check in found.checks:
+        low, high = in_digits(check.share.low, ".3f"), in_digits(check.share.high, ".3f")
+        yield Text(f"{check.name}: {in_digits(check.share.value, '.3f')} of prior texts [{low}, {high}]")
+    for number in found.numbers:
+        if number.spread is not None:
+            spread = number.spread
+            yield Text(
+                f"{number.name} against uniform: chi-square {spread.chi_square:.1f} with {len(spread.counts) - 1} degrees of "
+                f"freedom, p = {spread.p_value:.2g}; {spread.left_out} texts without"
+            )
+    diversity = found.diversity
+    several = ", ".join(f"distinct-{n} {share:.3f}" for n, share in diversity.distinct.items())
+    yield Text(
+        f"diversity: {several}, self-BLEU {diversity.self_bleu:.3f} at temperature {diversity.temperature:.3g} "
+        f"({diversity.entropy_nats_per_token:.4f} nats of entropy per token)"
+    )
+    if found.units is not None and gate.open:
+        yield from _units_table(found.units)
+
+
+def _units_table(units: Units) -> Iterator[Table | Text]:
+    names = list(units.all_redrawn.numbers)
+    columns = ("change", "tokens that differ", *(f"{name} differs" for name in names))
+    table = new_table(*columns, numbers=columns[1:])
+    named = [(f"unit {number}", change) for number, change in enumerate(units.units)]
+    for name, change in [
+        *named,
+        ("all codes redrawn", units.all_redrawn),
+        ("other noise, same codes", units.other_noise),
+    ]:
+        table.add_row(name, f"{change.tokens:.4f}", *(f"{change.numbers[one]:.3f}" for one in names))
+    yield Text("single units of the codes, changed in all slots under the same noise: shares")
+    yield table
+
+
+def examination_tables(examination: Examination) -> Iterator[Table | Text]:
+    """The numbers of a latent, then what they mean and what to try, one finding after another."""
+    newest = examination.newest_step
+    which = f"step {examination.step}" + (f" (newest: {newest})" if newest != examination.step else "")
+    measured = examination.measured
+    if measured is not None:
+        yield heading(f"{which}, {measured.windows} validation windows ({measured.windows_hash[:12]})")
+        yield _measured_table(measured)
+        yield Text()
+    findings = Table(box=None, show_header=False, pad_edge=False)
+    findings.add_column(style="bold")
+    findings.add_column(overflow="fold")
+    for finding in examination.findings:
+        findings.add_row(finding.tone, Text(finding.what))
+        for one in finding.tries:
+            findings.add_row("", Text(f"try {shlex.join(one.overrides)}: {one.why}"))
+    yield findings
+
+
+def _measured_table(m: Measured) -> Table:
+    table = new_table("number", "value", "unit", "what it is", numbers=("value",))
+
+    def row(name: str, value: str, unit: str, meaning: str) -> None:
+        table.add_row(name, value, unit, Text(meaning))
+
+    def nats(name: str, value: float | None, meaning: str, stderr: float | None = None) -> None:
+        if value is not None:
+            spread = "" if stderr is None else f" ± {stderr:.4f}"
+            row(name, f"{value:z.4f}{spread}", "nats/token", meaning)
+
+    budget = m.budget_nats_per_slot
+    row(
+        "raw KL",
+        f"{m.kl_nats_per_slot:.4f}",
+        "nats/slot",
+        "without a budget" if budget is None else f"budget {budget:.4f}",
+    )
+    nats("", m.kl_nats_per_token, "what the codes cost")
+    row("active units", f"{m.active_units}", f"of {m.units}", "whose KL is over 0.01 bit")
+    if m.code_perplexity is not None:
+        most = f"codes in use: at most {m.code_perplexity_at_most}, the slots seen"
+        row("code perplexity", f"{m.code_perplexity:.2f}", "codes", most)
+    nats("ce_posterior", m.ce_posterior_nats_per_token, "no bound: the codes have seen the answer")
+    nats("ce_prior", m.ce_prior_nats_per_token, "codes from the prior, as in generation")
+    nats("ce_shuffled", m.ce_shuffled_nats_per_token, "codes of another row")
+    nats("worth", m.worth_nats_per_token, "ce_prior − ce_posterior: of the right code", m.worth_stderr)
+    cost, spread = m.shuffling_cost_nats_per_token, m.shuffling_cost_stderr
+    nats("cost of shuffling", cost, "ce_shuffled − ce_posterior", spread)
+    change = f"{m.output_change_nats_per_token:.3g}"
+    row("change of output", change, "nats/token", "KL between what two codes of the prior predict")
+    if m.exchange_efficiency is not None:
+        row("exchange efficiency", f"{m.exchange_efficiency:z.3f}", "nats/nat", "worth of a nat of KL")
+    if m.beta_effective is not None:
+        row(
+            "effective beta",
+            f"{m.beta_effective:z.3f}",
+            "nats/nat",
+            "what the loss charges for a nat of KL",
+        )
+    share = f"of the loss; the encoder's is {m.encoder_gradient_norm:.3g}, {100 * m.encoder_share:.2g} %"
+    row("gradient norm", f"{m.gradient_norm:.3g}", "", share)
+    trained = m.trainable - len(m.never_updated)
+    row("trained", f"{trained}", f"of {m.trainable}", "tensors that the optimiser has a state of")
+    return table

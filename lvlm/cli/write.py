@@ -1,0 +1,293 @@
+"""Commands that write and read with a run: sample, encode, interpolate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lvlm.cli.codes import given_codes, slots_of
+from lvlm.cli.shared import AsJSON, PluginFiles, RunArgument, show
+from lvlm.errors import OutOfDistribution, UserError
+
+if TYPE_CHECKING:
+    from lvlm.generation.generate import Sample
+    from lvlm.model.latent_lm import LatentLM
+
+
+SHOWN_OF_A_PROMPT = 20  # tokens, in a title
+
+MOST_COLUMNS = 3  # that a terminal has room for unasked
+
+Seed = Annotated[int, typer.Option(help="Of codes and tokens; row i has seed + i.")]
+
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
+
+TopK = Annotated[int | None, typer.Option(help="Choose among so many likeliest tokens.")]
+
+TopP = Annotated[
+    float | None, typer.Option(help="Choose among the likeliest tokens of this probability together.")
+]
+
+MinP = Annotated[
+    float | None, typer.Option(help="Choose among tokens at least so many times as likely as the likeliest.")
+]
+
+Penalty = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1, tokens come again less often.")
+]
+
+Precision = Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8 (needs the extra int8).")]
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto is a GPU where there is one.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands into the program."""
+    for command in (sample, encode, interpolate):
+        app.command()(_warnings_as_lines()(command))
+
+
+def sample(
+    run: RunArgument,
+    prompt: Annotated[list[str], typer.Option(help="What the text begins with; may be given several times.")],
+    tokens: Annotated[int, typer.Option(help="How many tokens to add, at most.")] = 200,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a sample; several times.")] = None,
+    samples: Annotated[int, typer.Option(help="How many texts of each prompt.")] = 1,
+    share_codes: Annotated[
+        bool, typer.Option("--share-codes", help="The samples of a prompt have the same codes.")
+    ] = False,
+    code_seed: Annotated[int | None, typer.Option(help="Of the codes alone, the same for all rows.")] = None,
+    prompt_codes: Annotated[
+        str, typer.Option(help="Codes of the prompt: posterior (the encoder, on the prompt alone) or prior.")
+    ] = "posterior",
+    codes_of: Annotated[str | None, typer.Option(help="Take the codes of this text.")] = None,
+    code: Annotated[
+        str | None, typer.Option(help="An index for every slot, or 3,17,4 for the first slots.")
+    ] = None,
+    bits: Annotated[
+        str | None, typer.Option(help="A code for every slot as bits, bit 0 first: 0110.")
+    ] = None,
+    vector: Annotated[str | None, typer.Option(help="A continuous code for every slot: 0.5,-1.2,…")] = None,
+    codes: Annotated[
+        str | None, typer.Option(help="Codes from a file that `lvlm encode --out` wrote.")
+    ] = None,
+    hold: Annotated[
+        str | None, typer.Option(help="Slots that keep given codes, 0:8 or 1,5; the others are drawn.")
+    ] = None,
+    flip: Annotated[
+        list[int] | None, typer.Option(help="Flip a bit of the codes, and show both texts; several times.")
+    ] = None,
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Texts in columns.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print a single text while it is made.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile a step, for many tokens.")] = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Continue prompts, with codes that are drawn, of another text, or given."""
+    import lvlm
+    from lvlm.generation import codes as turn
+
+    options: dict[str, Any] = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repetition_penalty": repetition_penalty, "stop": stop or (), "seed": seed, "samples": samples,
+        "share_codes": share_codes, "code_seed": code_seed, "prompt_codes": prompt_codes, "compile": compile,
+    }  # fmt: skip
+    if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
+        raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
+    model = lvlm.load(run, **_loading(plugin, precision, device))
+    given = given_codes(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes)
+    if given is not None:
+        options["codes"] = given
+    if hold is not None:
+        options["hold"] = slots_of(hold)
+    if stream:
+        print(prompt[0], end="", flush=True)
+        for piece in lvlm.stream(model, prompt, tokens, **options):
+            print(piece.text, end="", flush=True)
+        print()
+        return
+    found = {"": lvlm.generate(model, prompt, tokens, **options)}
+    if flip:
+        found = {"as drawn" if given is None else "as given": found[""]}
+        turn.path_of(model)
+        base = [one.codes for one in next(iter(found.values())) if one.codes is not None]
+        options.pop("hold", None)
+        for bit in flip:
+            options["codes"] = [turn.flip(model, codes_S, bit) for codes_S in base]
+            found[f"bit {bit} flipped"] = lvlm.generate(model, prompt, tokens, **options)
+    if as_json:
+        print(json.dumps([_record(one, how) for how, group in found.items() for one in group], indent=1))
+    else:
+        few = len(prompt) * samples * len(found) <= MOST_COLUMNS
+        _print(model, found, side_by_side=side_by_side or bool(flip and few))
+
+
+def encode(
+    run: RunArgument,
+    file: Annotated[str | None, typer.Argument(help="A text file, or - for the standard input.")] = None,
+    text: Annotated[str | None, typer.Option(help="The text itself, in place of a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the codes, which are drawn from the posterior.")] = 0,
+    out: Annotated[str | None, typer.Option(help="Write codes, numbers and KL to this .npz file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Show what the encoder says of a text: KL by token as colours, codes and posterior numbers as JSON or NumPy."""
+    import lvlm
+
+    if (file is None) == (text is None):
+        raise UserError("which text? give a file (- for the standard input) or --text")
+    found = lvlm.encode_text(
+        run,
+        text if text is not None else _read(str(file)),
+        seed=seed,
+        **_loading(plugin, precision, device),
+    )
+    if out is not None:
+        from lvlm.generation.encode import write_codes
+
+        print(write_codes(found, Path(out), overwrite=overwrite), file=sys.stderr)
+    if as_json:
+        print(json.dumps([one.record() for one in found], indent=1))
+    elif out is None:
+        from lvlm.cli.texts import reading_tables
+        from lvlm.generation.kl_by_token import reading_of
+
+        show(*reading_tables(reading_of(found)))
+
+
+def interpolate(
+    run: RunArgument,
+    one: Annotated[str, typer.Argument(metavar="A", help="A text.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    steps: Annotated[int, typer.Option(help="How many texts, both ends among them.")] = 5,
+    how: Annotated[
+        str | None, typer.Option(help="linear or spherical (continuous codes), hamming (discrete ones).")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What every text begins with; what A and B share unless given.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="How many to add; as many as the longer text has unless given.")
+    ] = None,
+    seed: Seed = 0,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    as_json: AsJSON = False,
+    plugin: PluginFiles = None,
+) -> None:
+    """Write texts whose codes lie between those of two texts, all with the same noise."""
+    import lvlm
+    from lvlm.generation.interpolate import texts_between
+
+    model = lvlm.load(run, **_loading(plugin, precision, device))
+    way: Any = how
+    found = texts_between(
+        model, one, other, steps, prompt=prompt, tokens=tokens, how=way, seed=seed, temperature=temperature,
+        top_k=top_k, top_p=top_p, min_p=min_p,
+    )  # fmt: skip
+    shares = [f"{number / (steps - 1):.0%}" for number in range(steps)]
+    if as_json:
+        records = [_record(sample, share) for share, sample in zip(shares, found, strict=True)]
+        print(json.dumps(records, indent=1))
+    else:
+        _print(
+            model,
+            {f"{share} of the way": [s] for share, s in zip(shares, found, strict=True)},
+            side_by_side=False,
+        )
+
+
+def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str, Any]:
+    """How a model is loaded, as options of `lvlm.load`."""
+    return {"plugin_files": plugin or [], "precision": precision, "device": device}
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """On the standard error, when they come."""
+    import warnings
+    from unittest import mock
+
+    def told(message: Warning | str, *_where: Any, **_how: Any) -> None:
+        print(f"lvlm: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings(), mock.patch.object(warnings, "showwarning", told):
+        warnings.simplefilter("always", OutOfDistribution)
+        yield
+
+
+def _read(file: str) -> str | bytes:
+    """A file's text; its bytes where it isn't UTF-8, which a model of bytes can read all the same."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file!r}: {error.strerror or error}") from None
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content
+
+
+def _record(sample: Sample, how: str) -> dict[str, Any]:
+    return {
+        "how": how or None,
+        "prompt": sample.prompt,
+        "text": sample.text,
+        "tokens": sample.tokens,
+        "log_prob_nats": sample.log_prob_N.tolist(),
+        "codes": None if sample.codes is None else sample.codes.tolist(),
+        "seed": sample.seed,
+        "ended_by": sample.ended_by,
+    }
+
+
+def _print(model: LatentLM, found: dict[str, list[Sample]], *, side_by_side: bool) -> None:
+    """Texts below each other, or in columns."""
+    from lvlm.cli.texts import columns, printable
+
+    several = len({tuple(one.prompt) for group in found.values() for one in group}) > 1
+    named = [
+        (_title(model, how, one, several=several), _whole_text(model, one))
+        for group in zip(*found.values(), strict=True)
+        for how, one in zip(found, group, strict=True)
+    ]
+    if side_by_side and len(named) > 1:
+        show(columns(named))
+        return
+    for name, text in named:
+        if len(named) > 1:
+            print(f"--- {name}")
+        print(printable(text) if sys.stdout.isatty() else text)
+
+
+def _title(model: LatentLM, how: str, sample: Sample, *, several: bool) -> str:
+    assert model.codec is not None
+    prompt = model.codec.decode(sample.prompt[:SHOWN_OF_A_PROMPT])
+    parts = (how, repr(prompt) if several else "", f"seed {sample.seed}")
+    return ", ".join(part for part in parts if part)
+
+
+def _whole_text(model: LatentLM, sample: Sample) -> str:
+    assert model.codec is not None
+    return model.codec.decode(sample.prompt) + str(sample.text)

@@ -1,0 +1,1 @@
+"""The doctor: whether a run's latent lives and is read, and what to try."""

@@ -1,0 +1,79 @@
+"""Whether the latent of a run lives: the numbers behind `lvlm doctor`. What they mean is said in `lvlm.diagnosis.findings`.
+
+best checkpoint ─ validation windows ─┬─ raw KL, bounds, active units               does the encoder say something?
+                                      ├─ codes of the prior, codes of another row   does the decoder listen?
+                                      ├─ gradient of the run's own loss             can the encoder learn?
+                                      └─ state of its optimiser                     was everything trained?
+
+Nothing of the run is changed, and two examinations give the same numbers: all noise has a seed of its own.
+
+Shape legend: see `lvlm.interfaces`; N windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from lvlm.diagnosis.findings import Finding, findings_of
+from lvlm.diagnosis.measure import measure
+from lvlm.diagnosis.measured import Measured
+from lvlm.runs.checkpoint import Checkpoints
+from lvlm.runs.folder import refuse_other_data
+from lvlm.runs.load import load_run
+from lvlm.system.progress import Display
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found. `newest_step` is that of the run's last checkpoint; `measured` is None without a latent."""
+
+    run: str
+    step: int
+    newest_step: int
+    measured: Measured | None
+    findings: list[Finding]
+
+
+def examine(
+    folder: Path,
+    *,
+    step: int | None = None,
+    plugin_files: tuple[str, ...] = (),
+    progress: Callable[[float], None] | None = None,
+) -> Examination:
+    """Examine the best checkpoint of a run, or that of `step`.
+
+    Raises:
+        UserError: no such run or checkpoint, a damaged one, other data than it was trained on.
+    """
+    model, resolved, step = load_run(folder, plugin_files=plugin_files, step=step)
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in Checkpoints(folder).list()}
+    measured = None
+    if model.latent is not None:
+        data = resolved.recipe.data.open()
+        refuse_other_data(folder, data.fingerprint)
+        windows = data.windows(resolved.recipe.train.evaluate_windows)
+        measured = measure(model, resolved.recipe, windows, checkpoints[step], progress=progress)
+    return Examination(str(folder), step, max(checkpoints), measured, findings_of(measured, resolved))
+
+
+def doctor(
+    run: str | Path,
+    *,
+    step: int | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> Examination:
+    """Whether the latent of a run lives, in numbers and in words, and what to try when it doesn't.
+
+    Looks at the best checkpoint by bound, or at that of `step`, on validation windows; changes nothing.
+
+    Raises:
+        UserError: no such run or checkpoint, or a damaged one.
+    """
+    with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
+        return examine(Path(run), step=step, plugin_files=tuple(plugin_files), progress=display.share)

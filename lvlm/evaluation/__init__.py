@@ -1,0 +1,1 @@
+"""Evaluation of runs: bounds on test windows, stored beside the run; tasks of lm-evaluation-harness."""

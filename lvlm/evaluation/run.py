@@ -1,0 +1,244 @@
+"""The final evaluation of a run, stored beside it: evaluation.json for people and reports, evaluation.npz with
+the nats of every sequence for paired statistics.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from lvlm.errors import UserError
+from lvlm.evaluation.settings import Settings
+from lvlm.evaluation.store import EvaluationStore, with_stored
+from lvlm.generation.generate import generate
+from lvlm.interfaces import Batch
+from lvlm.likelihood.estimate import Estimates, Quality, estimate
+from lvlm.likelihood.estimators import Estimator, is_bound, label_of, make_estimators
+from lvlm.likelihood.life import is_alive
+from lvlm.likelihood.names import EstimatorName, Resampling
+from lvlm.objective import NATS_PER_BIT
+from lvlm.runs.checkpoint import Checkpoints
+from lvlm.runs.folder import parameters_record, read_record, refuse_other_data
+from lvlm.runs.load import load_run
+from lvlm.system.device import pick_autocast, pick_device
+from lvlm.system.files import write_atomically
+from lvlm.system.progress import Display
+
+if TYPE_CHECKING:
+    from lvlm.data import Source
+    from lvlm.model.latent_lm import LatentLM
+    from lvlm.recipe.recipe import Recipe
+    from lvlm.registry.registry import Registry
+
+
+SCHEMA = 2
+AS_DECLARED = Settings()
+
+SAMPLE_TOKENS = 120
+
+
+def evaluate_run(
+    folder: Path,
+    settings: Settings = AS_DECLARED,
+    *,
+    registry: Registry | None = None,
+    plugin_files: tuple[str, ...] = (),
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate the best checkpoint of a run on its test windows. What the recipe declares is written to
+    evaluation.json and evaluation.npz, which reports read; every number is kept in `evaluations` and not computed twice.
+
+    Raises:
+        UserError: no such run, a damaged checkpoint, too little data, other data than it was trained on, an estimator
+            that the model doesn't allow.
+    """
+    model, resolved, step = load_run(folder, registry=registry, plugin_files=plugin_files)
+    recipe, spec = resolved.recipe, resolved.recipe.evaluate
+    device = pick_device(recipe.train.device)
+    precision, autocast = pick_autocast(recipe.train.precision, device)
+    model.to(device)
+    data = recipe.data.open()
+    refuse_other_data(folder, data.fingerprint)
+    windows = data.windows(settings.windows or spec.windows, split="test")
+    estimators = make_estimators(
+        list(settings.estimators or spec.estimators),
+        list(settings.ks or [spec.k]),
+        has_latent=model.latent is not None,
+        chunk=settings.chunk or spec.chunk,
+        resampling=settings.resampling or spec.resampling,
+        resample_below=spec.resample_below if settings.resample_below is None else settings.resample_below,
+    )
+    best = Checkpoints(folder).best()
+    common = {
+        "weights": ",".join(best.manifest.sha256[name] for name in best.files("model")),
+        "seed": spec.seed,
+        "precision": precision,
+        "device": device.type,
+    }
+    stored = EvaluationStore(folder, windows.digest, common)
+
+    def compute(missing: list[Estimator], describe: int, told: Callable[[float], None] | None) -> Estimates:
+        return estimate(
+            model, windows.batch, missing, rows=spec.rows, seed=spec.seed, describe=describe, autocast=autocast,
+            progress=told,
+        )  # fmt: skip
+
+    estimates = with_stored(stored, estimators, windows.batch, compute, progress)
+    oracle = data.oracle_nll_nats(windows.batch)
+    if oracle is not None:
+        estimates.nats["nll_oracle"] = oracle
+    record = read_record(folder)
+    headline = label_of(spec.headline, spec.k) if model.latent is not None else "nll_exact"
+    latent = _latent_facts(estimates, recipe, windows.batch)
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "step": step,
+        "windows_hash": windows.digest,
+        "windows": len(windows.batch),
+        "target_tokens": int(estimates.targets.sum()),
+        "codec": recipe.data.codec.name,
+        "bytes_per_token": data.bytes_per_token,
+        "headline": headline if headline in estimates.nats else None,
+        "settings": {one.label: repr(one) for one in estimators},
+        "estimates": {name: _described(estimates, name, data.bytes_per_token) for name in estimates.nats},
+        "excess_nats_per_sequence": _excess(estimates),
+        "ce_by_position": None
+        if estimates.ce_by_position is None
+        else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
+        "latent": latent,
+        "alive": _alive(model, recipe, latent),
+        "parameters": parameters_record(model),
+        "tokens_per_second": record.get("tokens_per_second"),
+        "peak_memory_mib": record.get("peak_memory_mib"),
+        "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
+    }
+    if settings.as_declared:
+        _write(folder, result, {"targets": estimates.targets, **estimates.nats})
+    return result
+
+
+def _write(folder: Path, result: dict[str, Any], arrays: dict[str, Any]) -> None:
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    try:
+        write_atomically(folder / "evaluation.npz", packed.getvalue())
+        write_atomically(folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder}: the evaluation could not be written: {error.strerror or error}") from None
+
+
+def _described(estimates: Estimates, name: str, bytes_per_token: float | None) -> dict[str, Any]:
+    nats = estimates.nats_per_token(name)
+    quality = estimates.quality.get(name, Quality())
+    return {
+        "nats_per_token": nats,
+        "stderr": estimates.standard_error(name),
+        "bits_per_byte": nats / NATS_PER_BIT / bytes_per_token if bytes_per_token else None,
+        "bound": is_bound(name),
+        "noise_stderr": estimates.noise_error(name),
+        "ess": None if quality.ess is None else float(quality.ess.mean()),
+        "log_weight_variance": None
+        if quality.log_weight_variance is None
+        else float(quality.log_weight_variance.mean()),
+    }
+
+
+def _excess(estimates: Estimates) -> dict[str, dict[str, float]]:
+    """Each bound minus the oracle, paired by sequence, nats per sequence; zero is perfect."""
+    if "nll_oracle" not in estimates.nats:
+        return {}
+    out = {}
+    for name in estimates.nats:
+        if is_bound(name):
+            excess = estimates.nats[name] - estimates.nats["nll_oracle"]
+            out[name] = {
+                "mean": float(excess.mean()),
+                "stderr": float(excess.std(ddof=1) / len(excess) ** 0.5) if len(excess) > 1 else 0.0,
+            }
+    return out
+
+
+def _slots(recipe: Recipe, batch: Batch) -> int:
+    """Real slots of all windows."""
+    assert recipe.model.encoder is not None
+    return int(recipe.model.encoder.slots.any(batch.keep_BT).sum())
+
+
+def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[str, Any] | None:
+    if estimates.latent is None:
+        return None
+    slots = _slots(recipe, batch)
+    budget = recipe.loss.build().budget_nats(estimates.latent.units)
+    return {
+        "budget_nats_per_slot": None
+        if budget is None or math.isinf(budget)
+        else budget,  # JSON has no infinity
+        "slots_per_row": slots / len(batch),
+        "kl_nats_per_slot": float(estimates.nats["kl"].sum()) / slots,
+        "active_units": estimates.latent.active_units,
+        "units": estimates.latent.units,
+        "kl_by_slot": estimates.latent.kl_by_slot,
+    }
+
+
+def _alive(model: LatentLM, recipe: Recipe, latent: dict[str, Any] | None) -> bool | None:
+    """Whether the latent is used; None without one, and where the KL has a floor and so can't tell."""
+    if latent is None or model.latent is None:
+        return None
+    if recipe.model.prior == "fixed" and not model.latent.quantizer.can_be_prior:
+        return None
+    return is_alive(latent["kl_nats_per_slot"], latent["budget_nats_per_slot"])
+
+
+def _sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict[str, Any]:
+    """A text from the model, to look at: the data's own prompt, temperature 1, nothing cut."""
+    codec = recipe.data.codec
+    longest = min(model.backbone.context, recipe.data.tokens + 1)
+    ids = codec.encode(data.sample_prompt())[: longest - 1]
+    tokens = min(SAMPLE_TOKENS, longest - len(ids))
+    text = codec.decode(generate(model, ids, tokens, seed=seed)[0].tokens)
+    return {"prompt": codec.decode(ids), "text": text, "tokens": tokens, "temperature": 1.0}
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    estimators: Sequence[EstimatorName] | None = None,
+    k: int | Sequence[int] | None = None,
+    windows: int | None = None,
+    chunk: int | None = None,
+    resampling: Resampling | None = None,
+    resample_below: float | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run's best checkpoint on its test windows.
+
+    With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and shown by
+    reports; with any it is returned alone. No number is computed twice either way.
+
+    Args:
+        run: its folder.
+        estimators: of `lvlm.likelihood.names.ESTIMATOR_NAMES`: 'elbo', 'smc', 'smc_mixture', …
+        k: particles, one number or several.
+        windows: how many.
+        chunk: tokens between two looks at a filter's weights.
+        resampling: 'systematic', 'stratified' or 'multinomial'.
+        resample_below: the share of K under which the effective sample size must fall.
+        plugin_files: single-file plugins.
+        console: where progress goes; quiet unless given.
+
+    Raises:
+        UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't allow.
+    """
+    ks = [k] if isinstance(k, int) else k
+    settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
+    with Display(console or Console(quiet=True), f"evaluating {run}", 100) as display:
+        return evaluate_run(Path(run), settings, plugin_files=tuple(plugin_files), progress=display.share)

@@ -1,0 +1,45 @@
+"""Settings of an evaluation that replace those of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from lvlm.errors import UserError, listing, nearest
+from lvlm.likelihood.names import ESTIMATOR_NAMES, EstimatorName, Resampling
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation is asked for beyond the recipe's own; None is as the recipe says.
+
+    Raises:
+        UserError: one of them is out of range, or not known.
+    """
+
+    estimators: Sequence[EstimatorName] | None = None
+    ks: Sequence[int] | None = None
+    windows: int | None = None
+    chunk: int | None = None
+    resampling: Resampling | None = None
+    resample_below: float | None = None
+
+    def __post_init__(self) -> None:
+        rules = get_args(Resampling)
+        named: list[tuple[str, str | None, Sequence[str]]] = [("resampling", self.resampling, rules)]
+        named += [("estimator", name, ESTIMATOR_NAMES) for name in self.estimators or ()]
+        for what, name, known in named:
+            if name is not None and name not in known:
+                raise UserError(f"unknown {what} {name!r}; known: {listing(known)}{nearest(name, known)}")
+        smallest_k = None if self.ks is None else min(self.ks, default=0)
+        for what, value in (("k", smallest_k), ("windows", self.windows), ("chunk", self.chunk)):
+            if value is not None and value < 1:
+                raise UserError(f"{what} is {value}; it is at least 1")
+        if self.resample_below is not None and not 0 <= self.resample_below <= 1:
+            raise UserError(f"resample_below is {self.resample_below}; it is a share, from 0 to 1")
+
+    @property
+    def as_declared(self) -> bool:
+        """Whether the recipe is followed throughout."""
+        return self == Settings()

@@ -1,0 +1,136 @@
+"""Estimates that were computed before: `RUN/evaluations`, one file for each number and its settings.
+
+A file is used again only if all that its numbers depend on is the same: the weights, the windows, the estimator's
+settings, the seed, the precision and the kind of device. What is damaged, or of another version, is computed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvlm.errors import UserError
+from lvlm.interfaces import IGNORE, Batch
+from lvlm.likelihood.estimate import Array, Estimates, LatentUse, Quality
+from lvlm.likelihood.estimators import Estimator, ParticleFilter
+from lvlm.system.files import write_atomically
+
+VERSION = 1  # of what the numbers mean; a change of any estimator's value is a new one
+
+
+class EvaluationStore:
+    """The stored numbers of one run on some windows.
+
+    Args:
+        folder: the run's.
+        windows_hash: of the windows; its first digits are in the files' names.
+        common: what all the numbers depend on, as JSON can say it.
+    """
+
+    def __init__(self, folder: Path, windows_hash: str, common: Mapping[str, Any]) -> None:
+        self.folder = folder / "evaluations"
+        self.common = {"version": VERSION, "windows": windows_hash, **common}
+
+    def _file(self, name: str, settings: str) -> tuple[Path, str]:
+        about = json.dumps({**self.common, "name": name, "settings": settings}, sort_keys=True)
+        key = hashlib.sha256(about.encode()).hexdigest()[:12]
+        return self.folder / f"{self.common['windows'][:12]}-{name}-{key}.npz", about
+
+    def load(self, name: str, settings: str) -> dict[str, np.ndarray[Any, Any]] | None:
+        """The arrays that were saved for this, or None."""
+        path, about = self._file(name, settings)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None
+        return arrays if str(arrays.pop("about", "")) == about else None
+
+    def save(self, name: str, settings: str, arrays: Mapping[str, Any]) -> None:
+        """Keep arrays.
+
+        Raises:
+            UserError: they can't be written.
+        """
+        path, about = self._file(name, settings)
+        packed = io.BytesIO()
+        np.savez(packed, about=np.array(about), **arrays)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_atomically(path, packed.getvalue())
+        except OSError as error:
+            raise UserError(
+                f"{path}: the evaluation could not be written: {error.strerror or error}"
+            ) from None
+
+
+def with_stored(
+    stored: EvaluationStore,
+    estimators: Sequence[Estimator],
+    batch: Batch,
+    compute: Callable[[list[Estimator], int, Callable[[float], None] | None], Estimates],
+    progress: Callable[[float], None] | None = None,
+) -> Estimates:
+    """What was computed before, and by `compute` what was not, which is then stored.
+
+    The cheap ones, which share draws, are computed in one go, and every filter by itself, so that little is lost when
+    one is interrupted.
+    """
+    k = max(one.k for one in estimators)
+    about_latent = f"Description(k={k})"
+    nats: dict[str, Array] = {}
+    quality: dict[str, Quality] = {}
+    description = stored.load("description", about_latent)
+    missing = []
+    for one in estimators:
+        found = stored.load(one.label, repr(one))
+        if found is None:
+            missing.append(one)
+        else:
+            nats[one.label] = found.pop("nats")
+            quality[one.label] = Quality(**found)
+    sharing = [one for one in missing if not isinstance(one, ParticleFilter)]
+    groups: list[list[Estimator]] = [sharing] if sharing or description is None else []
+    groups += [[one] for one in missing if isinstance(one, ParticleFilter)]
+    for done, group in enumerate(groups):
+        describe = k if description is None else 0
+
+        def told(share: float, done: int = done) -> None:
+            if progress:
+                progress((done + share) / len(groups))
+
+        new = compute(group, describe, told)
+        for one in group:
+            nats[one.label], quality[one.label] = new.nats[one.label], new.quality[one.label]
+            arrays = {
+                name: value for name, value in vars(new.quality[one.label]).items() if value is not None
+            }
+            stored.save(one.label, repr(one), {"nats": new.nats[one.label], **arrays})
+        if describe:
+            assert new.ce_by_position is not None
+            description = {"ce_by_position": new.ce_by_position}
+            if new.latent is not None:
+                description |= {name: new.nats[name] for name in ("ce_posterior", "kl")}
+                description |= {name: np.array(value) for name, value in vars(new.latent).items()}
+            stored.save("description", about_latent, description)
+    assert description is not None
+    latent = None
+    if "kl" in description:
+        nats = {name: description[name] for name in ("ce_posterior", "kl")} | nats
+        latent = LatentUse(
+            kl_by_slot=description["kl_by_slot"].tolist(),
+            active_units=int(description["active_units"]),
+            units=int(description["units"]),
+        )
+    order = [name for name in ("ce_posterior", "kl") if name in nats] + [one.label for one in estimators]
+    targets = (batch.targets_BT != IGNORE).sum(-1).double().numpy()
+    return Estimates(
+        {name: nats[name] for name in order}, targets, latent, quality, description["ce_by_position"]
+    )

@@ -1,0 +1,1 @@
+"""Exports of runs: weights and recipe alone, or graphs for other runtimes."""

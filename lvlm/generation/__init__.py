@@ -1,0 +1,1 @@
+"""Texts and codes: prompts, decoding, generation, encoding, interpolation."""

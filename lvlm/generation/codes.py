@@ -1,0 +1,133 @@
+"""Codes that a person can turn: of a text, as bits or numbers, flipped, and all the way from one text's to another's.
+
+Codes of a row are int64 [S] for discrete families and float [S, Z] for continuous ones.
+
+Shape legend: see `lvlm.interfaces`; H bits of a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lvlm.errors import UserError, listing
+from lvlm.model.latent_lm import LatentLM, LatentPath
+
+
+def path_of(model: LatentLM) -> LatentPath:
+    """The latent of a model.
+
+    Raises:
+        UserError: it has none.
+    """
+    if model.latent is None:
+        raise UserError("the model has no latent, and so no codes")
+    return model.latent
+
+
+# --------------------------------------------------------------------------------------------------- as a person says
+
+
+def code_of(
+    model: LatentLM,
+    *,
+    index: int | Sequence[int] | None = None,
+    bits: str | Sequence[int] | None = None,
+    vector: Sequence[float] | None = None,
+) -> Tensor:
+    """Codes said in one of three ways, for the option `codes` of `lvlm.generate`.
+
+    Args:
+        model: whose codes they are.
+        index: a number for every slot, or one for each of the first slots.
+        bits: of one code for every slot, bit 0 first: '0110' is 6.
+        vector: one continuous code for every slot.
+
+    Returns:
+        [] or [S], or [Z].
+
+    Raises:
+        UserError: not in exactly one way, or in one that these codes don't have.
+    """
+    ways = {"index": index, "bits": bits, "vector": vector}
+    said = [name for name, value in ways.items() if value is not None]
+    if len(said) != 1:
+        raise UserError(f"say a code by one of index, bits and vector, not by {listing(said) or 'none'}")
+    quantizer = path_of(model).quantizer
+    if vector is not None:
+        if quantizer.num_codes is not None:
+            raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}, not a vector")
+        dim = dimensions_of_code(model)
+        if len(vector) != dim:
+            raise UserError(f"a code has {dim} numbers; the vector has {len(vector)}")
+        return torch.tensor([float(number) for number in vector])
+    if bits is not None:
+        count = bits_of_code(model)
+        values = [int(bit) if str(bit) in ("0", "1") else -1 for bit in bits]
+        if len(values) != count or -1 in values:
+            raise UserError(f"bits {bits!r}: a code is {count} bits, each 0 or 1, bit 0 first")
+        return from_bits(torch.tensor(values))
+    if quantizer.num_codes is None:
+        raise UserError("the codes are continuous: give a vector, not an index")
+    for one in [index] if isinstance(index, int) else index or ():
+        if not 0 <= one < quantizer.num_codes:
+            raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}; got {one}")
+    return torch.tensor(index)
+
+
+@torch.no_grad()
+def dimensions_of_code(model: LatentLM) -> int:
+    """Z of a continuous code."""
+    path = path_of(model)
+    zeros_11J = path.readout.weight.new_zeros(1, 1, path.quantizer.prior_dim)
+    # A generator of its own: the global random state stays as it is.
+    return int(path.quantizer.sample(zeros_11J, torch.Generator(zeros_11J.device)).codes.shape[-1])
+
+
+# --------------------------------------------------------------------------------------------------------- bits
+
+
+def bits_of_code(model: LatentLM) -> int:
+    """H: bits of a code.
+
+    Raises:
+        UserError: codes aren't discrete, or not all numbers of so many bits are codes.
+    """
+    codes = path_of(model).quantizer.num_codes
+    if codes is None:
+        raise UserError("the codes are continuous: give numbers, not bits or an index")
+    if codes & (codes - 1):
+        raise UserError(f"a code is one of {codes}, which is no power of two: give an index, not bits")
+    return codes.bit_length() - 1
+
+
+def to_bits(codes: Tensor, bits: int) -> Tensor:
+    """Bits [..., H] of indices [...]; bit h counts 2^h."""
+    return (codes[..., None] >> torch.arange(bits, device=codes.device)) & 1
+
+
+def from_bits(bits_H: Tensor) -> Tensor:
+    """Indices [...] of bits [..., H]."""
+    return (bits_H.long() << torch.arange(bits_H.shape[-1], device=bits_H.device)).sum(-1)
+
+
+def flip(model: LatentLM, codes: Tensor, bit: int, slots: Sequence[int] | None = None) -> Tensor:
+    """Codes [S] or [B, S] with a bit flipped, in all slots or in some.
+
+    Raises:
+        UserError: codes without bits; a bit or a slot that isn't there.
+    """
+    bits, count = bits_of_code(model), codes.shape[-1]
+    if codes.is_floating_point():
+        raise UserError(f"codes of {codes.dtype}: bits are those of whole numbers")
+    if not 0 <= bit < bits:
+        raise UserError(f"there is no bit {bit}; a code has bits 0 to {bits - 1}")
+    for slot in slots or ():
+        if not 0 <= slot < count:
+            raise UserError(f"there is no slot {slot}; codes are given for slots 0 to {count - 1}")
+    where_S = torch.full((count,), slots is None)
+    if slots is not None:
+        where_S[list(slots)] = True
+    return torch.where(where_S.to(codes.device), codes ^ (1 << bit), codes)

@@ -1,0 +1,180 @@
+"""The codes of texts: what an encoder says of each slot, and the file they are kept in."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lvlm.errors import UserError
+from lvlm.generation.codes import path_of
+from lvlm.generation.decoding import draw_codes
+from lvlm.generation.options import row_seeds
+from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
+from lvlm.generation.row_text import UNFINISHED
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.noise import POSTERIOR_CODES, generators
+
+if TYPE_CHECKING:
+    from lvlm.interfaces import Codec
+
+
+WINDOWS_AT_ONCE = 16
+
+LONGEST_CHARACTER = 4  # tokens: UTF-8's bytes
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder says of a text; all on the CPU.
+
+    tokens         its ids
+    texts          of each token; that of a character which takes several stands at its first; None without a codec
+    slot_T         the slot of each token
+    codes          drawn from the posterior: [S] or [S, Z]
+    posterior_SK   the posterior's numbers
+    kl_Sd          KL(q || p), nats
+    """
+
+    tokens: list[int]
+    texts: list[str] | None
+    slot_T: Tensor
+    codes: Tensor
+    posterior_SK: Tensor
+    kl_Sd: Tensor
+
+    @property
+    def kl_T(self) -> Tensor:  # noqa: N802  as tensors are named
+        """KL of each token, nats: its slot's, shared evenly with the slot's other tokens."""
+        sharing_S = torch.bincount(self.slot_T, minlength=len(self.kl_Sd))
+        return (self.kl_Sd.sum(-1) / sharing_S)[self.slot_T]
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "tokens": self.tokens,
+            "texts": self.texts,
+            "slots": self.slot_T.tolist(),
+            "codes": self.codes.tolist(),
+            "posterior_numbers": self.posterior_SK.tolist(),
+            "kl_nats": self.kl_Sd.tolist(),
+            "kl_nats_per_token": self.kl_T.tolist(),
+        }
+
+
+@torch.no_grad()
+def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) -> list[Encoded]:
+    """The posterior of each text, and codes drawn from it: those that `generate` with this seed gives such a prompt.
+
+    Args:
+        model: with a latent.
+        texts: one or several, as for `lvlm.generate`.
+        seed: of the codes; of text i it is seed + i.
+
+    Raises:
+        UserError: a model without a latent, an empty text, one that is longer than the context, a seed out of range.
+        NotFinite: the encoder says NaN or infinity.
+    """
+    path, rows, device = path_of(model), token_rows(model, texts, what="text"), model.device
+    check_rows(model, rows, 1, what="text")
+    seeds = row_seeds(seed, len(rows))
+    tokens_BT, keep_BT = padded(rows, device)
+    training = model.training
+    model.eval()
+    try:
+        place = model.place(torch.arange(tokens_BT.shape[1], device=device))
+        hidden_BTD = model.below(tokens_BT, place)
+        posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
+        first_S = path.slots.first_positions(tokens_BT.shape[1], device)
+        prior_BSJ = path.prior(hidden_BTD[:, first_S])
+        of_rows = generators(seeds, POSTERIOR_CODES, device)
+        kl_BSd = path.quantizer(posterior_BSK, prior_BSJ, torch.Generator(device)).kl_BSd
+        found = []
+        for row, ids in enumerate(rows):
+            count = path.slots.count(len(ids))
+            prior_SJ, posterior_SK = prior_BSJ[row, :count], posterior_BSK[row, :count]
+            found.append(
+                Encoded(
+                    ids,
+                    None if model.codec is None else _texts(model.codec, ids),
+                    path.slots.of(torch.arange(len(ids))),
+                    draw_codes(path.quantizer, prior_SJ, posterior_SK, of_rows[row]).cpu(),
+                    posterior_SK.float().cpu(),
+                    kl_BSd[row, :count].cpu(),
+                )
+            )
+        return found
+    finally:
+        model.train(training)
+
+
+def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int = 0) -> list[Encoded]:
+    """A text of any length in windows of so many tokens, each by itself, some at a time.
+
+    Raises:
+        UserError: as `encode`.
+    """
+    ids = token_rows(model, text, what="text")[0]
+    rows = [ids[start : start + window] for start in range(0, max(1, len(ids)), window)]
+    parts = range(0, len(rows), WINDOWS_AT_ONCE)
+    return [one for n in parts for one in encode(model, rows[n : n + WINDOWS_AT_ONCE], seed=seed + n)]
+
+
+def _texts(codec: Codec, ids: list[int]) -> list[str]:
+    """The text of each token; of tokens that make a character only together, all of it at the first."""
+    texts, start = [""] * len(ids), 0
+    for end in range(1, len(ids) + 1):
+        text = codec.decode(ids[start:end])
+        if not text.endswith(UNFINISHED) or end == len(ids) or end - start == LONGEST_CHARACTER:
+            texts[start], start = text, end
+    return texts
+
+
+def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False) -> Path:
+    """Codes, numbers and KL of pieces of a text as NumPy arrays, one after the other.
+
+    Raises:
+        UserError: it is there already, or can't be written.
+    """
+    if not path.name:
+        raise UserError(f"{str(path)!r} is no file's name")
+    path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: is there already; choose another name, or --overwrite")
+    arrays = {
+        "tokens": torch.tensor([token for one in found for token in one.tokens]),
+        "codes": torch.cat([one.codes for one in found]),
+        "posterior_numbers": torch.cat([one.posterior_SK for one in found]),
+        "kl_nats": torch.cat([one.kl_Sd for one in found]),
+        "kl_nats_per_token": torch.cat([one.kl_T for one in found]),
+        "slots_of_piece": torch.tensor([len(one.codes) for one in found]),
+    }
+    try:
+        np.savez(path, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error.strerror or error}") from None
+    return path
+
+
+def read_codes(path: Path) -> Tensor:
+    """Codes of the first piece in a file of `write_codes`.
+
+    Raises:
+        UserError: no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
+            return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror or error}; codes come from a file that `lvlm encode --out` wrote"
+        ) from None
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None

@@ -1,0 +1,257 @@
+"""Text from a model: prompts of any lengths in one batch, codes drawn once, every row with noise of its own.
+
+    prompts ─ ids, padded ─► Decoding ─ logits ─ Sampling ─► tokens ─ RowText ─► pieces of text, until a stop
+                                ▲ codes: drawn, encoded, given, shared
+
+A row depends on its prompt, its seed and the options, and not on the rows beside it, nor on how many tokens are asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lvlm.errors import NotFinite, OutOfDistribution, UserError
+from lvlm.generation.decoding import Decoding, Given, RowCodes
+from lvlm.generation.options import Options
+from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
+from lvlm.generation.row_text import RowText
+from lvlm.generation.sampling import log_probs
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.noise import TOKENS, generators
+
+if TYPE_CHECKING:
+    from lvlm.interfaces import Codec
+
+
+MOST_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text.
+
+    prompt        its tokens
+    tokens        what follows them
+    text          the tokens that follow as text, up to a stop; None where the model has no codec
+    log_prob_N    log-probability of each of these tokens under the model (temperature 1, nothing cut), nats, on the CPU
+    codes         the codes that were used, [S] or [S, Z], on the CPU; None without a latent. A forward over all tokens but
+                  the last with them gives the same log-probabilities.
+    seed          with which it comes out again, alone or beside others; a text that has another's codes needs them given
+    ended_by      'length', or the stop
+    """
+
+    prompt: list[int]
+    tokens: list[int]
+    text: str | None
+    log_prob_N: Tensor
+    codes: Tensor | None
+    seed: int
+    ended_by: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a step added to a row: text that stands, for no later token changes it; it may be empty."""
+
+    row: int
+    token: int
+    text: str
+
+
+def generate(
+    model: LatentLM, prompts: Prompt | Sequence[Prompt], tokens: int = 200, **options: Any
+) -> list[Sample]:
+    """Continue prompts.
+
+    Args:
+        model: of `lvlm.load`, or any other of the zoo.
+        prompts: one or several: text, bytes, token ids; or a tensor [B, T] of ids.
+        tokens: how many to add to each, at most.
+        options: fields of `Options`.
+
+    Returns:
+        `samples` texts of each prompt, prompt by prompt.
+
+    Raises:
+        UserError: an empty prompt, a token that isn't in the vocabulary, more tokens than the context holds, options out
+            of range, codes that don't fit.
+        NotFinite: the model says NaN or infinity.
+    """
+    chosen = Options.of(options)
+    steps = _run(model, token_rows(model, prompts), tokens, chosen, live=bool(chosen.stops))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            samples: list[Sample] = end.value
+            return samples
+
+
+def stream(
+    model: LatentLM, prompts: Prompt | Sequence[Prompt], tokens: int = 200, **options: Any
+) -> Generator[Piece, None, list[Sample]]:
+    """As `generate`, piece by piece: the texts of a row's pieces, put together, are its text.
+
+    A generator: what it returns (the value of its StopIteration) is what `generate` returns. Mistakes are told at the call.
+    """
+    chosen, rows = Options.of(options), token_rows(model, prompts)
+    check_rows(model, rows, tokens)
+    return _run(model, rows, tokens, chosen, live=True)
+
+
+@torch.no_grad()
+def _run(
+    model: LatentLM, prompts: list[list[int]], tokens: int, options: Options, *, live: bool
+) -> Generator[Piece, None, list[Sample]]:
+    """All steps; `live` looks at every token when it is there, so that rows can be shown, and can stop."""
+    check_rows(model, prompts, tokens)
+    if len(prompts) * options.samples > MOST_ROWS:
+        raise UserError(
+            f"{len(prompts)} prompts of {options.samples} samples; at most {MOST_ROWS} texts are made at once"
+        )
+    seeds, code_seeds = options.row_seeds(len(prompts)), options.row_code_seeds(len(prompts))
+    rows = [prompt for prompt in prompts for _ in range(options.samples)]
+    leaders = [row - row % options.samples if options.share_codes else row for row in range(len(rows))]
+    lengths, device = [len(row) for row in rows], model.device
+    fed = max(lengths) + tokens - 1  # the last token is not fed again
+    u_BN = _uniforms(seeds, tokens).to(device)
+    training = model.training
+    model.eval()
+    try:
+        decoding = Decoding(
+            model,
+            len(rows),
+            fed,
+            _row_codes(model, fed, code_seeds, leaders, options),
+            prompt_codes=options.prompt_codes,
+            compile=options.compile,
+        )
+        tokens_BT, keep_BT = padded(rows, device)
+        logits_BV = decoding.begin(tokens_BT, keep_BT)
+        seen_BV = _seen(tokens_BT, keep_BT, logits_BV) if options.repetition_penalty != 1 else None
+        known = None if model.codec is None else model.codec.vocab  # a model may have more: model.vocab
+        texts = [RowText(model.codec, options.stops) for _ in rows] if live else []
+        chosen, scored = [], []
+        for number in range(tokens):
+            seen_Bv = None if seen_BV is None else seen_BV[:, :known]
+            next_B = options.choose(logits_BV[:, :known], u_BN[:, number], seen_Bv)
+            chosen.append(next_B)
+            scored.append(log_probs(logits_BV, next_B))
+            if seen_BV is not None:
+                seen_BV.scatter_(1, next_B[:, None], True)
+            if live:
+                for row, token in enumerate(next_B.tolist()):
+                    if texts[row].ended_by is None:
+                        yield Piece(row, token, texts[row].push(token, last=number == tokens - 1))
+                if all(text.ended_by is not None for text in texts):
+                    break
+            if number < tokens - 1:
+                logits_BV = decoding.step(next_B)
+    finally:
+        model.train(training)
+    new_BN, log_prob_BN = torch.stack(chosen, 1).cpu(), torch.stack(scored, 1).cpu()
+    if not bool(log_prob_BN.isfinite().all()):
+        raise NotFinite(
+            "the model's logits hold NaN or infinity: its weights diverged, or the precision is too small"
+        )
+    samples = []
+    for row, prompt in enumerate(rows):
+        count = texts[row].count if live else tokens
+        ids = new_BN[row, :count].tolist()
+        text = texts[row].text if live else _decoded(model.codec, ids)
+        codes = decoding.used(row, len(prompt) + count - 1)
+        samples.append(
+            Sample(
+                prompt,
+                ids,
+                text,
+                log_prob_BN[row, :count],
+                None if codes is None else codes.cpu(),
+                seeds[row],
+                (texts[row].ended_by or "length") if live else "length",
+            )
+        )
+    return samples
+
+
+def _row_codes(
+    model: LatentLM, fed: int, seeds: list[int], leaders: list[int], options: Options
+) -> RowCodes | None:
+    path = model.latent
+    if path is None:
+        if options.codes is not None:
+            raise UserError("codes are given, but the model has no latent")
+        return None
+    slots, given = path.slots.count(fed), None
+    if options.codes is not None:
+        given = _given(model, options.codes, options.hold, len(seeds), slots)
+    return RowCodes(path, slots, seeds, leaders, given)
+
+
+def _given(
+    model: LatentLM, codes: Tensor | Sequence[Tensor] | int, hold: Iterable[int] | None, rows: int, slots: int
+) -> Given:
+    """Given codes as [B, S] or [B, S, Z], and which of them stay."""
+    assert model.latent is not None
+    quantizer = model.latent.quantizer
+    whole = 2 if quantizer.num_codes is not None else 3  # dimensions of codes of rows
+    lengths = None
+    if isinstance(codes, list | tuple):
+        if len(codes) != rows or not all(isinstance(one, Tensor) and one.ndim for one in codes):
+            raise UserError(
+                f"codes is a list of {len(codes)}; it has a tensor [slots, …] for each of {rows} rows"
+            )
+        lengths = torch.tensor([len(one) for one in codes])
+        codes = torch.nn.utils.rnn.pad_sequence(list(codes), batch_first=True)
+    codes = torch.as_tensor(codes).to(model.device)
+    if codes.ndim < whole - 2:
+        raise UserError("the codes are continuous: a code is a vector, not a number")
+    everywhere = codes.ndim == whole - 2
+    if everywhere:
+        codes = codes.expand(slots, *codes.shape)
+    if codes.ndim == whole - 1:
+        codes = codes[None]
+    quantizer.given(codes)  # what doesn't fit is told before a warning
+    if everywhere and slots > 1:
+        warnings.warn(
+            f"one code for all {slots} slots of a model that was trained with a code for each: out of distribution",
+            OutOfDistribution,
+            stacklevel=2,
+        )
+    count = codes.shape[1]
+    hold_S = torch.full((count,), hold is None)
+    for slot in hold or ():
+        if not isinstance(slot, int) or not 0 <= slot < count:
+            raise UserError(f"hold names slot {slot!r}, but codes are given for slots 0 to {count - 1}")
+        hold_S[slot] = True
+    hold_BS = hold_S.expand(rows, -1)
+    if lengths is not None:
+        hold_BS = hold_BS & (torch.arange(count) < lengths[:, None])
+    codes = codes.expand(rows, *codes.shape[1:]) if codes.shape[0] == 1 else codes
+    return Given(codes, hold_BS.to(model.device))
+
+
+def _uniforms(seeds: list[int], tokens: int) -> Tensor:
+    """One number a token, [B, N], float64; fewer tokens have the first of those of more. Made on the CPU, for the same
+    text on every device.
+    """
+    cpu = torch.device("cpu")
+    return torch.stack(
+        [torch.rand(tokens, generator=g, dtype=torch.float64) for g in generators(seeds, TOKENS, cpu)]
+    )
+
+
+def _seen(tokens_BT: Tensor, keep_BT: Tensor, logits_BV: Tensor) -> Tensor:
+    """The tokens that each row has, [B, V]."""
+    counts_BV = torch.zeros_like(logits_BV, dtype=torch.int32)
+    return counts_BV.scatter_add(1, tokens_BT, keep_BT.int()) > 0
+
+
+def _decoded(codec: Codec | None, ids: list[int]) -> str | None:
+    return None if codec is None else codec.decode(ids)

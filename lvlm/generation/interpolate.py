@@ -1,0 +1,127 @@
+"""Codes between two codes, and their texts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lvlm.errors import UserError, listing, nearest
+from lvlm.generation.codes import from_bits, path_of, to_bits
+from lvlm.generation.encode import encode
+from lvlm.generation.generate import Sample, generate
+from lvlm.generation.prompts import Prompt, token_rows
+from lvlm.model.latent_lm import LatentLM
+
+Way = Literal["linear", "spherical", "hamming"]
+
+MOST_STEPS = 1024
+
+
+# ------------------------------------------------------------------------------------------- from one to another
+
+
+def interpolate(
+    model: LatentLM, one: Tensor, other: Tensor, steps: int, *, how: Way | None = None, seed: int = 0
+) -> list[Tensor]:
+    """Codes on the way from one row's to another's, both ends among them; of the slots that both have.
+
+    Args:
+        model: whose codes they are.
+        one: [S] or [S, Z].
+        other: the same, of as many slots or of another number.
+        steps: how many, at least 2.
+        how: 'linear' or 'spherical' (Shoemake 1985; for Gaussian codes, whose length then stays) for continuous codes;
+            'hamming' for discrete ones: what differs changes one by one, in an order of the seed: bits where codes have
+            bits, whole codes elsewhere. 'linear' or 'hamming' unless given.
+        seed: of that order.
+
+    Raises:
+        UserError: fewer than two steps; a way that these codes don't have.
+    """
+    if not 2 <= steps <= MOST_STEPS:
+        raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
+    num_codes = path_of(model).quantizer.num_codes
+    fits = ("hamming",) if num_codes is not None else ("linear", "spherical")
+    how = how or fits[0]  # type: ignore[assignment]
+    if how not in fits:
+        kind = "discrete" if num_codes is not None else "continuous"
+        raise UserError(
+            f"no way {how!r} between {kind} codes; known: {listing(map(repr, fits))}{nearest(str(how), fits)}"
+        )
+    common = min(len(one), len(other))
+    one, other = one[:common], other[:common]
+    shares = torch.linspace(0, 1, steps).tolist()
+    if how == "linear":
+        return [torch.lerp(one, other, share) for share in shares]
+    if how == "spherical":
+        return [_slerp(one, other, share) for share in shares]
+    assert num_codes is not None
+    powers = num_codes & (num_codes - 1) == 0
+    bits = num_codes.bit_length() - 1 if powers else 0
+    from_SH, to_SH = (to_bits(one, bits), to_bits(other, bits)) if powers else (one[:, None], other[:, None])
+    differing = (from_SH != to_SH).flatten().nonzero()[:, 0]
+    order = differing[torch.randperm(len(differing), generator=torch.Generator().manual_seed(seed))]
+    way = []
+    for share in shares:
+        changed = torch.zeros(from_SH.numel(), dtype=torch.bool)
+        changed[order[: round(share * len(order))]] = True
+        now_SH = torch.where(changed.view_as(from_SH), to_SH, from_SH)
+        way.append(from_bits(now_SH) if powers else now_SH[:, 0])
+    return way
+
+
+def _slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
+    """Along the great circle between directions; lengths go straight from one's to the other's."""
+    length, to_length = one.norm(dim=-1, keepdim=True), other.norm(dim=-1, keepdim=True)
+    a, b = one / length.clamp(min=1e-12), other / to_length.clamp(min=1e-12)
+    angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    sine = angle.sin()
+    straight = torch.lerp(a, b, share)
+    round_ = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / sine.clamp(min=1e-12)
+    direction = torch.where(sine < 1e-4, straight, round_)
+    return direction * torch.lerp(length, to_length, share)
+
+
+def texts_between(
+    model: LatentLM,
+    one: str,
+    other: str,
+    steps: int = 5,
+    *,
+    prompt: Prompt | None = None,
+    tokens: int | None = None,
+    how: Way | None = None,
+    **options: Any,
+) -> list[Sample]:
+    """Texts whose codes lie on the way from one text's to another's, all with the same noise.
+
+    Args:
+        model: with a latent.
+        one: a text.
+        other: a text.
+        steps: how many, both ends among them.
+        prompt: what each begins with; what the two texts have in common at their start, at least one token, unless given.
+        tokens: how many follow; as many as the longer text has unless given.
+        how: of `interpolate`.
+        options: of `lvlm.generate`.
+
+    Raises:
+        UserError: as `encode`, `interpolate` and `lvlm.generate`.
+    """
+    seed = options.pop("seed", 0)
+    for name in ("codes", "samples", "hold", "share_codes"):
+        if name in options:
+            raise UserError(
+                f"option {name!r} has no place here: each text is one, with codes between the two"
+            )
+    ends = encode(model, [one, other], seed=seed)
+    from_ids, to_ids = (end.tokens for end in ends)
+    if prompt is None:
+        same = next((n for n, (a, b) in enumerate(zip(from_ids, to_ids, strict=False)) if a != b), None)
+        prompt = from_ids[: max(1, min(len(from_ids), len(to_ids)) if same is None else same)]
+    start = token_rows(model, prompt)[0]
+    tokens = max(1, max(len(from_ids), len(to_ids)) - len(start)) if tokens is None else tokens
+    way = torch.stack(interpolate(model, ends[0].codes, ends[1].codes, steps, how=how, seed=seed))
+    return generate(model, [start] * steps, tokens, codes=way, seed=[seed] * steps, **options)

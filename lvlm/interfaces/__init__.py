@@ -1,0 +1,50 @@
+"""The contracts between the core and its parts: `parts.py` is the page to read, `params.py` what a recipe says."""
+
+from lvlm.interfaces.cache import LayerCache
+from lvlm.interfaces.codec import Codec
+from lvlm.interfaces.data import IGNORE, Batch, Conditioning, Latent, Output, Slots, Terms
+from lvlm.interfaces.params import (
+    PARAMS_OF_ROLE,
+    ROLES,
+    BackboneParams,
+    EncoderParams,
+    InjectionParams,
+    LossParams,
+    Params,
+    QuantizerParams,
+    Register,
+)
+from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.schedule import Ramp, Schedule, value_at
+from lvlm.interfaces.section import Section
+
+__all__ = [
+    "IGNORE",
+    "PARAMS_OF_ROLE",
+    "ROLES",
+    "Backbone",
+    "BackboneParams",
+    "Batch",
+    "Block",
+    "Codec",
+    "Conditioning",
+    "Encoder",
+    "EncoderParams",
+    "Injection",
+    "InjectionParams",
+    "Latent",
+    "LayerCache",
+    "Loss",
+    "LossParams",
+    "Output",
+    "Params",
+    "Quantizer",
+    "QuantizerParams",
+    "Ramp",
+    "Register",
+    "Schedule",
+    "Section",
+    "Slots",
+    "Terms",
+    "value_at",
+]

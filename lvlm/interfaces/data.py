@@ -1,0 +1,167 @@
+"""Tensors that parts pass to each other: batch, latent, conditioning, output, terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # a target that costs nothing; torch's own ignore_index
+
+
+# ---------------------------------------------------------------------------------------------- data that flows
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many latent variables a row has and which one a position uses.
+
+    `tokens` is the number of tokens that share a slot: 1 is a slot per token, n a slot per chunk of n,
+    None one slot for the whole sequence.
+    """
+
+    tokens: int | None
+
+    def count(self, tokens: int) -> int:
+        """Slots of a row of `tokens` tokens."""
+        return 1 if self.tokens is None else -(-tokens // self.tokens)
+
+    def of(self, positions_T: Tensor) -> Tensor:
+        """The slot that each position uses, [T]."""
+        return torch.zeros_like(positions_T) if self.tokens is None else positions_T // self.tokens
+
+    def first_positions(self, tokens: int, device: torch.device | None = None) -> Tensor:
+        """The first position of each slot, [S]: the last place from which a causal prior may look."""
+        return torch.arange(self.count(tokens), device=device) * (self.tokens or 0)
+
+    def any(self, keep_BT: Tensor) -> Tensor:
+        """Whether a slot holds at least one real token, [B, S]."""
+        batch, tokens = keep_BT.shape
+        slot_T = self.of(torch.arange(tokens, device=keep_BT.device))
+        keep_BS = torch.zeros(batch, self.count(tokens), dtype=torch.int32, device=keep_BT.device)
+        return keep_BS.index_add(1, slot_T, keep_BT.to(torch.int32)) > 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens; padding stands on the right.
+
+    inputs_BT   int64 token ids, any valid id where padded
+    targets_BT  int64, the next token, or IGNORE where nothing is to be predicted
+    keep_BT     bool, False where the input is padding
+    """
+
+    inputs_BT: Tensor
+    targets_BT: Tensor
+    keep_BT: Tensor
+
+    @property
+    def num_targets(self) -> int:
+        """Target tokens in these rows; what a loss is divided by."""
+        return int((self.targets_BT != IGNORE).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same rows on another device."""
+        return Batch(
+            *(x.to(device, non_blocking=True) for x in (self.inputs_BT, self.targets_BT, self.keep_BT))
+        )
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return Batch(self.inputs_BT[rows], self.targets_BT[rows], self.keep_BT[rows])
+
+    def __len__(self) -> int:
+        return self.inputs_BT.shape[0]
+
+
+@dataclass
+class Latent:
+    """What a quantizer returns: a differentiable sample and, from a posterior, its KL.
+
+    codes         the sampled values: int64 [B, S] for discrete families, float [B, S, Z] for continuous ones
+    embedding_BSC what the codes become; gradients flow through it to the posterior numbers
+    kl_BSd        KL(q || p) in nats, float32, never reduced; None when the code was drawn from the prior or given
+    posterior_BSK, prior_BSJ   the numbers behind it, for likelihood bounds; None where there were none
+    score_BS      log-probability of the drawn codes, differentiable, when their gradient is to be estimated by the
+                  score function (REINFORCE) instead of flowing through the embedding
+    penalty_BS    what the family adds to the objective, nats (a codebook's commitment); None for nothing
+    """
+
+    codes: Tensor
+    embedding_BSC: Tensor
+    kl_BSd: Tensor | None = None
+    posterior_BSK: Tensor | None = None
+    prior_BSJ: Tensor | None = None
+    score_BS: Tensor | None = None
+    penalty_BS: Tensor | None = None
+
+
+@dataclass
+class Conditioning:
+    """What a code does to the stack. A backbone knows these ports and no latents.
+
+    prefix_BPD     rows put in front of the stack at the seam, at positions -P..-1
+    prefix_keep_B  bool; False hides the prefix from the tokens of that row
+    kv_BTD         added to what the keys and values of block `seam` are made from, before its norm
+    kv_normed_BTD  the same, added after the norm
+    add_BTD        added to the hidden at the seam
+    """
+
+    prefix_BPD: Tensor | None = None
+    prefix_keep_B: Tensor | None = None
+    kv_BTD: Tensor | None = None
+    kv_normed_BTD: Tensor | None = None
+    add_BTD: Tensor | None = None
+
+
+@dataclass
+class Output:
+    """What `LatentLM.forward` returns, always.
+
+    hidden_BTD    the last hidden, before the head
+    head          hidden [..., T, D] -> logits [..., T, V], of these or of fewer positions
+    latent        None for a model without a latent
+    keep_BS       bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind a cache
+    slots         where the latent variables are; None without a latent
+    chunk_tokens  how many rows of logits a loss makes at a time, and again in its backward pass, so that it never holds
+                  them all; None for all at once
+    """
+
+    hidden_BTD: Tensor
+    head: Callable[[Tensor], Tensor]
+    latent: Latent | None = None
+    keep_BS: Tensor | None = None
+    slots: Slots | None = None
+    chunk_tokens: int | None = None
+
+    @classmethod
+    def of_logits(
+        cls,
+        logits_BTV: Tensor,
+        latent: Latent | None = None,
+        keep_BS: Tensor | None = None,
+        slots: Slots | None = None,
+    ) -> Output:
+        """Of logits that are there already."""
+        return cls(logits_BTV, lambda x: x, latent, keep_BS, slots)
+
+    @cached_property
+    def logits_BTV(self) -> Tensor:  # noqa: N802  as tensors are named
+        """Next-token logits, all of them; `lvlm.objective.cross_entropy_nats` may need but a part at a time."""
+        return self.head(self.hidden_BTD)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A loss and what is logged beside it.
+
+    loss  what is differentiated: the objective in nats, divided by `num_tokens`
+    sums  name -> detached scalar, a sum in nats over this batch, so that micro-batches and ranks add up.
+          With a latent: the cross-entropy, 'kl' (raw), 'kl_hinged' (what the term charges, before beta) and
+          'kl_priced' (raw KL times the price of a further nat of it, from which beta_effective follows)
+    """
+
+    loss: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,131 @@
+"""Base classes of a recipe's entries: one for each role."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Protocol, Self
+
+from pydantic import Field
+
+from lvlm.interfaces.data import Slots
+from lvlm.interfaces.parts import Backbone, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.section import Section
+
+ROLES = ("backbone", "encoder", "quantizer", "injection", "loss")
+
+
+# ------------------------------------------------------------------------------- params: what a recipe says
+
+
+class Params(Section):
+    """A part's entry in a recipe. Field docstrings are the documentation, `build` makes the module.
+
+    A subclass sets `kind: Literal["name"] = "name"`; its docstring's first line is the kind's help.
+    """
+
+    role: ClassVar[str]
+
+    @classmethod
+    def kind_name(cls) -> str:
+        """The name under which recipes know this kind."""
+        return str(cls.model_fields["kind"].default)
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small instance for tests; override it where a field is required or its default is large."""
+        return cls()
+
+
+class BackboneParams(Params):
+    """Base of backbone params: they have at least `layers`, `width` and `context`."""
+
+    role: ClassVar[str] = "backbone"
+
+    layers: int = Field(ge=1)
+    """Blocks of the stack."""
+    width: int = Field(ge=1)
+    """Model width D."""
+    context: int = Field(default=1024, ge=1)
+    """The longest sequence, in tokens."""
+
+    @classmethod
+    def example(cls) -> Self:
+        """Two layers of width 16."""
+        return cls(layers=2, width=16, context=32)
+
+    def build(self, *, vocab: int) -> Backbone:
+        """The module."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+class EncoderParams(Params):
+    """Base of encoder params: where slots are."""
+
+    role: ClassVar[str] = "encoder"
+
+    per: Literal["token", "sequence"] | Annotated[int, Field(ge=1)] = "token"
+    """One slot per 'token', per 'sequence', or per chunk of so many tokens."""
+
+    @property
+    def slots(self) -> Slots:
+        """`per` as slots."""
+        return Slots({"token": 1, "sequence": None}[self.per] if isinstance(self.per, str) else self.per)
+
+    def build(self, *, backbone: Backbone) -> Encoder:
+        """The module; `backbone.make_block` gives blocks of the backbone's own shape."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+class QuantizerParams(Params):
+    """Base of quantizer params."""
+
+    role: ClassVar[str] = "quantizer"
+
+    def build(self, *, embedding_dim: int) -> Quantizer:
+        """The module; the injection asks for `embedding_dim`."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+class InjectionParams(Params):
+    """Base of injection params."""
+
+    role: ClassVar[str] = "injection"
+
+    needs_fixed_slots: ClassVar[bool] = False
+    """True when the number of slots may not grow with the sequence."""
+    needs_block: ClassVar[bool] = False
+    """True when there must be a block at the seam."""
+
+    def build(self, *, width: int, slots: Slots) -> Injection:
+        """The module for a stack of that width."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+class LossParams(Params):
+    """Base of loss params."""
+
+    role: ClassVar[str] = "loss"
+
+    needs_latent: ClassVar[bool] = False
+    """True when the loss makes no sense without a latent."""
+
+    @property
+    def pays_for_kl(self) -> bool:
+        """Whether a nat of KL may have a negative price; a learned prior would then flee from the codes."""
+        return False
+
+    def build(self) -> Loss:
+        """The module."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+PARAMS_OF_ROLE: dict[str, type[Params]] = {
+    cls.role: cls for cls in (BackboneParams, EncoderParams, QuantizerParams, InjectionParams, LossParams)
+}
+
+
+class Register(Protocol):
+    """What a hook receives: call it with a params class to supply a kind."""
+
+    def __call__(self, params: type[Params], /) -> None:
+        """Supply one kind."""
+        ...

@@ -1,0 +1,209 @@
+"""The contracts between the core and its parts. Read this file to write a plugin.
+
+One picture: every latent-variable language model here is a decoder cut at one seam.
+
+    tokens ─ embed ─ blocks[:seam] ─┬───────────────────────────► blocks[seam:] ─ head ─ logits
+                                    │ hidden at the seam                ▲
+                                    ▼                                   │ Conditioning (prefix | kv | add)
+                 tokens ───► Encoder ─ readout ─ Quantizer ─ embedding ─ Injection
+                                (posterior numbers)  ▲ prior numbers (zeros, or a causal head on the hidden)
+
+Shape legend, used as suffixes everywhere:
+    B batch rows            T tokens               S slots (latent variables of a row)
+    D model width           E encoder width        K posterior numbers per slot
+    J prior numbers         C embedding width      d parts that the KL of a slot splits into
+    P prefix length         V vocabulary           Z numbers of one continuous code
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lvlm.interfaces.data import Batch, Conditioning, Latent, Output, Slots, Terms
+
+if TYPE_CHECKING:
+    from lvlm.interfaces.cache import LayerCache
+
+
+# ------------------------------------------------------------------------------------------------- parts
+
+
+class Block(Protocol):
+    """One layer of a backbone, called by the core loop."""
+
+    def __call__(
+        self,
+        x_BTD: Tensor,
+        where: Any,
+        *,
+        source_BUD: Tensor | None = None,
+        source_where: Any = None,
+        shift_BUD: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """x_BTD -> x_BTD.
+
+        Keys and values are made from norm(source) + shift, at the places `source_where`; the source is x at
+        `where` unless given. With a source, x may be [1, 1, D]: one query for all rows and places. `mask` is
+        bool, True where a query may look, broadcast to [B, heads, T, keys]; without a mask a causal block looks
+        at its own place and before, and at all that is in the cache.
+        """
+        ...
+
+
+class Backbone(nn.Module, abc.ABC):
+    """Embedding, blocks and head of a causal decoder. The core drives it; it knows no latent.
+
+    A subclass sets `width`, `vocab`, `context` (the longest sequence, in tokens) and `blocks`.
+    """
+
+    width: int
+    vocab: int
+    context: int
+    blocks: nn.ModuleList
+
+    @abc.abstractmethod
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """Token ids [B, T] -> hidden [B, T, D]."""
+
+    @abc.abstractmethod
+    def locate(self, positions_T: Tensor) -> Any:
+        """What blocks need to know of positions (rotary tables, say), made once per forward.
+
+        Positions may be negative: a prefix stands at -P..-1. Shape [T], or [B, T] when rows differ.
+        """
+
+    @abc.abstractmethod
+    def head(self, x_BTD: Tensor) -> Tensor:
+        """Hidden [B, T, D] -> logits [B, T, V]."""
+
+    @abc.abstractmethod
+    def make_block(self, *, causal: bool) -> nn.Module:
+        """One more block of this backbone's shape, for encoders; see `Block`."""
+
+    @abc.abstractmethod
+    def make_cache(self, rows: int, capacity: int) -> LayerCache:
+        """An empty key/value cache of one block for `rows` rows and `capacity` positions."""
+
+
+class Encoder(nn.Module, abc.ABC):
+    """Looks at a whole row, both ways, and says something about each slot. Must not see padding.
+
+    A subclass sets `width` (E) and `slots`.
+    """
+
+    width: int
+    slots: Slots
+
+    @abc.abstractmethod
+    def forward(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
+        """Tokens, the hidden at the seam and the padding mask -> features [B, S, E]."""
+
+
+class Quantizer(nn.Module, abc.ABC):
+    """A distribution family with its sampling, its KL and the embedding of its codes.
+
+    The name covers the Gaussian too. All-zero prior numbers are the fixed prior; all-zero posterior numbers are it
+    too, unless `can_be_prior` is False. KL and log-probabilities are computed in float32 or wider whatever the
+    input, with autocast off.
+
+    A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C).
+    """
+
+    can_be_prior: bool = True
+    """False where no posterior is the fixed prior, and the KL to it has a floor: a point mass, a fixed variance."""
+    num_codes: int | None = None
+    """How many codes a slot can hold, the indices 0 to num_codes - 1; None for continuous codes."""
+    prior_words: str = "as its `sample` does"
+    """How codes are drawn from prior numbers, for those who do it outside of PyTorch: exports say it."""
+
+    posterior_dim: int
+    prior_dim: int
+    kl_dim: int
+    embedding_dim: int
+
+    @abc.abstractmethod
+    def forward(
+        self, posterior_BSK: Tensor, prior_BSJ: Tensor, generator: torch.Generator | None = None
+    ) -> Latent:
+        """A differentiable sample of the posterior and its KL to the prior."""
+
+    @abc.abstractmethod
+    def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
+        """A sample of the prior, without KL."""
+
+    @abc.abstractmethod
+    def given(self, codes: Tensor) -> Latent:
+        """Codes that somebody chose, without KL.
+
+        Raises:
+            UserError: when a code is out of range, not finite, or of the wrong shape or type.
+        """
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """The embedding [B, S, C] that `given` makes of codes which are known to be right. Exported graphs call it: a
+        `given` that looks at the values of codes can't become one, so override this beside it.
+        """
+        return self.given(codes).embedding_BSC
+
+    @abc.abstractmethod
+    def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """log-probability of codes under numbers, [B, S], nats; `numbers` is [B, S, K] or [B, S, J]."""
+
+    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor | None:
+        """Codes with one of the d units changed in every slot and all others as they were: a bit flipped, a
+        coordinate mirrored. None where units can't be changed one by one.
+        """
+        return None
+
+    def table_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters that hold a row per code, listed by themselves in every parameter count."""
+        return ()
+
+    def at_step(self, step: int) -> None:
+        """Called before every training step with the number of steps done, for what follows a schedule (a
+        temperature). It must depend on nothing else, so that a resumed run is the same run.
+        """
+
+
+class Injection(nn.Module, abc.ABC):
+    """Turns embeddings of codes into a conditioning. It has no layers of the stack and knows none.
+
+    A subclass sets `embedding_dim`, the width that it wants from the quantizer, and `prefix_rows` when it
+    makes a prefix (P; the key/value cache grows by as many).
+    """
+
+    embedding_dim: int
+    prefix_rows: int = 0
+
+    @abc.abstractmethod
+    def forward(
+        self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
+    ) -> Conditioning:
+        """The conditioning of the given positions, which start anywhere: it must slice,
+        f(e, positions[a:b]) == f(e, positions)[a:b]. They are [T], or [B, T] where rows differ. Where `keep_B` is False, the row's latent was dropped
+        and must leave no trace.
+        """
+
+
+class Loss(nn.Module, abc.ABC):
+    """One objective: sums over the batch in nats, divided by the step's global number of target tokens."""
+
+    @abc.abstractmethod
+    def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
+        """The terms of this batch; `num_tokens` counts targets over all micro-batches and ranks."""
+
+    def after_step(self) -> None:
+        """Called once after every optimiser step, for what follows the KL of the whole step (a controller). State
+        belongs in buffers or the extra state: they are saved with the trainer. What was seen is this process's: reduce it over ranks.
+        """
+
+    def budget_nats(self, units: int) -> float | None:
+        """KL per slot of so many units that costs nothing; None where there is no budget."""
+        return None

@@ -1,0 +1,144 @@
+"""The particle filter."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lvlm.interfaces import IGNORE, LayerCache
+from lvlm.likelihood.names import Proposal, Resampling
+from lvlm.likelihood.particles import Rows, parts
+from lvlm.likelihood.weights import Bounds, effective_size, relative_variance, variance
+from lvlm.model.noise import RESAMPLING
+from lvlm.objective import cross_entropy_nats
+
+# ------------------------------------------------------------------------------------------ the particle filter
+
+
+@dataclass(frozen=True)
+class Filter:
+    """How a particle filter runs.
+
+    k              particles
+    chunk          tokens between two looks at the weights
+    resampling     how ancestors are drawn
+    resample_below of K, the effective sample size under which they are; 0 never does, 1 does at every chunk
+    proposal       where codes come from: 'mixture' draws each slot from posterior or prior with even odds, so that no
+                   slot's p(z)/q(z given x) exceeds 2 (defensive sampling: Hesterberg 1995, Technometrics 37(2))
+    deferred       log p(z)/q(z given x) enters at the end, and not on the way: for a plan that is paid for early and
+                   pays off late
+    """
+
+    k: int
+    chunk: int = 4
+    resampling: Resampling = "systematic"
+    resample_below: float = 0.5
+    proposal: Proposal = "posterior"
+    deferred: bool = False
+
+
+def run_filter(rows: Rows, spec: Filter) -> Bounds:
+    """-log of an unbiased estimate of p(x) by sequential Monte Carlo, so a bound in expectation (Gordon et al. 1993;
+    Naesseth et al. 2019, Elements of Sequential Monte Carlo, arXiv 1903.04797, section 3.1).
+
+    Each chunk runs teacher-forced behind the key/value cache of the blocks above the seam. Weights of the chunk:
+    p(x given the past, z) p(z) / q(z given x), the ratio of slots that begin in it. With resampling off it is `importance`.
+    """
+    model, k, device = rows.model, spec.k, rows.hidden_BTD.device
+    slots, targets_BT = rows.slots, rows.batch.targets_BT
+    batch, tokens = targets_BT.shape
+    draws = rows.draws(spec.proposal, k)
+    embedding_PSC = rows.embed(draws.codes.flatten(0, 1)).clone()
+    prefix = 0 if model.injection is None else model.injection.prefix_rows
+    layers = [
+        model.backbone.make_cache(batch * k, tokens + prefix) for _ in model.backbone.blocks[model.seam :]
+    ]
+    last_target_B = (targets_BT != IGNORE).int().cumsum(1).argmax(1)
+    of_rows = rows.generators(RESAMPLING)
+
+    zeros_BK = torch.zeros(batch, k, dtype=torch.float64, device=device)
+    log_weight, owed = zeros_BK.clone(), zeros_BK.clone()
+    log_mean_B, spread_B, crowd_B = zeros_BK[:, 0].clone(), zeros_BK[:, 0].clone(), zeros_BK[:, 0] + k
+    eve_BK = torch.arange(k, device=device).expand(batch, k).clone()
+    generations_B = torch.ones(batch, device=device)
+    first = max(rows.prompt, spec.chunk)  # a prompt is no target: nothing to weigh in it
+    edges = [0, *range(first, tokens, spec.chunk), tokens]
+    for start, end in itertools.pairwise(edges):
+        begun = 0 if start == 0 else slots.count(start)
+        new = slice(begun, slots.count(end))
+        gain_BK = -_cost_of_chunk(rows, embedding_PSC, layers, start, end)
+        ratio_BK = draws.log_ratio_BKS[:, :, new].sum(-1)
+        if spec.deferred:
+            owed = owed + ratio_BK
+        else:
+            gain_BK = gain_BK + ratio_BK
+        log_weight, spread_B = log_weight + gain_BK, spread_B + variance(gain_BK)
+        if end == tokens:
+            break
+        size_B = effective_size(log_weight)
+        crowd_B = torch.minimum(crowd_B, size_B)
+        again_B = (size_B < spec.resample_below * k) | (spec.resample_below >= 1)
+        again_B = again_B & (last_target_B >= end)
+        if not bool(again_B.any()):
+            continue
+        ancestor_BK = torch.arange(k, device=device).expand(batch, k).clone()
+        for row in again_B.nonzero()[:, 0].tolist():
+            ancestor_BK[row] = ancestors(log_weight[row].softmax(0), spec.resampling, of_rows[row])
+        log_mean_B = log_mean_B + torch.where(again_B, log_weight.logsumexp(1) - math.log(k), 0.0)
+        log_weight = torch.where(again_B[:, None], 0.0, log_weight)
+        owed, eve_BK = owed.gather(1, ancestor_BK), eve_BK.gather(1, ancestor_BK)
+        generations_B = generations_B + again_B
+        from_P = (ancestor_BK + k * torch.arange(batch, device=device)[:, None]).flatten()
+        for layer in layers:
+            layer.take(from_P)
+        last = slots.count(end) - 1  # the one slot that both earlier and later tokens may use
+        embedding_PSC[:, last] = embedding_PSC[from_P, last]
+    if spec.deferred:
+        log_weight, spread_B = log_weight + owed, spread_B + variance(owed)
+    share_BK = log_weight.softmax(1)
+    of_eve_BK = torch.zeros_like(share_BK).scatter_add(1, eve_BK, share_BK)
+    return Bounds(
+        nats=math.log(k) - log_weight.logsumexp(1) - log_mean_B,
+        ess=torch.minimum(crowd_B, effective_size(log_weight)),
+        log_weight_variance=spread_B,
+        noise=relative_variance(of_eve_BK.square().sum(1), k, generations_B),
+    )
+
+
+def _cost_of_chunk(
+    rows: Rows, embedding_PSC: Tensor, layers: list[LayerCache], start: int, end: int
+) -> Tensor:
+    """-log p of the targets from start to end, [B, K], nats; the cache grows by them."""
+    model, (batch, _) = rows.model, rows.batch.targets_BT.shape
+    k = len(embedding_PSC) // batch
+    of_row_P = torch.arange(batch, device=embedding_PSC.device).repeat_interleave(k)
+    embedding_PSC = embedding_PSC[:, : rows.slots.count(end)]
+    costs, pieces = [], layers
+    for part in parts(len(of_row_P), rows.at_once):
+        pieces = [layer.part(part) for layer in layers]
+        with rows.autocast():
+            hidden = rows.hidden_BTD[of_row_P[part], start:end]
+            stack = [*layers[:1] * model.seam, *pieces]  # those below the seam aren't looked at
+            place = model.place(torch.arange(start, end, device=hidden.device))
+            last = model.above(hidden, embedding_PSC[part], place, layers=stack)
+            logits = model.backbone.head(last)
+        costs.append(cross_entropy_nats(logits, rows.batch.targets_BT[of_row_P[part], start:end]).double())
+    for layer, piece in zip(layers, pieces, strict=True):
+        layer.length = piece.length
+    return torch.cat(costs).sum(-1).view(batch, k)
+
+
+def ancestors(weight_K: Tensor, rule: Resampling, generator: torch.Generator) -> Tensor:
+    """Indices [K]: particle i is expected K times its weight often (Douc and Cappe 2005, arXiv cs/0507025).
+
+    'multinomial' draws each by itself, 'stratified' one in each of K equal strata, 'systematic' all by one number.
+    """
+    k, device = len(weight_K), weight_K.device
+    draws = 1 if rule == "systematic" else k
+    u = torch.rand(draws, generator=generator, device=device, dtype=torch.float64)
+    places_K = u if rule == "multinomial" else (torch.arange(k, device=device) + u) / k
+    return torch.searchsorted(weight_K.cumsum(0), places_K).clamp(max=k - 1)

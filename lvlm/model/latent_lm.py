@@ -1,0 +1,329 @@
+"""The one model: a decoder cut at a seam, with or without a latent. `LatentLM.forward` tells the story.
+
+Shape legend: see `lvlm.interfaces`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lvlm.errors import NotFinite, UserError
+from lvlm.interfaces import (
+    Backbone,
+    Conditioning,
+    Encoder,
+    Injection,
+    Latent,
+    LayerCache,
+    Output,
+    Quantizer,
+    Slots,
+)
+
+if TYPE_CHECKING:
+    from lvlm.interfaces import Codec
+
+
+CodeSource = Literal["posterior", "prior", "shuffled"] | Tensor
+
+
+class Place(NamedTuple):
+    """Positions, [T] or [B, T] where rows differ, and what blocks need to know of them."""
+
+    positions_T: Tensor
+    where: Any
+
+
+class LatentPath(nn.Module):
+    """From the hidden at the seam to the embedding of a code.
+
+    tokens, hidden ─ encoder ─ norm ─ readout ─► posterior numbers ─┐
+    hidden at each slot's first position ─ prior head ─► prior numbers ─ quantizer ─► Latent
+
+    All-zero numbers are the prior: a fixed prior is a zero tensor, a learned one starts from a zero head.
+    """
+
+    def __init__(
+        self, encoder: Encoder, quantizer: Quantizer, *, width: int, prior: Literal["fixed", "learned"]
+    ) -> None:
+        super().__init__()
+        self.encoder, self.quantizer, self.slots = encoder, quantizer, encoder.slots
+        self.norm = nn.RMSNorm(encoder.width)
+        self.readout = nn.Linear(encoder.width, quantizer.posterior_dim)
+        nn.init.normal_(self.readout.weight, std=0.02)
+        nn.init.zeros_(self.readout.bias)
+        self.prior_head: nn.Linear | None = None
+        if prior == "learned":
+            self.prior_head = nn.Linear(width, quantizer.prior_dim)
+            nn.init.zeros_(self.prior_head.weight)
+            nn.init.zeros_(self.prior_head.bias)
+
+    def inference_parameters(self) -> Iterator[nn.Parameter]:
+        """What makes the posterior: encoder, norm and readout."""
+        for module in (self.encoder, self.norm, self.readout):
+            yield from module.parameters()
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        hidden_BTD: Tensor,
+        keep_BT: Tensor,
+        z: CodeSource,
+        generator: torch.Generator | None = None,
+    ) -> Latent:
+        """The latent of whole rows."""
+        rows, tokens = tokens_BT.shape
+        if isinstance(z, Tensor):
+            wanted, slots = self.slots.count(tokens), z.shape[1] if z.ndim > 1 else 0
+            if z.ndim < 2 or z.shape[0] != rows or slots < wanted:
+                raise UserError(
+                    f"codes of shape {list(z.shape)} given; {rows} rows of {tokens} tokens "
+                    f"need [{rows}, {wanted}, …], a code per slot"
+                )
+            return self.quantizer.given(z[:, :wanted])
+        prior_BSJ = self.prior(hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)])
+        if z == "prior":
+            return self.quantizer.sample(prior_BSJ, generator)
+        numbers_BSK = self.posterior(tokens_BT, hidden_BTD, keep_BT)
+        if not self.training:
+            return self._shuffled(self.quantizer(numbers_BSK, prior_BSJ, generator), z)
+        # In training NaN must not become a code, and must not be an error of one process either, which the others would
+        # wait for: it goes around the quantizer into what all of them see, the loss.
+        latent: Latent = self.quantizer(numbers_BSK.nan_to_num(0.0, 0.0, 0.0), prior_BSJ, generator)
+        broken = ~numbers_BSK.isfinite().all()
+        latent.embedding_BSC = latent.embedding_BSC.masked_fill(broken, torch.nan)
+        return self._shuffled(latent, z)
+
+    def _shuffled(self, latent: Latent, z: CodeSource) -> Latent:
+        if z == "shuffled":  # by row, so that the gradient goes where the code came from
+            latent.codes, latent.embedding_BSC = latent.codes.roll(1, 0), latent.embedding_BSC.roll(1, 0)
+        return latent
+
+    def prior(self, hidden_BSD: Tensor) -> Tensor:
+        """Prior numbers [B, S, J] from the hidden at the seam, at each slot's first position."""
+        if self.prior_head is not None:
+            numbers: Tensor = self.prior_head(hidden_BSD)
+            return numbers
+        return hidden_BSD.new_zeros(()).expand(*hidden_BSD.shape[:2], self.quantizer.prior_dim)
+
+    def posterior(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
+        """Posterior numbers [B, S, K] of whole rows.
+
+        Raises:
+            NotFinite: they hold NaN or infinity, outside of training.
+        """
+        numbers_BSK: Tensor = self.readout(self.norm(self.encoder(tokens_BT, hidden_BTD, keep_BT)))
+        if not self.training and not bool(
+            numbers_BSK.isfinite().all()
+        ):  # a NaN would become a code like any other
+            raise NotFinite(
+                "the numbers of the posterior hold NaN or infinity: the weights or the encoder diverged"
+            )
+        return numbers_BSK
+
+
+class LatentLM(nn.Module):
+    """A decoder cut at one seam, with a latent path beside it or without.
+
+    Args:
+        backbone: embedding, blocks and head.
+        latent: encoder, quantizer and prior; None for a baseline.
+        injection: what codes do to the stack; None for a baseline.
+        seam: the block index at which the encoder reads and the code enters.
+        latent_dropout: share of the rows whose latent is hidden during training.
+        token_dropout: share of the input tokens, the first excepted, whose embedding is zeroed during training (word
+            dropout: Bowman et al. 2016, arXiv 1511.06349). An encoder over the tokens sees them all the same; one over the hidden
+            at the seam sees what the lower blocks made of the rest.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        latent: LatentPath | None = None,
+        injection: Injection | None = None,
+        *,
+        seam: int = 0,
+        latent_dropout: float = 0.0,
+        token_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.logits_chunk: int | None = None  # of the outputs in training; see `Output.chunk_tokens`
+        self.codec: Codec | None = (
+            None  # of the data that it was made for, for those who write and read its tokens
+        )
+        assert (latent is None) == (injection is None), "a latent needs an injection"
+        self.backbone, self.latent, self.injection = backbone, latent, injection
+        self.seam, self.latent_dropout, self.token_dropout = seam, latent_dropout, token_dropout
+
+    @property
+    def slots(self) -> Slots | None:
+        """Where latent variables are; None without a latent."""
+        return None if self.latent is None else self.latent.slots
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def at_step(self, step: int) -> None:
+        """Tell the quantizer how many training steps are done; see `lvlm.interfaces.Quantizer.at_step`."""
+        if self.latent is not None:
+            self.latent.quantizer.at_step(step)
+
+    def make_cache(self, rows: int, capacity: int) -> list[LayerCache]:
+        """An empty cache of every block for `rows` rows of at most `capacity` tokens; a prefix comes on top."""
+        in_front = 0 if self.injection is None else self.injection.prefix_rows
+        return [
+            self.backbone.make_cache(rows, capacity + (in_front if number >= self.seam else 0))
+            for number in range(len(self.backbone.blocks))
+        ]
+
+    def place(self, positions_T: Tensor) -> Place:
+        """For `below` and `above`: where tokens stand."""
+        return Place(positions_T, self.backbone.locate(positions_T))
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        keep_BT: Tensor | None = None,
+        *,
+        z: CodeSource = "posterior",
+        generator: torch.Generator | None = None,
+    ) -> Output:
+        """Logits of every next token of whole rows; `lvlm.generation.decoding` goes token by token.
+
+        Args:
+            tokens_BT: int64 token ids, padding on the right.
+            keep_BT: bool, False at padding; all real unless given.
+            z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
+                int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each row the
+                code that the posterior of the row before drew, and charges the KL of its own.
+            generator: the noise of codes; torch's global one unless given.
+
+        Raises:
+            UserError: no tokens, more than the backbone's context, or codes that don't fit.
+            NotFinite: the encoder yields NaN or infinity.
+        """
+        self._check_length(tokens_BT.shape[1])
+        if keep_BT is None:
+            keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
+        place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
+        x_BTD = self.below(tokens_BT, place)
+
+        latent, keep_BS, embedding_BSC, keep_B = None, None, None, None
+        if self.latent is not None:
+            latent = self.latent(tokens_BT, x_BTD, keep_BT, z, generator)
+            embedding_BSC = latent.embedding_BSC
+            keep_BS = self.latent.slots.any(keep_BT)
+            keep_B = self._dropout(tokens_BT)
+            keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
+
+        x_BTD = self.above(x_BTD, embedding_BSC, place, keep_B=keep_B)
+        chunk_tokens = self.logits_chunk if self.training else None
+        output = Output(x_BTD, self.backbone.head, latent, keep_BS, self.slots, chunk_tokens)
+        if chunk_tokens is None:
+            _ = output.logits_BTV  # now, under the precision and the gradient mode of this call
+        return output
+
+    def below(self, tokens_BT: Tensor, place: Place, *, layers: Sequence[LayerCache] | None = None) -> Tensor:
+        """Everything under the seam, where no code has entered: tokens [B, T] -> hidden [B, T, D].
+
+        Args:
+            tokens_BT: the next tokens of each row.
+            place: where they stand.
+            layers: a cache for each block of the stack, with the tokens before these; it takes these in.
+        """
+        x_BTD = self.backbone.embed(tokens_BT)
+        if self.training and self.token_dropout:
+            x_BTD = x_BTD * self._seen(tokens_BT)[..., None]
+        mask = layers[0].mask(tokens_BT.shape[1]) if layers and self.seam else None
+        for number, block in enumerate(self.backbone.blocks[: self.seam]):
+            x_BTD = block(x_BTD, place.where, mask=mask, cache=layers[number] if layers else None)
+        return x_BTD
+
+    def above(
+        self,
+        x_BTD: Tensor,
+        embedding_BSC: Tensor | None,
+        place: Place,
+        *,
+        layers: Sequence[LayerCache] | None = None,
+        keep_B: Tensor | None = None,
+    ) -> Tensor:
+        """Everything from the seam to the head: hidden and codes -> the last hidden [B, T, D].
+
+        Args:
+            x_BTD: the hidden at the seam, from `below`.
+            embedding_BSC: embeddings of all slots up to these tokens', or of more; None without a latent.
+            place: as for `below`.
+            layers: as for `below`; those under the seam are not looked at.
+            keep_B: rows that get their code; all unless given.
+        """
+        where, tokens = place.where, x_BTD.shape[1]
+        upper = layers[self.seam :] if layers else []
+        mask = upper[0].mask(tokens) if upper else None
+        port = Conditioning()
+        if self.injection is not None and embedding_BSC is not None:
+            # Quantizers stay in float32 where the stack is in less, see `lvlm.model.precision`.
+            port = self.injection(embedding_BSC.to(x_BTD.dtype), place.positions_T, keep_B)
+        prefix = 0
+        if port.add_BTD is not None:
+            x_BTD = x_BTD + port.add_BTD
+        if port.prefix_BPD is not None and not (
+            upper and upper[0].length
+        ):  # later tokens find it in the cache
+            prefix = port.prefix_BPD.shape[1]
+            x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
+            where = self.backbone.locate(torch.arange(-prefix, tokens, device=x_BTD.device))
+            mask = prefix_mask(prefix, tokens, port.prefix_keep_B)
+        source_BUD = None if port.kv_BTD is None else x_BTD + port.kv_BTD
+        shift_BUD = port.kv_normed_BTD
+        for number, block in enumerate(self.backbone.blocks[self.seam :]):
+            x_BTD = block(
+                x_BTD,
+                where,
+                source_BUD=source_BUD,
+                shift_BUD=shift_BUD,
+                mask=mask,
+                cache=upper[number] if upper else None,
+            )
+            source_BUD = shift_BUD = None  # the port is the block at the seam alone
+        return x_BTD[:, prefix:] if prefix else x_BTD
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens == 0:
+            raise UserError("no tokens: a sequence has at least one")
+        if tokens > self.backbone.context:
+            raise UserError(
+                f"a sequence of {tokens} tokens is longer than the model allows "
+                f"(model.backbone.context: {self.backbone.context})"
+            )
+
+    def _seen(self, tokens_BT: Tensor) -> Tensor:
+        """Tokens that the decoder sees, [B, T]. The first always: with nothing but itself to look at, a zero would
+        stay exactly zero up to the seam, where the slope of an RMSNorm explodes.
+        """
+        seen_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) >= self.token_dropout
+        return seen_BT | (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) == 0)
+
+    def _dropout(self, tokens_BT: Tensor) -> Tensor | None:
+        """Rows whose latent stays, [B]; a mask rather than an `if`, so that every rank runs every unit."""
+        if not (self.training and self.latent_dropout):
+            return None
+        return torch.rand(tokens_BT.shape[0], device=tokens_BT.device) >= self.latent_dropout
+
+
+def prefix_mask(prefix: int, tokens: int, keep_B: Tensor | None) -> Tensor | None:
+    """Causal over prefix and tokens, [B, 1, P + T, P + T], with the prefix hidden from the tokens of rows
+    that dropped it (the prefix still sees itself: no row is fully masked). None when nothing is hidden.
+    """
+    if keep_B is None:
+        return None
+    total = torch.arange(prefix + tokens, device=keep_B.device)
+    causal = total[:, None] >= total[None, :]
+    hidden = (total[:, None] >= prefix) & (total[None, :] < prefix)
+    return causal & (keep_B[:, None, None, None] | ~hidden)

@@ -1,0 +1,82 @@
+"""Smaller weights for generating and encoding: bfloat16, or 8-bit integers in the products of the backbone.
+
+| precision | linear layers of the backbone | the rest of the model | quantizer, and with it KL and codes |
+|---|---|---|---|
+| fp32 | float32 | float32 | float32 |
+| bf16 | bfloat16 | bfloat16 | float32 |
+| int8 | int8, a scale for each row of a matrix, multiplied as bfloat16 | bfloat16 | float32 |
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from lvlm.errors import MissingLibrary, UserError, listing, nearest
+from lvlm.model.latent_lm import LatentLM
+
+Precision = Literal["fp32", "bf16", "int8"]
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+def check_precision(precision: str) -> None:
+    """Before anything is read.
+
+    Raises:
+        UserError: an unknown one.
+        MissingLibrary: int8 without torchao.
+    """
+    if precision not in PRECISIONS:
+        near = nearest(precision, PRECISIONS)
+        raise UserError(f"unknown precision {precision!r}; known: {listing(PRECISIONS)}{near}")
+    if precision == "int8":
+        try:
+            # What it says while it is imported is of kernels for GPUs that aren't there.
+            before = logging.root.manager.disable
+            logging.disable(max(before, logging.WARNING))
+            try:
+                import torchao  # noqa: F401
+            finally:
+                logging.disable(before)
+        except ImportError as error:
+            raise MissingLibrary("torchao isn't installed: pip install 'lvlm[int8]'") from error
+
+
+def convert(model: LatentLM, precision: Precision) -> LatentLM:
+    """The model with weights of less precision, in place; there is no way back, and no training.
+
+    Raises:
+        UserError: an unknown precision.
+        MissingLibrary: int8 without torchao.
+    """
+    check_precision(precision)
+    if precision == "fp32":
+        return model
+    model.bfloat16().eval().requires_grad_(False)
+    if model.latent is not None:
+        model.latent.quantizer.float()
+    if precision == "int8":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchao has warnings of its own
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+            quantize_(model.backbone, Int8WeightOnlyConfig(), lambda module, _: isinstance(module, nn.Linear))
+    return model
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Memory of all weights and buffers."""
+    held = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return sum(_bytes(tensor) for tensor in held.values())
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    parts = [
+        getattr(tensor, name) for name in getattr(tensor, "tensor_data_names", ())
+    ]  # torchao's hold others
+    return sum(_bytes(part) for part in parts) if parts else tensor.numel() * tensor.element_size()

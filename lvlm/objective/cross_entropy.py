@@ -1,0 +1,50 @@
+"""Cross-entropy in nats, whole or in chunks, and its name."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lvlm.interfaces import IGNORE, Output
+from lvlm.objective.kl import wide
+
+
+def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """-log p of each target, [B, T], nats; zero where the target is IGNORE."""
+    flat = F.cross_entropy(
+        wide(logits_BTV).flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="none"
+    )
+    return flat.view(targets_BT.shape)
+
+
+def cross_entropy_of(output: Output, targets_BT: Tensor) -> Tensor:
+    """The same of an output, [B, T]. In chunks, where it has `chunk_tokens`: each chunk's logits are made, used and
+    forgotten, and made once more in the backward pass.
+    """
+    if output.chunk_tokens is None:
+        return cross_entropy_nats(output.logits_BTV, targets_BT)
+
+    def of_chunk(hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        return cross_entropy_nats(output.head(hidden_ND[None]), targets_N[None])[0]
+
+    hidden_ND, targets_N = output.hidden_BTD.flatten(0, 1), targets_BT.flatten()
+    parts = [
+        checkpoint(of_chunk, hidden_nD, targets_n, use_reentrant=False, preserve_rng_state=False)
+        for hidden_nD, targets_n in zip(
+            torch.split(hidden_ND, output.chunk_tokens),
+            torch.split(targets_N, output.chunk_tokens),
+            strict=True,
+        )
+    ]
+    return torch.cat(parts).view(targets_BT.shape)
+
+
+def name_of_cross_entropy(output: Output) -> str:
+    """'nll_exact' without a latent; with codes from the posterior the number has seen the answer."""
+    if output.latent is None:
+        return "nll_exact"
+    if output.latent.posterior_BSK is not None:
+        return "ce_posterior"
+    return "ce_given" if output.latent.prior_BSJ is None else "ce_prior"

@@ -1,0 +1,58 @@
+"""The verb `play`: a local page for one run."""
+
+from __future__ import annotations
+
+import threading
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lvlm.errors import MissingLibrary
+
+
+def play(
+    run: str | Path,
+    *,
+    study: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    open_browser: bool = False,
+    plugin_files: Sequence[str] = (),
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Write and read with a run on a local page, until Ctrl-C; needs `pip install 'lvlm[play]'`.
+
+    Args:
+        run: its folder.
+        study: a study's folder, for its rate-distortion plane; the run's own study unless given.
+        host: the address to listen at; other machines reach all but loopback.
+        port: 7860 unless given, or a free one where that is taken.
+        open_browser: open the page.
+        plugin_files: single-file plugins.
+        tell: is called with where the page is.
+
+    Raises:
+        UserError: no such run or study; the port is taken.
+        lvlm.errors.MissingLibrary: Gradio isn't installed.
+    """
+    try:
+        from lvlm.playground.page import is_loopback, serve
+    except ImportError as error:
+        raise MissingLibrary("Gradio isn't installed: pip install 'lvlm[play]'") from error
+    from lvlm.playground.player import Player
+
+    folder = None if study is None else Path(study)
+    served = serve(
+        Player.load(Path(run), study=folder, plugin_files=tuple(plugin_files)), host=host, port=port
+    )
+    try:
+        tell(f"page: {served.url} (Ctrl-C ends it)")
+        if not is_loopback(host):
+            tell("whoever reaches this address can use the page; there is no password")
+        if open_browser:
+            webbrowser.open(served.url)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        served.close()

@@ -1,0 +1,67 @@
+"""From a recipe to modules: the only place that knows in which order parts are built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from lvlm.model.latent_lm import LatentLM, LatentPath
+
+if TYPE_CHECKING:
+    from lvlm.interfaces import Backbone
+    from lvlm.recipe.recipe import Recipe
+
+
+def assemble(recipe: Recipe) -> LatentLM:
+    """The model of a recipe, with weights drawn from the recipe's seed; the global RNG is left as it was.
+
+    The backbone is drawn first, so arms that differ only in the latent start from the same decoder.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
+        backbone = recipe.model.backbone.build(vocab=recipe.model.vocab or recipe.data.vocab)
+        model = _around(backbone, recipe)
+    model.codec = recipe.data.codec
+    return model
+
+
+def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
+    spec = recipe.model
+    if spec.encoder is None or spec.quantizer is None or spec.injection is None:
+        return LatentLM(backbone, token_dropout=spec.token_dropout)
+    encoder = spec.encoder.build(backbone=backbone)
+    injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
+    quantizer = spec.quantizer.build(embedding_dim=injection.embedding_dim)
+    path = LatentPath(encoder, quantizer, width=backbone.width, prior=spec.prior)
+    return LatentLM(
+        backbone,
+        path,
+        injection,
+        seam=spec.seam_index,
+        latent_dropout=spec.latent_dropout,
+        token_dropout=spec.token_dropout,
+    )
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters by part; tied weights count once."""
+
+    backbone: int
+    latent: int
+    table: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.backbone + self.latent + self.table
+
+
+def count_parameters(model: LatentLM) -> ParameterCount:
+    """Backbone; latent (encoder, readout, prior head, injection, code embedding); table (rows per code)."""
+    total = sum(p.numel() for p in model.parameters())
+    backbone = sum(p.numel() for p in model.backbone.parameters())
+    table = 0 if model.latent is None else sum(p.numel() for p in model.latent.quantizer.table_parameters())
+    return ParameterCount(backbone=backbone, latent=total - backbone - table, table=table)

@@ -1,0 +1,61 @@
+"""Builds and checks the model of a recipe; reads no data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lvlm.model.latent_lm import LatentLM
+from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
+from lvlm.recipe.read import RecipeSource, read_recipe
+from lvlm.recipe.recipe import Resolved
+
+
+def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
+    """The model of a recipe, untrained: an ordinary `nn.Module`.
+
+    Args:
+        recipe: a YAML file, the name of a shipped recipe ('free'), or a mapping.
+        overrides: 'model.quantizer.bits=8'.
+        plugin_files: single-file plugins.
+
+    Raises:
+        UserError: with all that is wrong with the recipe.
+    """
+    return assemble(read_recipe(recipe, overrides, plugin_files=plugin_files).recipe)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found: the values with their origins, parameters by part, and shapes at the seam."""
+
+    resolved: Resolved
+    parameters: ParameterCount
+    shapes: dict[str, tuple[int, ...]]
+
+
+def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
+    """Resolve a recipe and build its model without memory (on the meta device); no data is read.
+
+    Raises:
+        UserError: with all that is wrong with the recipe.
+    """
+    resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
+    with torch.device("meta"):
+        model = assemble(resolved.recipe).eval()
+    rows, tokens = resolved.recipe.train.micro_rows or resolved.recipe.train.rows, resolved.recipe.data.tokens
+    shapes: dict[str, tuple[int, ...]] = {"tokens_BT": (rows, tokens)}
+    shapes["hidden_BTD"] = (rows, tokens, model.backbone.width)
+    if model.latent is not None and model.injection is not None:
+        quantizer, slots = model.latent.quantizer, model.latent.slots.count(tokens)
+        shapes |= {
+            "features_BSE": (rows, slots, model.latent.encoder.width),
+            "posterior_BSK": (rows, slots, quantizer.posterior_dim),
+            "prior_BSJ": (rows, slots, quantizer.prior_dim),
+            "kl_BSd": (rows, slots, quantizer.kl_dim),
+            "embedding_BSC": (rows, slots, quantizer.embedding_dim),
+        }
+    shapes["logits_BTV"] = (rows, tokens, model.backbone.vocab)
+    return Checked(resolved, count_parameters(model), shapes)

@@ -1,0 +1,180 @@
+"""YAML with the line of each value: what recipes, studies and overrides are read with, and written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lvlm.errors import UserError
+from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, split_path
+from lvlm.system.files import no_such_file, shown
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: 3e-4 is a float, only true and false are booleans, and there are no dates."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own name; a fresh table
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either YAML 1.1 or `_Loader` would not read as a string."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_YAML = "tag:yaml.org,2002:"
+
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+(_[0-9]+)*", list("-+0123456789")),
+    "float": (
+        r"[-+]?([0-9]+(_[0-9]+)*(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+}
+
+for _name, (_pattern, _first) in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_YAML + _name, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def dump(values: Any) -> str:
+    """Plain values as YAML that `read_yaml` reads back equal."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return text
+
+
+def read_yaml(path: Path) -> Tree:
+    """The mapping in a YAML file, with the line of each value.
+
+    Raises:
+        UserError: when there is no such file.
+        RecipeError: for what is not YAML, not plain, or said twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError([Fault(Origin(shown(path)), (), "is not UTF-8 text")]) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {shown(path)!r}: {error.strerror}" if path.is_file() else no_such_file(path)
+        ) from None
+    tree = _parse(text, Origin(shown(path), 1))
+    if not isinstance(tree.values, dict):
+        raise RecipeError([Fault(tree.origin(), (), "the top level must be a mapping of 'key: value' lines")])
+    return tree
+
+
+def parse_overrides(texts: Sequence[str]) -> Tree:
+    """Overrides 'a.b.c=value' as one tree: merged with each other first, so that their order hardly matters.
+
+    Raises:
+        RecipeError: when one is not a dotted path, '=' and a YAML value.
+    """
+    tree, faults = Tree({}), list[Fault]()
+    for text in texts:
+        origin = Origin(f"override {text!r}")
+        name, equals, value = (part.strip() for part in text.partition("="))
+        with collect(faults):
+            if not (equals and value):
+                message = "write key=value, for example model.quantizer.bits=8 (or key=null)"
+                raise RecipeError([Fault(origin, (), message)])
+            tree = merge(tree, _parse(value, origin).under(split_path(name, origin)))
+    if faults:
+        raise RecipeError(faults)
+    return tree
+
+
+def _parse(text: str, start: Origin) -> Tree:
+    """YAML text as a tree; lines are counted only when `start` has one."""
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        origin = start if start.line is None or mark is None else Origin(start.source, mark.line + 1)
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
+        raise RecipeError([Fault(origin, (), f"not valid YAML: {what}")]) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if node is None:
+        return Tree(None, {(): start})
+    reader = _Reader(start)
+    values = reader.read(node, (), node)
+    if reader.faults:
+        raise RecipeError(reader.faults)
+    return Tree(values, reader.origins)
+
+
+class _Reader:
+    """Walks composed nodes; collects values' origins and all faults."""
+
+    def __init__(self, start: Origin) -> None:
+        self.start = start
+        self.origins: dict[Keys, Origin] = {}
+        self.faults: list[Fault] = []
+        self.open: list[yaml.Node] = []  # the nodes around this one; an alias to one of them would never end
+
+    def origin(self, node: yaml.Node) -> Origin:
+        return self.start if self.start.line is None else Origin(self.start.source, node.start_mark.line + 1)
+
+    def fault(self, node: yaml.Node, path: Keys, message: str) -> None:
+        self.faults.append(Fault(self.origin(node), path, message))
+
+    def read(self, node: yaml.Node, path: Keys, said: yaml.Node) -> Any:
+        """The value of a node; `said` is where a reader would look for it: its key, if it has one."""
+        self.origins[path] = self.origin(said)
+        if any(node is outer for outer in self.open):
+            return self.fault(said, path, "this alias stands inside what it names")
+        name = node.tag.removeprefix(_YAML)
+        if name not in (*_SCALARS, "str", "map", "seq"):
+            tag = node.tag.replace(_YAML, "!!")
+            return self.fault(node, path, f"the tag {tag!r} is not allowed: a recipe holds plain values only")
+        self.open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self.mapping(node, path)
+            if isinstance(node, yaml.SequenceNode):
+                return [self.read(item, (*path, index), item) for index, item in enumerate(node.value)]
+            return self.scalar(node, name, path)
+        finally:
+            self.open.pop()
+
+    def mapping(self, node: yaml.MappingNode, path: Keys) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        first: dict[str, yaml.Node] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.fault(key_node, path, "a key must be a word")
+            elif key == "<<" and key_node.style is None:
+                self.fault(key_node, path, "merge keys '<<' are not read here; use extends")
+            elif key in first:
+                line = first[key].start_mark.line + 1
+                self.fault(
+                    key_node, (*path, key), f"key {key!r} is said twice, the first time on line {line}"
+                )
+            else:
+                first[key] = key_node
+                values[key] = self.read(value_node, (*path, key), key_node)
+        return values
+
+    def scalar(self, node: yaml.Node, name: str, path: Keys) -> Any:
+        text: str = node.value
+        if name == "str":
+            return text
+        if not re.fullmatch(_SCALARS.get(name, ("(?!)",))[0], text):  # an explicit tag, say !!int
+            return self.fault(node, path, f"{text!r} is no {name}")
+        if name == "null":
+            return None
+        if name == "bool":
+            return text.lower() == "true"
+        return int(text) if name == "int" else float(re.sub(r"\.(?=[a-z])", "", text.lower()))

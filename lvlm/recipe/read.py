@@ -1,0 +1,175 @@
+"""Recipes: what one run is made of. The models, and the way from a YAML file to a validated recipe.
+
+file or name ─ extends ─ overrides ─► Tree ─ plugins ─► recipe_model(registry) ─ rules ─► Resolved
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from lvlm.data import DATA_KINDS, PLAIN_DATA_KINDS
+from lvlm.errors import listing, nearest
+from lvlm.interfaces import PARAMS_OF_ROLE, Params
+from lvlm.recipe.faults import Part, faults_of_parts, in_words
+from lvlm.recipe.files import expand, load_plugins, read_tree
+from lvlm.recipe.plain_yaml import parse_overrides
+from lvlm.recipe.recipe import PART_PATHS, Recipe, Resolved
+from lvlm.recipe.rules import broken_rules
+from lvlm.recipe.sections import ModelParams
+from lvlm.recipe.tree import Fault, Origin, RecipeError, Tree, collect, merge, plain
+from lvlm.registry.registry import Registry
+
+
+def recipe_model(registry: Registry) -> type[Recipe]:
+    """`Recipe` with each role a union of the registry's kinds."""
+    kinds = ((kind.role, kind.params) for kinds in registry.kinds.values() for kind in kinds.values())
+    return _recipe_model(tuple(kinds))
+
+
+def json_schema(registry: Registry) -> dict[str, Any]:
+    """JSON Schema of a recipe file over the registry's kinds.
+
+    It is that of a whole recipe: one that `extends` another may leave out what the schema requires.
+    """
+    schema = recipe_model(registry).model_json_schema()
+    name = {"type": "string"}
+    schema["properties"]["extends"] = {
+        "anyOf": [name, {"type": "array", "items": name}],
+        "description": "The recipe or recipes that this one is merged onto, by name or relative path.",
+    }
+    return schema
+
+
+def read_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    plugin_files: Sequence[str | Path] = (),
+    registry: Registry | None = None,
+    files: Path | None = None,
+) -> Resolved:
+    """Read, merge and validate one recipe.
+
+    Args:
+        source: a YAML file, the name of a shipped recipe, a mapping, or a recipe.
+        overrides: 'a.b.c=value', the value in YAML.
+        plugin_files: single-file plugins beside those that the recipe names.
+        registry: kinds that are loaded already; else all installed plugins are loaded.
+        files: where a run keeps its copies of what the data's codec is made of.
+
+    Raises:
+        UserError: when the file or a plugin is missing.
+        RecipeError: with all that is wrong otherwise.
+    """
+    if isinstance(source, Recipe):
+        source = source.model_dump(mode="json")
+    label = "given mapping" if isinstance(source, Mapping) else str(source)
+    tree = said = Tree({})
+    faults: list[Fault] = []
+    with collect(faults):
+        if isinstance(source, Mapping):
+            tree = expand(plain(source, Origin(label)), Path.cwd())
+        else:
+            tree = read_tree(source)
+    with collect(faults):
+        said = parse_overrides(overrides)
+    if faults:
+        raise RecipeError(faults)
+    tree = apply_overrides(tree, said)
+    registry, (tree,) = load_plugins([tree], plugin_files, registry)
+    return Resolved(validate(tree, registry, files), tree.origins, registry, label)
+
+
+def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
+    """Merge overrides; plugin files in them are relative to the working directory.
+
+    Raises:
+        RecipeError: when they say `extends`, which is the file's to say.
+    """
+    if "extends" in overrides.values:
+        raise RecipeError([Fault(overrides.origin(("extends",)), (), "only a file can say what it extends")])
+    return merge(tree, expand(overrides, Path.cwd()))
+
+
+def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recipe:
+    """A recipe of a whole tree: kinds, then fields, then the rules across parts; `files` as for `read_recipe`.
+
+    Raises:
+        RecipeError: with all faults at once; rules are only looked at when everything else is right.
+    """
+    parts = _parts(registry, tree)
+    model = recipe_model(registry)
+    faults, checked = faults_of_parts(tree, parts), None
+    try:
+        # As JSON: strict, yet a list may be a tuple and a string an enum, as YAML has neither.
+        checked = model.model_validate_json(json.dumps(tree.values))
+    except ValidationError as error:
+        faults += in_words(error, tree, model, parts)
+    if checked is None or faults:
+        raise RecipeError(faults)
+    if files is not None:
+        checked = checked.model_copy(update={"data": checked.data.with_files(files)})
+    broken = [Fault(tree.origin(path), path, message) for path, message in broken_rules(checked, tree.origin)]
+    if broken:
+        raise RecipeError(broken)
+    return checked
+
+
+def _parts(registry: Registry, tree: Tree) -> list[Part]:
+    def unknown_data(name: str) -> str:
+        return f"unknown data {name!r}; known: {listing(DATA_KINDS)}{nearest(name, DATA_KINDS)}"
+
+    def unknown_part(name: str) -> str:
+        known = f"known: {listing(PLAIN_DATA_KINDS)}"
+        if name in DATA_KINDS:
+            return f"a mixture can't be a part of a mixture; name its parts here; {known}"
+        return f"unknown data {name!r}; {known}{nearest(name, PLAIN_DATA_KINDS)}"
+
+    parts = [Part(("data",), DATA_KINDS, unknown_data)]
+    mixed = tree.get("data", "parts")
+    names = mixed if isinstance(mixed, dict) else ()
+    parts += [Part(("data", "parts", name), PLAIN_DATA_KINDS, unknown_part) for name in names]
+    for role, path in PART_PATHS.items():
+        kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
+        parts.append(Part(path, kinds, functools.partial(registry.unknown, role)))
+    return parts
+
+
+@functools.lru_cache(
+    maxsize=64
+)  # by the classes, so that equal registries give one model and recipes compare
+def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
+    def fields(base: type[BaseModel], roles: Sequence[str]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for role in roles:
+            known = tuple(params for of, params in kinds if of == role) or (PARAMS_OF_ROLE[role],)
+            one: Any = Union[known]  # noqa: UP007  a union of a tuple
+            if len(known) > 1:
+                one = Annotated[one, Field(discriminator="kind")]
+            field = base.model_fields[role]
+            if field.is_required():
+                out[role] = (one, Field(description=field.description))
+            else:
+                out[role] = (one | None, Field(default=None, description=field.description))
+        return out
+
+    in_model = [role for role, path in PART_PATHS.items() if path[0] == "model"]
+    model = create_model("Model", __base__=ModelParams, **fields(ModelParams, in_model))
+    whole = fields(Recipe, ["loss"]) | {
+        "model": (model, Field(description=Recipe.model_fields["model"].description))
+    }
+    return create_model("Recipe", __base__=Recipe, **whole)
+
+
+RecipeSource = str | Path | Mapping[str, Any] | Recipe
+
+
+def schema(*, plugin_files: Sequence[str] = ()) -> dict[str, Any]:
+    """JSON Schema of a recipe, for the kinds that are installed."""
+    return json_schema(Registry.load(files=plugin_files))

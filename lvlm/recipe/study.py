@@ -1,0 +1,252 @@
+"""Studies: recipes that differ in named ways, all validated before the first one runs.
+
+base recipe ─ common ─ arm ─ grid point ─ overrides ─ seed ─► one Resolved for each arm and seed
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from lvlm.errors import listing, nearest
+from lvlm.interfaces import Section
+from lvlm.recipe.faults import in_words
+from lvlm.recipe.files import expand, load_plugins, locate
+from lvlm.recipe.plain_yaml import parse_overrides, read_yaml
+from lvlm.recipe.read import apply_overrides, validate
+from lvlm.recipe.recipe import Resolved
+from lvlm.recipe.tree import Fault, RecipeError, Tree, collect, merge, split_path
+from lvlm.registry.registry import Registry
+
+
+class StudyParams(Section):
+    """What a study file says."""
+
+    study: str = Field(min_length=1)
+    """What the study is called."""
+    description: str = ""
+    """What it is for."""
+    base: str | None = None
+    """The recipe of every arm that does not extend another one, by name or relative path."""
+    common: dict[str, Any] = Field(default={})
+    """A part of a recipe that is merged into every arm."""
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
+    """Every arm is run with each of these."""
+    control: str | None = None
+    """The arm that the others are compared with; null for the first."""
+    arms: dict[str, dict[str, Any] | None] = Field(default={})
+    """By name, the part of a recipe that makes the arm; its `extends` replaces the study's base."""
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
+    """By dotted path, the values to try: every arm is run with every combination."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    resolved: Resolved
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated study; `runs` go arm by arm, and seed by seed within an arm."""
+
+    name: str
+    description: str
+    control: str
+    seeds: tuple[int, ...]
+    runs: tuple[StudyRun, ...]
+    source: str
+
+    @property
+    def arms(self) -> list[str]:
+        """The names of the arms, in the order of the study."""
+        return list(dict.fromkeys(run.arm for run in self.runs))
+
+
+def read_study(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    plugin_files: Sequence[str | Path] = (),
+    registry: Registry | None = None,
+) -> Study:
+    """Read a study and validate every run of it.
+
+    Args:
+        source: a YAML file, or the name of a shipped study.
+        overrides: 'a.b.c=value'; one that starts with a key of the study changes the study ('seeds=[0]'),
+            any other the recipe of every arm.
+        plugin_files: single-file plugins beside those that the recipes name.
+        registry: kinds that are loaded already; else all installed plugins are loaded.
+
+    Raises:
+        UserError: when the file or a plugin is missing.
+        RecipeError: with all that is wrong with any arm.
+    """
+    path = locate(source, studies=True).resolve()
+    tree, for_arms = _override(read_yaml(path), overrides)
+    params = _params(tree)
+    arms = _arms(tree, params, path.parent, for_arms)
+    names = [arm for arm, _ in arms]
+    control = params.control or names[0]
+    if control not in names:
+        message = f"no arm {control!r}; known: {listing(names)}{nearest(control, names)}"
+        raise RecipeError([Fault(tree.origin(("control",)), ("control",), message)])
+    registry, trees = load_plugins([arm_tree for _, arm_tree in arms], plugin_files, registry)
+    runs = _runs(list(zip(names, trees, strict=True)), tree, params, registry, str(source))
+    return Study(params.study, params.description, control, tuple(params.seeds), tuple(runs), str(source))
+
+
+def _override(tree: Tree, texts: Sequence[str]) -> tuple[Tree, Tree]:
+    """The study with the overrides that start with one of its keys, and all other overrides."""
+    ours: list[str] = []
+    others: list[str] = []
+    for text in texts:
+        key = text.partition("=")[0].partition(".")[0].strip()
+        (ours if key in StudyParams.model_fields else others).append(text)
+    for text in ours:
+        said = parse_overrides([text])
+        axis, equals, _ = text.partition("=")
+        if equals and axis.startswith("grid."):  # an axis is one key, dots and all
+            path = split_path(axis, said.origin())
+            said = said.at(*path).under(["grid", ".".join(path[1:])])
+        tree = merge(tree, said)
+    return tree, parse_overrides(others)
+
+
+def _params(tree: Tree) -> StudyParams:
+    """The study's own keys, checked."""
+    try:
+        params = StudyParams.model_validate_json(json.dumps(tree.values))
+    except ValidationError as error:
+        faults = in_words(error, tree, StudyParams)
+        if "study" not in tree.values and {"model", "extends"} & tree.values.keys():
+            faults = [Fault(tree.origin(), (), "this is a recipe, not a study; a study has a key 'study'")]
+        raise RecipeError(faults) from None
+    faults = []
+    if not params.arms and not params.grid:
+        faults.append(Fault(tree.origin(), (), "a study needs 'arms', 'grid' or both"))
+    if len(set(params.seeds)) < len(params.seeds):
+        faults.append(Fault(tree.origin(("seeds",)), ("seeds",), "a seed is said twice"))
+    for arm in params.arms:
+        path = ("arms", arm)
+        if not re.fullmatch(r"[\w.+-]+", arm):
+            message = "an arm's name is a folder's: letters, digits and any of . _ + - only"
+            faults.append(Fault(tree.origin(path), path, message))
+        if params.base is None and "extends" not in (params.arms[arm] or {}):
+            message = "has no recipe to start from; set the study's base, or extends in the arm"
+            faults.append(Fault(tree.origin(path), path, message))
+    if params.base is None and not params.arms:
+        faults.append(Fault(tree.origin(), (), "missing required key 'base'"))
+    if faults:
+        raise RecipeError(faults)
+    return params
+
+
+def _arms(tree: Tree, params: StudyParams, folder: Path, overrides: Tree) -> list[tuple[str, Tree]]:
+    """Each arm's name and whole recipe, but for its seed."""
+    faults: list[Fault] = []
+    arms: dict[str, Tree] = {}
+    points = list(_points(tree, params))
+    for arm in params.arms or [""]:
+        with collect(faults):
+            whole = _arm(tree, arm, folder)
+            for label, point in points:
+                name = ",".join(part for part in (arm, label) if part)
+                if name in arms:
+                    message = f"two arms would be called {name!r}; give the grid values of other names"
+                    raise RecipeError([Fault(tree.origin(("grid",)), ("grid",), message)])
+                arms[name] = apply_overrides(merge(whole, point), overrides)
+    if faults:
+        raise RecipeError(dict.fromkeys(faults))
+    return list(arms.items())
+
+
+def _arm(tree: Tree, arm: str, folder: Path) -> Tree:
+    own = _mapping(tree, "arms", arm)
+    base = tree.at("base").under(["extends"])
+    if "extends" in own.values:
+        base = own.at("extends").under(["extends"])
+    whole = merge(expand(base, folder), expand(_mapping(tree, "common"), folder))
+    whole = merge(whole, expand(own.without("extends"), folder))
+    return Tree(whole.values, {**whole.origins, (): own.origin()})
+
+
+def _mapping(tree: Tree, *path: str) -> Tree:
+    """The mapping at `path`; an empty one where there is none or null."""
+    part = tree.at(*path)
+    return part if part.values is not None else Tree({}, part.origins)
+
+
+def _points(tree: Tree, params: StudyParams) -> Iterator[tuple[str, Tree]]:
+    """Every combination of the grid, with a label such as 'bits=8,seam=2'; one empty one without a grid."""
+    names = _short_names(list(params.grid))
+    axes = []
+    for axis, values in params.grid.items():
+        path = split_path(axis, tree.origin(("grid", axis)))
+        choices = range(len(values))
+        axes.append(
+            [
+                (f"{names[axis]}={_label(values[index], index)}", tree.at("grid", axis, index).under(path))
+                for index in choices
+            ]
+        )
+    for combination in itertools.product(*axes):
+        point = Tree({})
+        for _, value in combination:
+            point = merge(point, value)
+        yield ",".join(label for label, _ in combination), point
+
+
+def _short_names(axes: Sequence[str]) -> dict[str, str]:
+    """The last words of dotted paths, as many as it takes to tell them apart."""
+    for length in itertools.count(1):
+        short = {axis: ".".join(axis.split(".")[-length:]) for axis in axes}
+        if len(set(short.values())) == len(axes):
+            break
+    return short
+
+
+def _label(value: Any, index: int) -> str:
+    """A value as a part of a folder's name: itself if it is a plain word, its kind, or its place in the list."""
+    if isinstance(value, dict):
+        value = value.get("kind", index)
+    text = str(index) if isinstance(value, list) else "null" if value is None else str(value)
+    return re.sub(r"[^\w.+-]", "_", text.lower() if isinstance(value, bool) else text)
+
+
+def _runs(
+    arms: Sequence[tuple[str, Tree]], study: Tree, params: StudyParams, registry: Registry, source: str
+) -> list[StudyRun]:
+    """Each arm with each seed; faults of several arms are told once, with the arms that they are in."""
+    runs: list[StudyRun] = []
+    guilty: dict[Fault, dict[str, None]] = {}
+    for arm, tree in arms:
+        for index, seed in enumerate(params.seeds):
+            origin = study.origin(("seeds", index))
+            whole = merge(tree, Tree({"seed": seed}, {("seed",): origin}))
+            try:
+                runs.append(
+                    StudyRun(arm, seed, Resolved(validate(whole, registry), whole.origins, registry, source))
+                )
+            except RecipeError as error:
+                for fault in error.faults:
+                    guilty.setdefault(fault, {})[arm] = None
+    if guilty:
+        raise RecipeError(
+            fault
+            if len(names) == len(arms)
+            else Fault(fault.origin, fault.path, f"{fault.message} (arm {', '.join(names)})")
+            for fault, names in guilty.items()
+        )
+    return runs

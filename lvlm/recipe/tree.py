@@ -1,0 +1,191 @@
+"""Values that remember where each was said, one merge rule, and errors that say where.
+
+file ─ read_yaml ─┐
+mapping ─ plain ──┼─► Tree(values, origins) ─ merge ─► Tree ─► "recipes/x.yaml:4: model.seam: …"
+'a.b=1' ─ parse ──┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lvlm.errors import UserError
+
+Keys = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was said: a line of a file, or an override (no line)."""
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, and where it was said."""
+
+    origin: Origin
+    path: Keys
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (str(self.origin), dotted(self.path), self.message) if part)
+
+
+class RecipeError(UserError):
+    """All that is wrong with a recipe or a study, one fault a line."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        where = {
+            fault: (fault.origin.line is None, fault.origin.source, fault.origin.line) for fault in faults
+        }
+        self.faults = tuple(sorted(where, key=lambda fault: where[fault]))
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+@contextmanager
+def collect(faults: list[Fault]) -> Iterator[None]:
+    """Put the faults of a `RecipeError` raised inside on the list and go on after the block."""
+    try:
+        yield
+    except RecipeError as error:
+        faults.extend(error.faults)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Plain values (mappings, lists, scalars) and, by path, where each was said."""
+
+    values: Any
+    origins: dict[Keys, Origin] = field(default_factory=dict)
+
+    def origin(self, path: Keys = ()) -> Origin:
+        """Where the value at `path` was said; for one that nobody said, where what encloses it was."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.origins:
+                return self.origins[path[:length]]
+        return Origin("recipe")
+
+    def get(self, *path: str | int) -> Any:
+        """The value at `path`, or None when there is none."""
+        value = self.values
+        for key in path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def at(self, *path: str | int) -> Tree:
+        """The subtree at `path`; null where there is none."""
+        cut = len(path)
+        origins = {keys[cut:]: origin for keys, origin in self.origins.items() if keys[:cut] == path}
+        return Tree(self.get(*path), {(): self.origin(path), **origins})
+
+    def without(self, key: str) -> Tree:
+        """The tree without one of its top keys."""
+        return Tree(
+            {k: v for k, v in self.values.items() if k != key},
+            {path: origin for path, origin in self.origins.items() if path[:1] != (key,)},
+        )
+
+    def under(self, path: Sequence[str]) -> Tree:
+        """The same tree as the only thing that stands at `path` of a new one, which has no origin itself."""
+        values, path = self.values, tuple(path)
+        for key in reversed(path):
+            values = {key: values}
+        origins = {path[:length]: self.origin() for length in range(1, len(path))}
+        return Tree(values, origins | {path + keys: origin for keys, origin in self.origins.items()})
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """`over` on top of `base`, by the one rule of `extends`, overrides and grids.
+
+    Mappings merge, everything else replaces, and a mapping whose `kind` differs replaces the part whole.
+    A mapping without `kind`, on either side, is a fragment and merges. What merges keeps the base's origin,
+    but for the root, which is where `over` was said.
+    """
+    origins: dict[Keys, Origin] = {}
+
+    def keep(tree: Tree, path: Keys, value: Any) -> Any:
+        if path in tree.origins:
+            origins[path] = tree.origins[path]
+        if isinstance(value, dict):
+            return {key: keep(tree, (*path, key), item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [keep(tree, (*path, index), item) for index, item in enumerate(value)]
+        return value
+
+    def both(path: Keys, below: Any, above: Any) -> Any:
+        if not (isinstance(below, dict) and isinstance(above, dict)):
+            return keep(over, path, above)
+        if "kind" in below and "kind" in above and below["kind"] != above["kind"]:
+            return keep(over, path, above)
+        if path in base.origins:
+            origins[path] = base.origins[path]
+        merged: dict[str, Any] = {}
+        for key in dict.fromkeys([*below, *above]):
+            place = (*path, key)
+            if key not in above:
+                merged[key] = keep(base, place, below[key])
+            elif key not in below:
+                merged[key] = keep(over, place, above[key])
+            else:
+                merged[key] = both(place, below[key], above[key])
+        return merged
+
+    values = both((), base.values, over.values)
+    if () in over.origins:
+        origins[()] = over.origins[()]
+    return Tree(values, origins)
+
+
+def plain(value: Any, origin: Origin, path: Keys = ()) -> Tree:
+    """A tree of a mapping made in Python, all of one origin.
+
+    Raises:
+        RecipeError: when a value is nothing that YAML can say.
+    """
+    if isinstance(value, Mapping):
+        parts = {str(key): plain(item, origin, (*path, str(key))) for key, item in value.items()}
+        return Tree(
+            {key: part.values for key, part in parts.items()}, {path: origin} | _joined(parts.values())
+        )
+    if isinstance(value, list | tuple):
+        items = [plain(item, origin, (*path, index)) for index, item in enumerate(value)]
+        return Tree([item.values for item in items], {path: origin} | _joined(items))
+    if isinstance(value, Path):
+        value = str(value)
+    if value is None or isinstance(value, str | int | float):
+        return Tree(value, {path: origin})
+    raise RecipeError([Fault(origin, path, f"a {type(value).__name__} is no plain value")])
+
+
+def split_path(name: str, origin: Origin) -> tuple[str, ...]:
+    """The keys of a dotted path.
+
+    Raises:
+        RecipeError: when a key is empty.
+    """
+    keys = tuple(key.strip() for key in name.split("."))
+    if not all(keys):
+        raise RecipeError([Fault(origin, (), f"{name!r} is no dotted path such as model.quantizer.bits")])
+    return keys
+
+
+def dotted(path: Keys) -> str:
+    """A path as recipes write it."""
+    return ".".join(map(str, path))
+
+
+def _joined(trees: Iterable[Tree]) -> dict[Keys, Origin]:
+    return {path: origin for tree in trees for path, origin in tree.origins.items()}

@@ -1,0 +1,1 @@
+"""The registry: which plugins are installed, and the kinds that they supply."""

@@ -1,0 +1,209 @@
+"""Which kinds there are: plugins are loaded one by one, so a broken one costs only itself.
+
+entry points of 'lvlm' ─┐  import   check hooks   call hooks   check params
+single files ───────────┴────►──────────►────────────►─────────────►─── Registry.kinds[role][name]
+                                 a failure anywhere drops that plugin whole, with its reason
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lvlm.errors import UserError, listing, nearest
+from lvlm.interfaces import ROLES
+from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of, module_name, module_of
+from lvlm.system.files import no_such_file
+
+GROUP = "lvlm"
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What became of one plugin: its kinds ('role/kind'), or why it was dropped."""
+
+    name: str
+    version: str
+    origin: str
+    single_file: bool = False
+    kinds: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class Registry:
+    """The kinds of the loaded plugins. An object, not a global: two may differ in one process."""
+
+    def __init__(self) -> None:
+        self.plugins: list[PluginInfo] = []
+        self.kinds: dict[str, dict[str, Kind]] = {role: {} for role in ROLES}
+        self.left_out: tuple[str, ...] = ()  # by LVLM_PLUGINS
+
+    @classmethod
+    def load(
+        cls, *, files: Sequence[str | Path] = (), only: Collection[str] | None = None, strict: bool = False
+    ) -> Registry:
+        """Load installed plugins and then single files, which were named and so must work.
+
+        Args:
+            files: single-file plugins.
+            only: names of the installed plugins to load. Unless given, LVLM_PLUGINS is read: comma-separated
+                names, empty for none; all when it is unset.
+            strict: no plugin may fail; LVLM_STRICT=1 says the same.
+
+        Raises:
+            UserError: for an unknown name, a file that fails, or, when strict, any plugin that fails.
+        """
+        registry = cls()
+        points = _entry_points()
+        names = [point.name for point in points]
+        chosen = _chosen(names, only)
+        if only is None:
+            registry.left_out = tuple(name for name in names if name not in chosen)
+        for point in points:
+            if point.name in chosen:
+                version = point.dist.version if point.dist else "unknown"
+                registry._add(PluginInfo(point.name, version, f"entry point {point.value}"), point.load)
+        registry = registry.extended(files)
+        if strict or os.environ.get("LVLM_STRICT", "0") not in ("", "0"):
+            registry._refuse([plugin for plugin in registry.plugins if plugin.error])
+        for line in registry.warnings():
+            LOGGER.warning(line)
+        return registry
+
+    def extended(self, files: Sequence[str | Path]) -> Registry:
+        """A copy with single-file plugins added; one that is there already is not loaded again.
+
+        Raises:
+            UserError: when a file is missing or its plugin fails, for all of them at once.
+        """
+        copy = Registry()
+        copy.plugins, copy.left_out = [*self.plugins], self.left_out
+        copy.kinds = {role: dict(kinds) for role, kinds in self.kinds.items()}
+        failed = []
+        for file in dict.fromkeys(Path(file).resolve() for file in files):
+            if str(file) not in copy.files():
+                info = copy._add_file(file)
+                failed += [info] if info.error else []
+        copy._refuse(failed)
+        return copy
+
+    def files(self) -> list[str]:
+        """The single-file plugins that are loaded."""
+        return [plugin.origin for plugin in self.plugins if plugin.single_file and not plugin.error]
+
+    def get(self, role: str, name: str) -> Kind:
+        """The kind of that name.
+
+        Raises:
+            UserError: when there is none.
+        """
+        assert role in ROLES, f"{role} is none of {ROLES}"
+        if name not in self.kinds[role]:
+            raise UserError(self.unknown(role, name))
+        return self.kinds[role][name]
+
+    def unknown(self, role: str, name: str) -> str:
+        """That there is no such kind, in words: what is known, what is near, and whom to suspect."""
+        known = self.kinds[role]
+        return f"unknown {role} {name!r}; known: {listing(known)}{nearest(name, known)}{self._suspects()}"
+
+    def require(self, name: str) -> PluginInfo:
+        """An installed plugin that somebody named.
+
+        Raises:
+            UserError: when it is not installed, not selected, or failed.
+        """
+        for plugin in self.plugins:
+            if plugin.name == name:
+                self._refuse([plugin] if plugin.error else [])
+                return plugin
+        if name in self.left_out:
+            raise UserError(f"plugin {name!r} is installed but LVLM_PLUGINS leaves it out")
+        known = [plugin.name for plugin in self.plugins]
+        raise UserError(f"no plugin {name!r}; known: {listing(known)}{nearest(name, known)}")
+
+    def warnings(self) -> list[str]:
+        """One line for each plugin that was dropped; `load` logs them."""
+        return [_dropped(plugin) for plugin in self.plugins if plugin.error]
+
+    def _suspects(self) -> str:
+        failed = (p for p in self.plugins if p.error)
+        text = "".join(
+            f"; plugin {p.name!r} failed to load: {p.error}; it may have supplied it" for p in failed
+        )
+        if self.left_out:
+            text += f"; LVLM_PLUGINS leaves out {listing(self.left_out)}, which may supply it"
+        return text
+
+    def _refuse(self, failed: Sequence[PluginInfo]) -> None:
+        if failed:
+            raise UserError("\n".join(map(_dropped, failed)))
+
+    def _add_file(self, path: Path) -> PluginInfo:
+        try:
+            source = path.read_bytes()
+        except OSError:
+            raise UserError(no_such_file(path)) from None
+        name = module_name(path, source)
+        fresh = name not in sys.modules
+        version = hashlib.sha256(source).hexdigest()[:12]
+        info = PluginInfo(path.stem, version, str(path), single_file=True)
+        info = self._add(info, lambda: module_of(path, source, name))
+        if info.error and fresh:
+            sys.modules.pop(name, None)
+        return info
+
+    def _add(self, info: PluginInfo, load: Callable[[], object]) -> PluginInfo:
+        """Load one plugin; on any failure none of its kinds stay."""
+        kinds: list[Kind] = []
+        error = None
+        try:
+            for twin in self.plugins:
+                if twin.name == info.name:
+                    raise PluginError(f"another plugin has the name {info.name!r} already ({twin.origin})")
+            kinds = kinds_of(load(), info.name)
+            for kind in kinds:
+                if kind.name in self.kinds[kind.role]:
+                    holder = self.kinds[kind.role][kind.name].plugin
+                    raise PluginError(f"{kind.role} {kind.name!r} is supplied by plugin {holder!r} already")
+        except PluginError as failure:
+            kinds, error = [], str(failure)
+        except (Exception, SystemExit) as failure:
+            kinds, error = [], in_words(failure)
+        for kind in kinds:
+            self.kinds[kind.role][kind.name] = kind
+        info = replace(info, kinds=tuple(f"{kind.role}/{kind.name}" for kind in kinds), error=error)
+        self.plugins.append(info)
+        return info
+
+
+def _dropped(plugin: PluginInfo) -> str:
+    return f"plugin {plugin.name!r} ({plugin.origin}) failed to load and was dropped: {plugin.error}"
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    """Those that come with lvlm first, so that a stranger's plugin cannot take a kind from them."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    return sorted(points, key=lambda point: (point.dist is None or point.dist.name != "lvlm", point.name))
+
+
+def _chosen(names: Sequence[str], only: Collection[str] | None) -> Collection[str]:
+    said = "only"
+    if only is None:
+        text = os.environ.get("LVLM_PLUGINS")
+        if text is None:
+            return names
+        said, only = "LVLM_PLUGINS", [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in only if name not in names]:
+        known = f"known: {listing(names)}"
+        lines = [f"{said}: no plugin {name!r}; {known}{nearest(name, names)}" for name in unknown]
+        raise UserError("\n".join(lines))
+    return only

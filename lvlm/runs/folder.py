@@ -1,0 +1,180 @@
+"""Run folders: made once, never overwritten by accident, read without executing anything.
+
+RUN/recipe.yaml        every resolved value, by kind; no import paths
+RUN/run.json           versions, plugins, data fingerprint, parameters, and what the training cost
+RUN/files/             copies of what the data's codec is made of (a tokenizer.json), by sha256 in run.json
+RUN/metrics.jsonl      what was logged            RUN/tensorboard/   the same, for TensorBoard
+RUN/checkpoints/       see lvlm.runs.checkpoint
+RUN/evaluation.json    see lvlm.likelihood.estimate; per-sequence arrays in evaluation.npz
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lvlm.errors import UserError
+from lvlm.model.latent_lm import LatentLM
+from lvlm.system.files import delete, write_atomically
+
+if TYPE_CHECKING:
+    from lvlm.recipe.recipe import Resolved
+
+
+UNBORN = {
+    "files",
+    "run.json",
+    ".run.json.writing",
+    ".recipe.yaml.writing",
+}  # what a run that died at birth may leave
+
+MADE_LATER = ("files", "checkpoints", "tensorboard", "metrics.jsonl", "evaluation.json", "evaluation.npz")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
+
+
+def claim(folder: Path, *, overwrite: bool) -> None:
+    """Make sure that a new run may be written to a folder; nothing is deleted before `write_run`.
+
+    Raises:
+        UserError: it holds a run (without `overwrite`), or something that isn't a run.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a folder for the run")
+    there = {path.name for path in folder.iterdir()}
+    if there <= UNBORN and ("files" not in there or "run.json" in there):
+        return
+    if not is_run(folder):
+        raise UserError(f"{folder}: holds other files and no run; name another folder with --out")
+    if not overwrite:
+        raise UserError(
+            f"{folder}: holds a run; go on with --resume, start anew with --overwrite, or name another --out"
+        )
+
+
+def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
+    """Write recipe.yaml and run.json of a new run; delete what a run before it made there, and nothing else.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    used = _plugins_used(resolved)
+    # A plugin file is not named in the saved recipe: reading a run must not execute anything.
+    installed = [name for name in resolved.recipe.plugins if name not in resolved.registry.files()]
+    saved = replace(resolved, recipe=resolved.recipe.model_copy(update={"plugins": installed}))
+    files = resolved.recipe.data.files()
+    record = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "plugins": [
+            {"name": p.name, "version": p.version, "kinds": p.kinds}
+            for p in resolved.registry.plugins
+            if p.name in used
+        ],
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        **facts,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in MADE_LATER:
+            delete(folder / name)
+        write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
+        for name, content in files.items():
+            (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "files" / name, content)
+        write_atomically(folder / "recipe.yaml", saved.to_yaml())  # last: with it the folder is a run
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written: {error.strerror or error}") from None
+
+
+def _plugins_used(resolved: Resolved) -> set[str]:
+    recipe, registry = resolved.recipe, resolved.registry
+    parts = [
+        recipe.model.backbone,
+        recipe.model.encoder,
+        recipe.model.quantizer,
+        recipe.model.injection,
+        recipe.loss,
+    ]
+    return {registry.get(part.role, part.kind_name()).plugin for part in parts if part is not None}
+
+
+def update_record(folder: Path, **facts: Any) -> None:
+    """Add facts to run.json."""
+    record = read_record(folder) | facts
+    write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a run's record: {error}") from None
+    return record
+
+
+def refuse_other_data(folder: Path, fingerprint: str) -> None:
+    """Make sure that the data are those that the run was trained on: else what was held out may have moved.
+
+    Raises:
+        UserError: they changed.
+    """
+    was = read_record(folder).get("data_fingerprint")
+    if was != fingerprint:
+        raise UserError(
+            f"{folder}: the data changed since the run began (fingerprint {was} then, {fingerprint} now)"
+        )
+
+
+def refuse_other_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Make sure that a recipe's tokenizers are those that the run was begun with.
+
+    Raises:
+        UserError: one was exchanged.
+    """
+    known = read_record(folder).get("files", {})
+    for name, content in files.items():
+        now = hashlib.sha256(content).hexdigest()
+        if known.get(name) != now:
+            then = str(known.get(name))[:16]
+            raise UserError(
+                f"{folder}: can't resume, {name} is another than the run's (sha256 {then} then, {now[:16]} now); give the"
+                f" old one back, or resume without naming a recipe: the run keeps its own copy in {folder / 'files'}"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {
+        "lvlm": importlib.metadata.version("lvlm"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def parameters_record(model: LatentLM) -> dict[str, int]:
+    """Parameter counts by part, as run.json keeps them."""
+    from lvlm.recipe.assemble import count_parameters
+
+    return asdict(count_parameters(model))

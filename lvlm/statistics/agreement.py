@@ -1,0 +1,108 @@
+"""Agreement within groups: intra-class correlation and Cohen's kappa."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm.interfaces import Section
+
+FloatArray = NDArray[np.float64]
+
+BOOTSTRAP_DRAWS = 2000
+
+
+class Interval(Section):
+    """An estimate and the ends of its 95 % interval; all None where it has no value (nothing varies, say)."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def without_zero(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+
+Statistic = Callable[[FloatArray], FloatArray]
+"""Weights of the groups [D, G] -> the statistic under each [D], NaN where it has no value."""
+
+
+def icc(values_GM: FloatArray) -> Statistic:
+    """ICC(1), the share of the variance that lies between groups (Shrout and Fleiss 1979, case 1):
+    (MSB - MSW) / (MSB + (n - 1) MSW). 1 when the members of a group are equal and groups differ, about 0 when a group says nothing of its
+    members; NaN values are left out, with n the mean size of unequal groups (Donner 1986), and groups of one too.
+    """
+    there_GM = np.isfinite(values_GM)
+    there_GM &= there_GM.sum(1, keepdims=True) >= 2
+    centre = values_GM[there_GM].mean() if there_GM.any() else 0.0
+    x_GM = np.where(there_GM, values_GM - centre, 0.0)
+    n_G = there_GM.sum(1).astype(np.float64)
+    sum_G, square_G = x_GM.sum(1), (x_GM**2).sum(1)
+    between_G = np.divide(sum_G**2, n_G, out=np.zeros_like(sum_G), where=n_G > 0)
+
+    def of(weights_DG: FloatArray) -> FloatArray:
+        used_DG = weights_DG * (n_G > 0)
+        groups, n = used_DG.sum(1), used_DG @ n_G
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ms_between = (used_DG @ between_G - (used_DG @ sum_G) ** 2 / n) / (groups - 1)
+            ms_within = used_DG @ (square_G - between_G) / (n - groups)
+            size = (n - used_DG @ n_G**2 / n) / (groups - 1)
+            found: FloatArray = (ms_between - ms_within) / (ms_between + (size - 1) * ms_within)
+        return found
+
+    return of
+
+
+def kappa(flags_GML: NDArray[np.bool_]) -> Statistic:
+    """Cohen's kappa of the flags of two members of a group, position by position: (agreement - chance) / (1 - chance).
+
+    Members are exchangeable, so chance is that of one pooled rate (Scott 1955; Fleiss 1971 for more than two), over
+    all pairs of a group.
+    """
+    members = flags_GML.shape[1]
+    set_GL = flags_GML.sum(1).astype(np.float64)
+    pairs = members * (members - 1)
+    agree_G = ((set_GL * (set_GL - 1) + (members - set_GL) * (members - set_GL - 1)) / pairs).mean(1)
+    rate_G = flags_GML.mean((1, 2))
+
+    def of(weights_DG: FloatArray) -> FloatArray:
+        total = weights_DG.sum(1)
+        agree, rate = weights_DG @ agree_G / total, weights_DG @ rate_G / total
+        chance = rate**2 + (1 - rate) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: FloatArray = (agree - chance) / (1 - chance)
+        return found
+
+    return of
+
+
+def mean(values_G: FloatArray) -> Statistic:
+    """The mean over groups."""
+    return lambda weights_DG: weights_DG @ values_G / weights_DG.sum(1)
+
+
+def minus(one: Statistic, other: Statistic) -> Statistic:
+    """The difference of two statistics of the same groups, paired."""
+    return lambda weights_DG: one(weights_DG) - other(weights_DG)
+
+
+def interval(statistic: Statistic, groups: int, *, seed: int) -> Interval:
+    """The statistic with its 95 % percentile interval over groups, which are drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    weights_DG = rng.multinomial(groups, np.full(groups, 1 / groups), size=BOOTSTRAP_DRAWS).astype(np.float64)
+    (value,) = statistic(np.ones((1, groups)))
+    drawn = statistic(weights_DG)
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(drawn) < BOOTSTRAP_DRAWS / 2:
+        return Interval()
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value=float(value), low=float(low), high=float(high))

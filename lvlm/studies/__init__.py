@@ -1,0 +1,1 @@
+"""Studies: arms and seeds, one run after the other, and their report."""

@@ -1,0 +1,1 @@
+"""The machine: devices, processes that train together, files, progress."""

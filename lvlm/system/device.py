@@ -1,0 +1,116 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+
+from lvlm.errors import UserError
+
+Autocast = Callable[[], AbstractContextManager[None]]
+
+# Dense bf16 products, 10^12 operations a second, from NVIDIA's and AMD's data sheets.
+PEAK_TFLOPS = {
+    "H200": 989.0, "H100": 989.0, "GH200": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0, "A10G": 70.0,
+    "RTX 4090": 165.0, "RTX 3090": 71.0, "MI300X": 1307.0, "MI250X": 191.5,
+}  # fmt: skip
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """'auto' is the GPU (CUDA or ROCm) where there is one, else the CPU; 'cuda' is the process's own GPU.
+
+    Raises:
+        UserError: a device that torch doesn't know or this machine hasn't got.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
+        torch.empty(0, device=device).tolist()  # 'meta' holds no numbers
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].split(". ")[0]
+        if "device string" in reason or "device type" in reason:  # torch lists twenty kinds of hardware
+            known = "it is auto, cpu, cuda, cuda:1, …, or another that torch knows"
+            raise UserError(f"there is no device {name!r}; {known}") from None
+        raise UserError(f"device {name!r} is not to be had here: {reason}") from None
+    return device
+
+
+def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
+    """'auto' is bf16 on a GPU that has it, else fp32. Weights and optimiser state stay in fp32 either way."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp32":
+        return precision, nullcontext
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return precision, lambda: torch.autocast(device.type, dtype=dtype)
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """What is known of the GPU at hand; None on a CPU, and of other GPUs."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_TFLOPS.items() if known in name), None)
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """CPU threads afterwards as before, whatever a recipe asks for inside."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU with glibc: freed memory stays with the process, since the next step asks for the same again.
+
+    Handing it back and faulting it in anew costs a few percent of a step.
+    """
+    if device.type == "cpu":
+        try:
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+            libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, its largest value
+        except (OSError, AttributeError):
+            pass
+
+
+class PeakMemory:
+    """The most memory that a stretch of work held, in MiB: allocated on a GPU; on Linux' CPU, the resident
+    set above what the process held at the start.
+    """
+
+    _STATUS = Path("/proc/self/status")
+    _CLEAR = Path("/proc/self/clear_refs")
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        self.start_mib = None
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # hand back what earlier runs of this process freed
+            self._CLEAR.write_text("5")  # restarts VmHWM
+            self.start_mib = self._read("VmRSS")
+        except (OSError, AttributeError):
+            pass
+
+    def mib(self) -> float | None:
+        """So far; None where the system doesn't tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return None if self.start_mib is None else max(0.0, self._read("VmHWM") - self.start_mib)
+
+    def _read(self, key: str) -> float:
+        for line in self._STATUS.read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) / 1024
+        raise OSError(f"no {key} in {self._STATUS}")

@@ -1,0 +1,73 @@
+"""FLOPs of a token, counted by running tiny copies of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lvlm.errors import UserError
+from lvlm.interfaces import Batch
+from lvlm.nn.device import standing_for
+from lvlm.recipe.assemble import assemble
+
+if TYPE_CHECKING:
+    from lvlm.recipe.recipe import Recipe
+
+
+FLOPS_DEPTHS = (2, 4)
+
+
+def flops_per_token(recipe: Recipe) -> float:
+    """FLOPs of forward and backward per input token: every product counts two per multiplication, attention looks at
+    whole rows whatever its mask (as Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B), nothing is recomputed.
+    """
+    layers = recipe.model.backbone.layers
+    less, more = FLOPS_DEPTHS
+    if layers <= more:
+        return _flops_per_token(recipe)
+    low, high = (_flops_per_token(with_layers(recipe, depth)) for depth in FLOPS_DEPTHS)
+    return low + (layers - less) / (more - less) * (high - low)
+
+
+def _flops_per_token(recipe: Recipe) -> float:
+    counter = FlopCounterMode(display=False)
+    with without_numbers(), counter, sdpa_kernel(SDPBackend.MATH), standing_for("cuda"):
+        model, loss = assemble(recipe).train(), recipe.loss.build()
+        batch = rows_of(recipe, 2)
+        output = model(batch.inputs_BT, batch.keep_BT, z=recipe.train.codes)
+        loss(output, batch, num_tokens=1, step=0).loss.backward()
+    return float(counter.get_total_flops()) / batch.inputs_BT.numel()
+
+
+def with_layers(recipe: Recipe, layers: int) -> Recipe:
+    backbone = recipe.model.backbone.model_copy(update={"layers": layers})
+    share = recipe.model.seam_index / recipe.model.backbone.layers
+    model = recipe.model.model_copy(update={"backbone": backbone, "seam": round(share * layers)})
+    return recipe.model_copy(update={"model": model})
+
+
+def rows_of(recipe: Recipe, rows: int) -> Batch:
+    ids = torch.zeros(rows, recipe.data.tokens, dtype=torch.long)
+    return Batch(ids, torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool))
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Tensors with shapes alone.
+
+    Raises:
+        UserError: something asked for a number.
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    except torch._subclasses.fake_tensor.DataDependentOutputException as error:
+        raise UserError(
+            f"a part looks at the numbers of its tensors ({error}), so it can't be planned"
+        ) from None

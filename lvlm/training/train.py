@@ -1,0 +1,152 @@
+"""The verb `train`: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lvlm.errors import UserError
+from lvlm.recipe.read import RecipeSource, read_recipe
+from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
+from lvlm.runs.load import read_run
+from lvlm.system.device import pick_device, threads_restored
+from lvlm.system.world import is_loss_of_another, join_world, led
+from lvlm.training.trainer import Trainer
+from lvlm.training.watch import Watch
+
+if TYPE_CHECKING:
+    from lvlm.recipe.recipe import Resolved
+
+
+def train(
+    recipe: RecipeSource | None,
+    out: str | Path,
+    *overrides: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+) -> Path:
+    """Train a recipe into a run folder.
+
+    Args:
+        recipe: as for `build`; None with `resume`, for the run's own.
+        out: the run's folder.
+        overrides: 'train.steps=100'.
+        resume: go on where the run stopped, exactly; begin where the folder is new, so that a job that may be
+            started again can always say it.
+        overwrite: delete a run that is there.
+        plugin_files: single-file plugins.
+        console: where progress goes; quiet unless given.
+
+    Raises:
+        UserError: for bad input, a full disk, a loss that isn't finite.
+        lvlm.errors.Interrupted: by Ctrl-C or SIGTERM, after saving.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if recipe is None:
+        if not resume:
+            raise UserError("which recipe? name one, or go on with a run by --resume --out RUN")
+        resolved = read_run(out, overrides, plugin_files=plugin_files)
+    else:
+        resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
+    return train_resolved(resolved, Path(out), resume=resume, overwrite=overwrite, console=console)
+
+
+@threads_restored()
+def train_resolved(
+    resolved: Resolved,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+    label: str | None = None,
+) -> Path:
+    """Train a recipe into a run folder; see `lvlm.runs.folder` for what it holds.
+
+    Started by torchrun or srun, all processes train one run together; the first one writes and prints.
+
+    Args:
+        resolved: the recipe.
+        out: the run's folder; with several processes, on a disk that all of them see.
+        resume: go on from the newest whole checkpoint, exactly as if there had been no interruption.
+        overwrite: delete a run that is there.
+        console: where progress goes; quiet unless given.
+        label: what stands in front of each line; the recipe's name and seed unless given.
+
+    Raises:
+        UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full, torch
+            can't compile what it was told to, another process is lost.
+        Interrupted: by Ctrl-C or SIGTERM, after saving; only the leading process tells.
+    """
+    spec = resolved.recipe.train
+    world = join_world(pick_device(spec.device).type, timeout_seconds=spec.timeout_seconds)
+    console = console if console is not None and world.leads else Console(quiet=True)
+    label = label or f"{resolved.recipe.name} seed {resolved.recipe.seed}"
+    watch = Watch(world, spec.timeout_seconds)
+    try:
+        resuming = led(world, lambda: _prepare(resolved, out, resume=resume, overwrite=overwrite))
+        trainer = Trainer(resolved, out, world, watch)
+        if resuming:
+            trainer.restore(lambda line: console.print(f"{label}  {line}", highlight=False, markup=False))
+            if trainer.step >= spec.steps:
+                line = f"{label}  finished already ({trainer.step} steps)"
+                console.print(line, highlight=False, markup=False)
+                return out
+        led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
+        trainer.run(console, label)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or out}: could not be written: {error.strerror or error}"
+        ) from error
+    except RuntimeError as error:
+        if world.ranks > 1 and is_loss_of_another(error):
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{out}: {watch.verdict()} ({reason}); go on with --resume") from error
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{out}: train.compile: torch can't compile here ({reason}); train with train.compile=false"
+        ) from error
+    finally:
+        watch.close()
+    return out
+
+
+def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Whether there is something to resume; else the folder may be written."""
+    if resume and is_run(out):
+        _refuse_changes(resolved, out)
+        return True
+    claim(out, overwrite=overwrite)
+    return False
+
+
+def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -> None:
+    if not resuming:
+        write_run(out, resolved, trainer.facts())
+    for stale in ("evaluation.json", "evaluation.npz"):
+        (out / stale).unlink(missing_ok=True)
+
+
+def _refuse_changes(resolved: Resolved, out: Path) -> None:
+    """A resumed run must be the run that was begun."""
+    before = {path: value for path, value, _ in read_run(out, registry=resolved.registry).describe()}
+    now = {path: value for path, value, _ in resolved.describe()}
+    changed = sorted(
+        k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k[:7] != "plugins"
+    )
+    if changed:
+        lines = [f"  {k}: {before.get(k)!r} in the run, {now.get(k)!r} now" for k in changed]
+        raise UserError(
+            f"{out}: can't resume, the recipe differs from the run's:\n"
+            + "\n".join(lines)
+            + "\nresume without the change, or train it into another folder"
+        )
+    refuse_other_files(out, resolved.recipe.data.files())
