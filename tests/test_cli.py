@@ -490,7 +490,7 @@ for words in (["--help"], ["train", "--help"], ["--version"], ["train", "--outt"
         main()
     except SystemExit:
         pass
-    heavy = {"torch", "numpy", "matplotlib", "lvlm"} & sys.modules.keys()
+    heavy = {"torch", "numpy", "matplotlib", "lvlm.model"} & sys.modules.keys()
     assert not heavy, (words, heavy)
 """
 

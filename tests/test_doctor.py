@@ -274,7 +274,7 @@ def test_a_tensor_without_a_state_was_never_trained(runs: Path) -> None:
     frozen = next(n for n, p in model.named_parameters() if n.startswith("latent.encoder") and p.ndim > 1)
     stored = {name: of for name, of in stored_optimiser(checkpoint).items() if name != frozen}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lvlm.diagnosis.examine.stored_optimiser", lambda _: stored)
+        patch.setattr("lvlm.diagnosis.measure.stored_optimiser", lambda _: stored)
         assert training_record(model, loss, checkpoint)["never_updated"] == [frozen]
 
 

@@ -19,7 +19,9 @@ import lvlm
 from lvlm.data.codecs import ByteCodec
 from lvlm.errors import NotFinite, OutOfDistribution, UserError
 from lvlm.generation import codes as turn
+from lvlm.generation.encode import encode, encode_in_windows
 from lvlm.generation.generate import Sample, generate, stream
+from lvlm.generation.interpolate import interpolate, texts_between
 from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import Sampling
 from lvlm.model.latent_lm import LatentLM
@@ -380,20 +382,20 @@ def test_codes_of_rows_that_stopped_are_kept_as_far_as_they_go(models: dict[str,
 
 def test_a_long_text_is_encoded_in_windows_and_characters_stay_whole(models: dict[str, LatentLM]) -> None:
     text = "naïve Zähler, 日本 " * 30
-    found = turn.encode_in_windows(models["free"], text, 16, seed=4)
+    found = encode_in_windows(models["free"], text, 16, seed=4)
     assert all(len(one.tokens) == 16 for one in found[:-1])
     assert [i for one in found for i in one.tokens] == list(text.encode())
     assert (
-        "".join(piece for one in turn.encode(models["free"], "naïve 日本") for piece in one.texts or [])
+        "".join(piece for one in encode(models["free"], "naïve 日本") for piece in one.texts or [])
         == "naïve 日本"
     )
-    alone = turn.encode(models["free"], found[20].tokens, seed=24)[0]
+    alone = encode(models["free"], found[20].tokens, seed=24)[0]
     assert torch.equal(alone.codes, found[20].codes)
 
 
 def test_encoding_gives_the_codes_that_generation_gives_a_prompt(models: dict[str, LatentLM]) -> None:
     for arm in ("free", "gptvae", "learned"):
-        encoded = turn.encode(models[arm], ["abc", "x"], seed=4)
+        encoded = encode(models[arm], ["abc", "x"], seed=4)
         samples = generate(models[arm], ["abc", "x"], 5, seed=4)
         for one, sample in zip(encoded, samples, strict=True):
             assert sample.codes is not None
@@ -401,7 +403,7 @@ def test_encoding_gives_the_codes_that_generation_gives_a_prompt(models: dict[st
             assert torch.isclose(one.kl_T.sum(), one.kl_Sd.sum())
             assert len(one.kl_T) == len(one.tokens) == len(one.texts or [])
     with pytest.raises(UserError, match="no latent"):
-        turn.encode(models["baseline"], "abc")
+        encode(models["baseline"], "abc")
 
 
 def test_bits_and_indices_are_the_same_codes(models: dict[str, LatentLM]) -> None:
@@ -435,7 +437,7 @@ def test_bits_and_indices_are_the_same_codes(models: dict[str, LatentLM]) -> Non
 @given(st.integers(2, 9), st.integers(0, 99))
 def test_a_way_by_hamming_changes_ever_more_bits(models: dict[str, LatentLM], steps: int, seed: int) -> None:
     one, other = torch.tensor([0, 5, 15, 3, 8]), torch.tensor([15, 5, 0, 1])
-    way = turn.interpolate(models["free"], one, other, steps, seed=seed)
+    way = interpolate(models["free"], one, other, steps, seed=seed)
     assert torch.equal(way[0], one[:4])
     assert torch.equal(way[-1], other)
     distances = [int(turn.to_bits(now ^ other, 4).sum()) for now in way]
@@ -446,27 +448,27 @@ def test_a_way_by_hamming_changes_ever_more_bits(models: dict[str, LatentLM], st
 
 def test_gaussian_codes_go_straight_or_round(models: dict[str, LatentLM]) -> None:
     model, one, other = models["gptvae"], torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    straight = turn.interpolate(model, one, other, 3, how="linear")
+    straight = interpolate(model, one, other, 3, how="linear")
     assert torch.allclose(straight[1], torch.tensor([[1.5, 0.5]]))
-    round_ = turn.interpolate(model, one, other, 3, how="spherical")
+    round_ = interpolate(model, one, other, 3, how="spherical")
     assert torch.allclose(round_[1], torch.tensor([[2.0, 2.0]]) / math.sqrt(2))
     for way in (straight, round_):
         assert torch.allclose(way[0], one)
         assert torch.allclose(way[2], other)
-    assert torch.allclose(turn.interpolate(model, one, one, 3, how="spherical")[1], one)
+    assert torch.allclose(interpolate(model, one, one, 3, how="spherical")[1], one)
     for how, codes in (("hamming", one), ("speherical", one)):
         with pytest.raises(UserError, match="no way"):
-            turn.interpolate(model, codes, codes, 3, how=how)
+            interpolate(model, codes, codes, 3, how=how)
     with pytest.raises(UserError, match="two ends"):
-        turn.interpolate(model, one, other, 1)
+        interpolate(model, one, other, 1)
     with pytest.raises(UserError, match="a code has 2 numbers; the vector has 3"):
         turn.code_of(model, vector=[1, 2, 3])
 
 
 @pytest.mark.parametrize("arm", ["free", "gptvae"])
 def test_texts_between_begin_and_end_with_the_texts_own_codes(models: dict[str, LatentLM], arm: str) -> None:
-    found = turn.texts_between(models[arm], "abcde", "abxyz", 3, seed=2)
-    ends = turn.encode(models[arm], ["abcde", "abxyz"], seed=2)
+    found = texts_between(models[arm], "abcde", "abxyz", 3, seed=2)
+    ends = encode(models[arm], ["abcde", "abxyz"], seed=2)
     assert [sample.prompt for sample in found] == [[97, 98]] * 3
     for sample, end in ((found[0], ends[0]), (found[2], ends[1])):
         assert sample.codes is not None

@@ -27,7 +27,7 @@ from lvlm.recipe.read import read_recipe
 from lvlm.runs import checkpoint
 from lvlm.runs.checkpoint import Checkpoints
 from lvlm.runs.weights import tensors_of
-from lvlm.system.files import write_atomically
+from lvlm.system.files import file_digest, write_atomically
 from lvlm.training.metrics import Metrics
 from tests.tiny import before_step, edit_json, logged, steps_of, tiny, weights, write_text
 
@@ -91,9 +91,7 @@ def foreign_weights(path: Path) -> None:
 
 def seal(folder: Path, name: str) -> None:
     """Make the manifest agree with the file, as someone would who means harm."""
-    edit_json(
-        folder / "checkpoint.json", lambda m: m["sha256"].update({name: checkpoint._digest(folder / name)})
-    )
+    edit_json(folder / "checkpoint.json", lambda m: m["sha256"].update({name: file_digest(folder / name)}))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt"])
@@ -370,7 +368,7 @@ def full_in_torch(*_: Any, **__: Any) -> Any:
         ("lvlm.runs.checkpoint.HuggingFaceStorageWriter.write_data", full_in_torch),
         ("lvlm.runs.checkpoint.HuggingFaceStorageWriter.write_data", full_in_rust),
         ("pathlib.Path.mkdir", full),
-        ("lvlm.system.files._sync", full),
+        ("lvlm.runs.checkpoint.sync", full),
         ("os.replace", full),
     ],
 )
@@ -438,8 +436,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    sync, replace = checkpoint._sync, os.replace
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: (done.append(path.name), sync(path)))
+    sync, replace = checkpoint.sync, os.replace
+    monkeypatch.setattr(checkpoint, "sync", lambda path: (done.append(path.name), sync(path)))
     monkeypatch.setattr("os.replace", lambda *paths: (done.append("rename"), replace(*paths)))
     Checkpoints(run).save(tensors_of(lvlm.load(run)), {}, step=7, bound_name="elbo", bound=1.0)
     files = {"model.safetensors", "trainer.pt", "checkpoint.json"}

@@ -400,7 +400,7 @@ def test_bins_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lvlm.data.bins.Writer.add", stop)
+        patch.setattr("lvlm.data.bins_writer.Writer.add", stop)
         with pytest.raises(KeyboardInterrupt):
             lvlm.prepare_data([str(made().rows)], tmp_path / "bins")
     assert not list(tmp_path.iterdir())

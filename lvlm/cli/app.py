@@ -9,15 +9,16 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from lvlm.cli import play as cli_play
-from lvlm.cli import write as cli_generate
+from lvlm.cli import look, measure, write
 from lvlm.cli.data import data_app, tokenizer_app
+from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
 from lvlm.errors import Interrupted, UserError
 
@@ -61,16 +62,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.add_typer(tokenizer_app, name="tokenizer")
 
-app.add_typer(data_app, name="data")
-
-cli_generate.register(app)
-
-cli_play.register(app)
-
-
-@app.command()
 def train(
     recipe: Annotated[
         str | None, typer.Argument(help="A YAML file or a shipped recipe; none with --resume.")
@@ -108,7 +100,6 @@ def _folder(out: str | None, source: str) -> Path:
     return Path(out)
 
 
-@app.command()
 def study(
     source: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one (demo).")],
     overrides: Overrides = None,
@@ -136,5 +127,30 @@ def _version(
         print(__version__)
         raise typer.Exit
 
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "study": study,
+    "eval": measure.evaluate,
+    "doctor": measure.doctor,
+    "steer": measure.steer,
+    "lm-eval": measure.lm_eval,
+    "sample": write.sample,
+    "encode": write.encode,
+    "interpolate": write.interpolate,
+    "play": play,
+    "check": look.check,
+    "plan": look.plan,
+    "export": look.export,
+    "kinds": look.kinds,
+    "plugins": look.plugins,
+    "schema": look.schema,
+}
+"""Every command, in the order of `lvlm --help`."""
+
+for name, command in COMMANDS.items():
+    app.command(name=name)(command)
+app.add_typer(data_app, name="data")
+app.add_typer(tokenizer_app, name="tokenizer")
 
 main = app  # the entry point

@@ -9,11 +9,9 @@ from typing import Annotated
 
 import typer
 
-from lvlm.cli.app import app
 from lvlm.cli.shared import AsJSON, Overrides, PluginFiles, RecipeArgument, RunArgument, show
 
 
-@app.command()
 def check(
     recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJSON = False, plugin: PluginFiles = None
 ) -> None:
@@ -28,7 +26,6 @@ def check(
         show(*checked_tables(checked))
 
 
-@app.command()
 def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -61,7 +58,6 @@ def plan(
         show(*plan_tables(found))
 
 
-@app.command()
 def export(
     run: RunArgument,
     out: Annotated[str, typer.Argument(help="A folder that isn't there yet.")],
@@ -83,7 +79,6 @@ def export(
         print(f"differs from PyTorch by {max(off.values()):.2g} at most", file=sys.stderr)
 
 
-@app.command()
 def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
     """List the plugins, what they supply, and why one failed."""
     from dataclasses import asdict
@@ -98,7 +93,6 @@ def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
         show(plugins_table(found))
 
 
-@app.command()
 def kinds(
     role: Annotated[
         str | None, typer.Argument(help="backbone, encoder, quantizer, injection, loss or data.")
@@ -117,7 +111,6 @@ def kinds(
         show(*kinds_tables(found))
 
 
-@app.command()
 def schema(plugin: PluginFiles = None) -> None:
     """Print the JSON Schema of recipes, for editors."""
     import lvlm

@@ -7,12 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lvlm.cli.app import app
 from lvlm.cli.shared import AsJSON, PluginFiles, RunArgument, listed, progress, show
 from lvlm.errors import UserError
 
 
-@app.command(name="eval")
 def evaluate(
     run: RunArgument,
     estimators: Annotated[
@@ -60,7 +58,6 @@ def _whole(text: str) -> int:
         raise UserError(f"k is {text!r}; it is a whole number, or several with commas between") from None
 
 
-@app.command(name="lm-eval")
 def lm_eval(
     run: RunArgument,
     tasks: Annotated[str, typer.Option(help="Names of lm-eval's tasks, with commas between.")],
@@ -87,7 +84,6 @@ def lm_eval(
         show(tasks_table(found))
 
 
-@app.command()
 def doctor(
     run: RunArgument,
     step: Annotated[
@@ -109,7 +105,6 @@ def doctor(
         show(*examination_tables(examination))
 
 
-@app.command()
 def steer(
     run: RunArgument,
     groups: Annotated[int | None, typer.Option(help="Prompts; samples of one share its codes.")] = None,

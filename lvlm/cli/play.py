@@ -9,11 +9,6 @@ import typer
 from lvlm.cli.shared import PluginFiles, RunArgument
 
 
-def register(app: typer.Typer) -> None:
-    """Put the command into the program."""
-    app.command()(play)
-
-
 def play(
     run: RunArgument,
     study: Annotated[

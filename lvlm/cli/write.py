@@ -47,12 +47,21 @@ Precision = Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int
 Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto is a GPU where there is one.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Put the commands into the program."""
-    for command in (sample, encode, interpolate):
-        app.command()(_warnings_as_lines()(command))
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """On the standard error, when they come."""
+    import warnings
+    from unittest import mock
+
+    def told(message: Warning | str, *_where: Any, **_how: Any) -> None:
+        print(f"lvlm: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings(), mock.patch.object(warnings, "showwarning", told):
+        warnings.simplefilter("always", OutOfDistribution)
+        yield
 
 
+@_warnings_as_lines()
 def sample(
     run: RunArgument,
     prompt: Annotated[list[str], typer.Option(help="What the text begins with; may be given several times.")],
@@ -136,6 +145,7 @@ def sample(
         _print(model, found, side_by_side=side_by_side or bool(flip and few))
 
 
+@_warnings_as_lines()
 def encode(
     run: RunArgument,
     file: Annotated[str | None, typer.Argument(help="A text file, or - for the standard input.")] = None,
@@ -172,6 +182,7 @@ def encode(
         show(*reading_tables(reading_of(found)))
 
 
+@_warnings_as_lines()
 def interpolate(
     run: RunArgument,
     one: Annotated[str, typer.Argument(metavar="A", help="A text.")],
@@ -221,20 +232,6 @@ def interpolate(
 def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str, Any]:
     """How a model is loaded, as options of `lvlm.load`."""
     return {"plugin_files": plugin or [], "precision": precision, "device": device}
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """On the standard error, when they come."""
-    import warnings
-    from unittest import mock
-
-    def told(message: Warning | str, *_where: Any, **_how: Any) -> None:
-        print(f"lvlm: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings(), mock.patch.object(warnings, "showwarning", told):
-        warnings.simplefilter("always", OutOfDistribution)
-        yield
 
 
 def _read(file: str) -> str | bytes:
