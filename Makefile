@@ -24,8 +24,9 @@ test: format lint types tests  ## everything that CI checks
 format: setup
 	$(BIN)/ruff format --check .
 
-lint: setup
+lint: setup  ## style, and which wing may import which
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 
 types: setup
 	$(BIN)/mypy
