@@ -14,7 +14,6 @@ import math
 import shlex
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,15 +41,11 @@ from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
 from lvlm.training.parallel import gathered_seam, make_mesh, shard, synchronise_gradients
 from lvlm.training.recompute import keep_fewer_activations
 from lvlm.training.signals import STOP_SIGNALS, stop_signals
+from lvlm.training.spikes import Spikes
 from lvlm.training.watch import Watch
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Resolved
-
-
-MOST_SPIKES_IN_A_ROW = 10
-
-STEPS_TO_TELL_A_SPIKE = 100
 
 
 class Trainer:
@@ -106,9 +101,7 @@ class Trainer:
         self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints, world=self.world)
         self.step = 0  # optimiser steps done
         self.passed_over = 0  # batches that a rewind left out
-        self.spikes = 0
-        self._spikes_in_a_row = 0
-        self._norms: deque[float] = deque(maxlen=STEPS_TO_TELL_A_SPIKE)
+        self.spikes = Spikes(self.spec.spike_factor)
 
     def facts(self) -> dict[str, Any]:
         """What run.json says of the run beside its recipe."""
@@ -149,8 +142,8 @@ class Trainer:
             self.loss.load_state_dict(state["loss"])
             if self.precision == "fp16":
                 self.scaler.load_state_dict(state["scaler"])
-            self.passed_over, self.spikes = int(state["passed_over"]), int(state["spikes"])
-            self._norms = deque(map(float, state["norms"]), maxlen=STEPS_TO_TELL_A_SPIKE)
+            self.passed_over = int(state["passed_over"])
+            self.spikes.load_state_dict(state)
             readers = state["readers"]
             # A reader without a position of its own asks nothing of the one before it.
             self.reader.load_state_dict(readers[self.world.rank % len(readers)])
@@ -167,8 +160,7 @@ class Trainer:
             "loss": self.loss.state_dict(),
             "scaler": self.scaler.state_dict(),
             "passed_over": self.passed_over,
-            "spikes": self.spikes,
-            "norms": list(self._norms),
+            **self.spikes.state_dict(),
             "readers": self.world.gathered(self.reader.state_dict()),
         }
         name, value = bound or ("none", None)
@@ -190,7 +182,7 @@ class Trainer:
                     began = time.perf_counter()
                     numbers, tokens, stopping = self._train_step(stop)
                     if numbers.pop("rewound", None):
-                        display.line(f"a spike: back to step {self.step}; {self.spikes} so far")
+                        display.line(f"a spike: back to step {self.step}; {self.spikes.count} so far")
                         if metrics:
                             metrics.close()
                             metrics = self._metrics()
@@ -270,18 +262,15 @@ class Trainer:
         numbers = {"loss": loss, **numbers, "learning_rate": rate, "gradient_norm": float(norm)}
         if self.precision == "fp16":
             numbers["loss_scale"] = self.scaler.get_scale()
-        if self._is_spike(numbers):
+        if self.spikes.take(loss, float(norm), loss_scale=numbers.get("loss_scale")):
             numbers |= self._after_spike(numbers)
         else:
-            self._spikes_in_a_row = 0
-            if math.isfinite(numbers["gradient_norm"]):
-                self._norms.append(numbers["gradient_norm"])
             self.scaler.step(self.optimiser)  # fp16: not where a gradient overflowed
         if "rewound" not in numbers:
             self.scaler.update()
             self.loss.after_step()
         self.optimiser.zero_grad(set_to_none=True)
-        numbers["spikes"] = float(self.spikes)
+        numbers["spikes"] = float(self.spikes.count)
         return numbers, tokens, stopping
 
     def _batch(self) -> Batch:
@@ -301,42 +290,27 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------------- spikes
 
-    def _is_spike(self, numbers: dict[str, float]) -> bool:
-        loss, norm = numbers["loss"], numbers["gradient_norm"]
-        if not math.isfinite(loss):
-            return True
-        if not math.isfinite(
-            norm
-        ):  # in fp16 an overflow, which the scaler skips until it has found its scale
-            return self.precision != "fp16" or self.scaler.get_scale() < 1
-        factor, enough = self.spec.spike_factor, len(self._norms) >= STEPS_TO_TELL_A_SPIKE // 5
-        return factor is not None and enough and norm > factor * statistics.median(self._norms)
-
     def _after_spike(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Count it, and do what the recipe says.
+        """Do what the recipe says of a spike: stop, leave the update out, or go back to the newest checkpoint.
 
         Raises:
             UserError: to stop.
         """
-        spec = self.spec
-        self.spikes += 1
-        self._spikes_in_a_row += 1
-        if spec.on_spike == "stop" or self._spikes_in_a_row >= MOST_SPIKES_IN_A_ROW:
+        spec, spikes = self.spec, self.spikes
+        if spec.on_spike == "stop" or spikes.too_many:
             batch = f"(batch: data seed {self.recipe.seed}, step {self.step + self.passed_over}, {spec.rows} rows)"
-            finite = math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"])
-            what = "the gradient spiked" if finite else "the loss or its gradient is not finite"
-            row = f", {self._spikes_in_a_row} steps in a row" if self._spikes_in_a_row > 1 else ""
-            raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}{row}", numbers))
+            what = spikes.describe(numbers["loss"], numbers["gradient_norm"])
+            raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}", numbers))
         if spec.on_spike == "skip":
             return {}
         self.checkpoints.wait()
-        behind, spikes, in_a_row = self.step + self.passed_over, self.spikes, self._spikes_in_a_row
+        behind, count, in_a_row = self.step + self.passed_over, spikes.count, spikes.in_a_row
         if not led(self.world, lambda: bool(self.checkpoints.list())):
             raise UserError(
                 self._diverged(f"step {self.step + 1}: a spike before the first checkpoint", numbers)
             )
         self.restore()
-        self.spikes, self._spikes_in_a_row = spikes, in_a_row
+        spikes.count, spikes.in_a_row = count, in_a_row  # a rewind forgets steps, and no spikes
         self.passed_over = behind + 1 - self.step
         return {"rewound": 1.0}
 
