@@ -6,8 +6,8 @@ Local terms look at each unit, slot or sequence by itself; k is its budget in na
     mask        KL where KL > k     one-sided, the gradient of the hinge (Li et al. 2020, Optimus, 2004.04092)
     target      |KL - k|            two-sided: below its budget a latent is pulled up
 
-Controllers set one price per nat, or one per unit, from the mean KL of the whole step before: the price is then the
-same number for all micro-batches and ranks, and the loss is linear in the KL.
+Controllers set one price per nat, or one per unit, from the mean KL of the whole step before: the price is
+then the same number for all micro-batches and ranks, and the loss is linear in the KL.
 
     clamp       1 where the mean was above k, else 0            the gradient of max(mean KL, k); one-sided
     pid         P sigmoid(error) + integral, in [0, 1]          ControlVAE (Shao et al. 2020, arXiv 2004.05988); the
@@ -157,9 +157,9 @@ class PID(Controller):
 
 
 class Lagrangian(Controller):
-    """A multiplier that grows while the mean is short of its budget, and shrinks above it; what is missing is paid
-    for at once as well, as in an augmented Lagrangian, without which the mean swings around its budget for ever
-    (Platt and Barr 1988, Constrained Differential Optimization).
+    """A multiplier that grows while the mean is short of its budget, and shrinks above it; what is missing is
+    paid for at once as well, as in an augmented Lagrangian, without which the mean swings around its budget
+    for ever (Platt and Barr 1988, Constrained Differential Optimization).
 
     Args:
         budget_nats, per: see `Controller`.

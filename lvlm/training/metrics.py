@@ -15,7 +15,7 @@ from lvlm.training.trackers import Service, TensorBoard, Tracker
 
 
 class Metrics:
-    """Appends one JSON object a line to RUN/metrics.jsonl, and tells trackers.
+    """Log of a run: one JSON object a line in RUN/metrics.jsonl, handed on to trackers.
 
     Args:
         run: the run's folder.
@@ -45,7 +45,7 @@ class Metrics:
         self._file: TextIO = path.open("a")
 
     def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
-        """One line; `step` counts optimiser steps done."""
+        """Write one line; `step` counts optimiser steps done."""
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"event": event, "step": step, **finite}) + "\n")
         self._file.flush()
@@ -53,7 +53,7 @@ class Metrics:
             tracker.log(event, step, numbers)
 
     def close(self) -> None:
-        """Flush and close all."""
+        """Flush and close the file and all trackers."""
         self._file.close()
         for tracker in self._trackers:
             tracker.close()

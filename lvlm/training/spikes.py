@@ -18,7 +18,8 @@ class Spikes:
     """The count of spikes, and the norms that tell one.
 
     Args:
-        factor: a norm above so many times the median of the last steps is a spike; None for none but NaN and infinity.
+        factor: a norm above so many times the median of the last steps is a spike; None for none but NaN and
+            infinity.
     """
 
     def __init__(self, factor: float | None) -> None:
@@ -28,13 +29,13 @@ class Spikes:
         self.norms: deque[float] = deque(maxlen=REMEMBERED_STEPS)
 
     def take(self, loss: float, norm: float, *, loss_scale: float | None) -> bool:
-        """Take in a step's loss and gradient norm; whether the step is a spike.
+        """Take in the loss and gradient norm of a step, and return whether the step is a spike.
 
         Args:
             loss: nats per token.
             norm: of the whole gradient, before it is clipped.
-            loss_scale: of fp16, else None. A gradient that overflows is no spike while the scaler looks for its scale,
-                which it does above 1; the scaler skips the step.
+            loss_scale: of fp16, else None. A gradient that overflows is no spike while the scaler looks for
+                its scale, which it does above 1; the scaler skips the step.
         """
         if self._is_spike(loss, norm, loss_scale):
             self.count += 1
@@ -60,20 +61,22 @@ class Spikes:
         return self.in_a_row >= MOST_IN_A_ROW
 
     def describe(self, loss: float, norm: float) -> str:
-        """The newest spike in words."""
+        """Describe the newest spike."""
         finite = math.isfinite(loss) and math.isfinite(norm)
         what = "the gradient spiked" if finite else "the loss or its gradient is not finite"
         return what + (f", {self.in_a_row} steps in a row" if self.in_a_row > 1 else "")
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of a checkpoint."""
+        """State for a checkpoint."""
         return {"spikes": self.count, "norms": list(self.norms)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint.
+        """Restore the state of a checkpoint.
 
         Raises:
-            KeyError, TypeError, ValueError: the state is no state of spikes.
+            KeyError: a value is missing.
+            TypeError: a value has another type.
+            ValueError: a value is no number.
         """
         self.count, self.in_a_row = int(state["spikes"]), 0
         self.norms = deque(map(float, state["norms"]), maxlen=REMEMBERED_STEPS)

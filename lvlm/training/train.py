@@ -67,7 +67,7 @@ def train_resolved(
     console: Console | None = None,
     label: str | None = None,
 ) -> Path:
-    """Train a recipe into a run folder; see `lvlm.runs.folder` for what it holds.
+    """Train a resolved recipe into a run folder; `lvlm.runs.folder` lists what the folder holds.
 
     Started by torchrun or srun, all processes train one run together; the first one writes and prints.
 
@@ -120,7 +120,7 @@ def train_resolved(
 
 
 def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Whether there is something to resume; else the folder may be written."""
+    """Return whether there is a run to resume; else make sure that the folder may be written."""
     if resume and is_run(out):
         _refuse_changes(resolved, out)
         return True
@@ -136,7 +136,7 @@ def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -
 
 
 def _refuse_changes(resolved: Resolved, out: Path) -> None:
-    """A resumed run must be the run that was begun."""
+    """Refuse a recipe that differs from the run's own in more than may change on the way."""
     before = {path: value for path, value, _ in read_run(out, registry=resolved.registry).describe()}
     now = {path: value for path, value, _ in resolved.describe()}
     changed = sorted(

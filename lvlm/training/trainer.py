@@ -1,11 +1,11 @@
-"""The trainer: one loop for every arm, in one process or many. It knows batches, a model and a loss; no latent and no
-plugin.
+"""The trainer: one loop for every model, in one process or many. It knows no latent and no plugin.
 
 for step: batch ─ micro-batches ─ model ─ loss ─ backward … ─ clip ─ AdamW
           every so often: log, evaluate on fixed windows, checkpoint
 
-A step is a function of the weights, the seed and its number: batches are, and so is the noise of each micro-batch. So a
-run that was stopped, or that goes on with another number of processes and the same `micro_rows`, is the same run.
+A step is a function of the weights, the seed and its number: batches are, and so is the noise of each
+micro-batch. So a run that was stopped, or that goes on with another number of processes and the same
+`micro_rows`, is the same run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """A model, its optimiser and its data at some step.
+    """State of a training at some step: model, loss, optimiser and data.
 
     Args:
         resolved: the recipe.
@@ -104,7 +104,7 @@ class Trainer:
         self.spikes = Spikes(self.spec.spike_factor)
 
     def facts(self) -> dict[str, Any]:
-        """What run.json says of the run beside its recipe."""
+        """Facts that run.json holds beside the recipe."""
         return {
             "data_fingerprint": self.data.fingerprint,
             "selection_windows": self.windows.digest,
@@ -117,10 +117,10 @@ class Trainer:
     # ---------------------------------------------------------------------------------------- checkpoints
 
     def restore(self, tell: Callable[[str], object] = str) -> None:
-        """Take up the newest whole checkpoint, or start from step 0 where there is none yet.
+        """Restore the newest whole checkpoint, or start from step 0 where there is none yet.
 
         Args:
-            tell: is told of checkpoints that are passed over, and why.
+            tell: called with a line for each checkpoint that is passed over.
 
         Raises:
             UserError: no checkpoint is whole, or data or the kind of device changed since.
@@ -155,7 +155,13 @@ class Trainer:
         self.step = checkpoint.step
 
     def save(self, bound: tuple[str, float] | None, *, wait: bool = True) -> None:
-        """Write a checkpoint of the present step, selected by `bound`; with `wait` off, behind the loop."""
+        """Write a checkpoint of the present step.
+
+        Args:
+            bound: name and value (nats per token) by which the best checkpoint is chosen; None for no
+                evaluation.
+            wait: whether to wait until it is written; else it is written behind the loop.
+        """
         state: dict[str, Any] = {
             "loss": self.loss.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -229,8 +235,11 @@ class Trainer:
         return Metrics(self.out, after_step=self.step, services=self.spec.trackers, config=config)
 
     def _train_step(self, stop: list[int]) -> tuple[dict[str, float], int, int]:
-        """One optimiser step: what is logged (nats per token), the tokens that all processes read, and the signal
-        upon which all of them stop, or 0.
+        """Take one optimiser step.
+
+        Returns:
+            Numbers for the log (nats per token), the tokens that all processes read, and the signal upon
+            which all of them stop, or 0.
         """
         spec, step = self.spec, self.step
         batch = self._batch()
@@ -274,12 +283,14 @@ class Trainer:
         return numbers, tokens, stopping
 
     def _batch(self) -> Batch:
-        """The rows of the step that fall to this process."""
+        """Rows of the step that this process trains on."""
         return self.reader.batch(self.step + self.passed_over)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
-        """Micro-batches, each with noise of its own: codes and dropout follow from the seed, the step and the
-        micro-batch's place in the whole batch, whichever process has it.
+        """Micro-batches, and whether each is the last; seeds the noise of each.
+
+        Codes and dropout follow from the seed, the step and the micro-batch's place in the whole batch,
+        whichever process has it.
         """
         rows = self.spec.micro_rows or len(batch)
         first = self.world.rank * len(batch)
@@ -291,7 +302,7 @@ class Trainer:
     # -------------------------------------------------------------------------------------------- spikes
 
     def _after_spike(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Do what the recipe says of a spike: stop, leave the update out, or go back to the newest checkpoint.
+        """React to a spike as the recipe says: stop, skip the update, or go back to the newest checkpoint.
 
         Raises:
             UserError: to stop.
@@ -317,8 +328,12 @@ class Trainer:
     # ------------------------------------------------------------------------------------------ numbers
 
     def _evaluate(self) -> tuple[dict[str, float], tuple[str, float]]:
-        """Numbers on the fixed validation windows (nats per token), and the bound to select by. Every process looks at
-        all of them: a window's numbers are then those of one process.
+        """Evaluate on the fixed validation windows.
+
+        Every process computes all windows, so that the numbers are those of one process.
+
+        Returns:
+            Numbers in nats per token, and name and value of the bound by which the best checkpoint is chosen.
         """
         self.watch.moved(self.step)
         try:
@@ -341,8 +356,10 @@ class Trainer:
         return numbers, (name, numbers[name])
 
     def _costs(self, numbers: dict[str, float], peak: PeakMemory) -> dict[str, float]:
-        """Memory, and on known hardware the MFU: the share of what the devices could compute at best that went into
-        the model's own products (Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B).
+        """Peak memory, and on known hardware the MFU.
+
+        MFU is the share of the devices' peak that went into the model's own products (Chowdhery et al. 2022,
+        PaLM, arXiv 2204.02311, appendix B).
         """
         costs: dict[str, float] = {}
         mib = peak.mib()
@@ -377,7 +394,7 @@ class Trainer:
 
 
 def _whole(norm: Tensor) -> Tensor:
-    """A norm over all processes."""
+    """The norm over all processes."""
     from torch.distributed.tensor import DTensor
 
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
