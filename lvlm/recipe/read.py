@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from lvlm.data import DATA_KINDS, PLAIN_DATA_KINDS
 from lvlm.errors import listing, nearest
-from lvlm.interfaces import PARAMS_OF_ROLE, Params
+from lvlm.interfaces import PARAMS_OF_PART, Params
 from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
 from lvlm.recipe.plain_yaml import parse_overrides
@@ -148,7 +148,7 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
     def fields(base: type[BaseModel], roles: Sequence[str]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for role in roles:
-            known = tuple(params for of, params in kinds if of == role) or (PARAMS_OF_ROLE[role],)
+            known = tuple(params for of, params in kinds if of == role) or (PARAMS_OF_PART[role],)
             one: Any = Union[known]  # noqa: UP007  a union of a tuple
             if len(known) > 1:
                 one = Annotated[one, Field(discriminator="kind")]

@@ -17,15 +17,8 @@ import pluggy
 
 from lvlm import hookspecs
 from lvlm.errors import listing, nearest
-from lvlm.interfaces import PARAMS_OF_ROLE, Params, Register
-
-ROLE_OF_HOOK = {
-    "register_backbones": "backbone",
-    "register_encoders": "encoder",
-    "register_quantizers": "quantizer",
-    "register_injections": "injection",
-    "register_losses": "loss",
-}
+from lvlm.interfaces import Params, Register
+from lvlm.registry.roles import ROLE_OF_HOOK, ROLES
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,7 @@ class Kind:
     name: str
     params: type[Params]
     plugin: str
-    """Empty for the core's own kinds of data."""
+    """The plugin's name; empty for lvlm's own kinds of data and estimators, which belong to the core."""
     help: str
 
 
@@ -122,7 +115,7 @@ def _collector(kinds: list[Kind], hook: str, role: str, plugin: str) -> Register
 
 def _kind(params: Any, hook: str, role: str, plugin: str) -> Kind:
     """A params class as a kind, after checking that it says all that recipes need."""
-    base = PARAMS_OF_ROLE[role]
+    base, makes = ROLES[role].params, ROLES[role].makes
     if not (isinstance(params, type) and issubclass(params, Params)):
         raise PluginError(f"{hook} registered {params!r}, which is no subclass of {base.__name__}")
     who = params.__name__
@@ -138,8 +131,8 @@ def _kind(params: Any, hook: str, role: str, plugin: str) -> Kind:
     doc = inspect.cleandoc(params.__dict__.get("__doc__") or "")
     if not doc:
         raise PluginError(f"{who} needs a docstring; its first line is the kind's help")
-    if params.build is base.build:  # type: ignore[attr-defined]  # each role's base has its own signature
-        raise PluginError(f"{who} needs a method build")
+    if getattr(params, makes) is getattr(base, makes):
+        raise PluginError(f"{who} needs a method {makes}")
     return Kind(role, names[0], params, plugin, doc.splitlines()[0])
 
 

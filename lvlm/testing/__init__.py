@@ -28,7 +28,7 @@ from lvlm.testing.cases import (
     token_rows,
 )
 from lvlm.testing.models import check_model
-from lvlm.testing.parts import check_kind
+from lvlm.testing.parts import CHECKS, check_kind
 
 __all__ = [
     "Cross",
@@ -70,8 +70,8 @@ def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Call
 
 
 def _cases(registry: Registry, wanted: set[str] | None) -> Iterator[tuple[str, Callable[[], None]]]:
-    for role, kinds in registry.kinds.items():
-        for kind in kinds.values():
+    for role in CHECKS:
+        for kind in registry.kinds[role].values():
             if wanted is None or kind.plugin in wanted:
                 yield f"{role}-{kind.name}", partial(_check_kind, kind)
     for cross in crosses(registry)[0]:
