@@ -116,9 +116,9 @@ class Registry:
             raise UserError(self.unknown(role, name))
         return self.kinds[role][name]
 
-    def unknown(self, role: str, name: str) -> str:
-        """That there is no such kind, in words: what is known, what is near, and whom to suspect."""
-        known = self.kinds[role]
+    def unknown(self, role: str, name: str, known: Collection[str] | None = None) -> str:
+        """Error text for an unknown kind: known kinds (of the role, or given), nearest match, plugins that failed."""
+        known = self.kinds[role] if known is None else known
         return f"unknown {role} {name!r}; known: {listing(known)}{nearest(name, known)}{self._suspects()}"
 
     def require(self, name: str) -> PluginInfo:
