@@ -39,7 +39,7 @@ class CoinData(DataParams):
     @classmethod
     def example(cls) -> Self:
         """Rows that are few enough to be counted, and noisy enough to differ."""
-        return cls(length=12, noise=0.4)
+        return cls(length=10, noise=0.4)
 
     @field_validator("noise")
     @classmethod

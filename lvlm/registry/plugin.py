@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import inspect
 import re
-import sys
 import traceback
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -35,26 +32,6 @@ class Kind:
 
 class PluginError(Exception):
     """What is wrong with a plugin, in words."""
-
-
-def module_name(path: Path, source: bytes) -> str:
-    """The name under which a single file stands in `sys.modules`."""
-    digest = hashlib.sha256(bytes(path) + b"\0" + source).hexdigest()[:8]
-    stem = re.sub(r"\W", "_", path.stem)
-    return f"lvlm_plugin_{stem}_{digest}"
-
-
-def module_of(path: Path, source: bytes, name: str) -> types.ModuleType:
-    """The module of a file, executed once per process and content, so that its classes stay themselves."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
-        raise PluginError("a plugin file ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before executing: pydantic and dataclasses look their module up there
-    exec(compile(source, str(path), "exec"), module.__dict__)  # the bytes that were hashed, no stale .pyc
-    return module
 
 
 def kinds_of(plugin: object, name: str) -> list[Kind]:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lvlm.errors import UserError, listing, nearest
-from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of, module_name, module_of
+from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of
 from lvlm.registry.roles import ROLES
 from lvlm.system.files import no_such_file
+from lvlm.system.modules import module_name, module_of
 
 GROUP = "lvlm"
 
@@ -164,7 +165,7 @@ class Registry:
         fresh = name not in sys.modules
         version = hashlib.sha256(source).hexdigest()[:12]
         info = PluginInfo(path.stem, version, str(path), single_file=True)
-        info = self._add(info, lambda: module_of(path, source, name))
+        info = self._add(info, lambda: _module(path, source, name))
         if info.error and fresh:
             sys.modules.pop(name, None)
         return info
@@ -205,6 +206,12 @@ class Registry:
         info = replace(info, kinds=tuple(f"{kind.role}/{kind.name}" for kind in kinds), error=error)
         self.plugins.append(info)
         return info
+
+
+def _module(path: Path, source: bytes, name: str) -> object:
+    if path.suffix != ".py":
+        raise PluginError("a plugin file ends in .py")
+    return module_of(path, source, name)
 
 
 def _dropped(plugin: PluginInfo) -> str:

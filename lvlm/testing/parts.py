@@ -31,6 +31,7 @@ from lvlm.interfaces import (
 from lvlm.model.latent_lm import LatentLM
 from lvlm.registry.registry import Registry
 from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
+from lvlm.testing.data import check_data
 from lvlm.testing.models import check_cache, check_causal, check_gradients
 
 
@@ -253,6 +254,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "quantizer": check_quantizer,
     "injection": check_injection,
     "loss": check_loss,
+    "data": check_data,
 }
 
 
