@@ -34,9 +34,9 @@ def check_data(params: DataParams) -> None:
         source, again = params.open(), params.open()
         check_declared(params, source, again)
         check_windows(source, again)
-        check_splits(source)
         if not isinstance(source, StreamSource):
             check_batches(source, again)
+    check_splits(source)
     check_resuming(source, again)
     check_codec(params, source)
     check_files(params)
