@@ -1,4 +1,4 @@
-"""The five hooks: the index of what a plugin can extend.
+"""The hooks: the index of what a plugin can extend.
 
 A plugin is a module (an entry point of the group 'lvlm', or a single file) that has any of these
 functions under `hookimpl`, each calling `register(ParamsClass)` once per kind:
@@ -43,3 +43,13 @@ def register_injections(register: Register) -> None:
 @hookspec
 def register_losses(register: Register) -> None:
     """Supply losses: subclasses of `LossParams`."""
+
+
+@hookspec
+def register_data(register: Register) -> None:
+    """Supply kinds of data: subclasses of `lvlm.data.DataParams`."""
+
+
+@hookspec
+def register_estimators(register: Register) -> None:
+    """Supply estimators of the likelihood: subclasses of `lvlm.likelihood.EstimatorParams`."""

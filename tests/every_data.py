@@ -3,120 +3,87 @@
 from __future__ import annotations
 
 import functools
-import json
-import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import lvlm
-from lvlm.data import (
-    BinsData,
-    CoinData,
-    DataParams,
-    HuggingFaceData,
-    LettersData,
-    MixtureData,
-    PythonData,
-    TextData,
-)
+from lvlm.data import BinsData, DataParams, HuggingFaceData, MixtureData, TextData
 from lvlm.interfaces import Ramp
+from lvlm.registry.registry import Registry
+from lvlm.testing.corpus import documents, write_corpus, write_rows
+
+__all__ = ["KINDS", "VARIANTS", "WINDOW", "documents", "made", "write_rows"]
 
 WINDOW = 16
 
-
-def documents(count: int = 600) -> list[str]:
-    """Texts of 3 to 40 words, no two of them equal."""
-    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs"]
-    choose = random.Random(0)
-    return [
-        f"{number}: {' '.join(choose.choices(words, k=choose.randint(2, 39)))}" for number in range(count)
-    ]
-
-
-def write_rows(path: Path, texts: Sequence[str | None], field: str = "text") -> Path:
-    """A .jsonl of texts."""
-    path.write_text("".join(json.dumps({field: text}) + "\n" for text in texts))
-    return path
+KINDS = Registry.load(only=()).kinds["data"]
+"""The core's own."""
 
 
 class Made:
-    """A folder with a text, rows, a tokenizer, bins and a dataset."""
+    """A folder with a text, rows, a tokenizer, and bins."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.text = folder / "words.txt"
-        self.text.write_text(" ".join(f"word{i}" for i in range(2000)))
-        self.rows = write_rows(folder / "rows.jsonl", documents())
+        self.folder = write_corpus(folder)
+        self.text, self.rows = folder / "text.txt", folder / "rows.jsonl"
         self.tokenizer = lvlm.train_tokenizer([str(self.rows)], folder / "tokenizer.json", vocab=300)
-        self.bins = lvlm.prepare_data([str(self.rows)], folder / "bins", tokenizer=str(self.tokenizer))
+        self.bins = lvlm.prepare_data([str(self.rows)], folder / "token-bins", tokenizer=str(self.tokenizer))
 
-    def kinds(self) -> dict[str, DataParams]:
-        """One of each kind, whose batches are pure."""
-        tokenizer = str(self.tokenizer)
-        return {
-            "python": PythonData(window=32, max_megabytes=0.5),
-            "text": TextData(path=str(self.text), window=WINDOW),
-            "bins": BinsData(path=str(self.bins), window=WINDOW),
-            "huggingface": HuggingFaceData(path=str(self.rows), window=WINDOW, tokenizer=tokenizer),
-            "mixture": MixtureData(
-                parts={
-                    "text": TextData(path=str(self.text), window=WINDOW, tokenizer=tokenizer),
-                    "bins": BinsData(path=str(self.bins), window=WINDOW),
-                },
-                weights={"text": Ramp(start=1, end=0.2, steps=50)},
-            ),
-            "letters": LettersData(),
-            "coin": CoinData(),
-        }
+    def variant(self, name: str) -> DataParams:
+        """The example of a kind, or one of `OPTIONS`."""
+        return OPTIONS[name](self) if name in OPTIONS else self.example(name)
 
-    def variants(self) -> dict[str, DataParams]:
-        """The kinds, and other ways to read them."""
-        rows, bins, tokenizer = str(self.rows), str(self.bins), str(self.tokenizer)
-        pad = MixtureData(
-            parts={
-                "joined": BinsData(path=bins, window=WINDOW),
-                "padded": BinsData(path=bins, window=WINDOW, documents="pad"),
-            }
-        )
-        return self.kinds() | {
-            "text, tokens, epochs": TextData(path=rows, window=8, tokenizer=tokenizer, order="epochs"),
-            "bins, padded": BinsData(path=bins, window=WINDOW, documents="pad"),
-            "bins, padded, epochs": BinsData(path=bins, window=WINDOW, documents="pad", order="epochs"),
-            "bins, epochs": BinsData(path=bins, window=WINDOW, order="epochs"),
-            "dataset, padded": HuggingFaceData(path=rows, window=WINDOW, documents="pad"),
-            "mixture, padded": pad,
-            "streamed": self.streamed(),
-            "streamed, padded": self.streamed(documents="pad"),
-            "streamed, mixed": self.streamed(shuffle_buffer=16),
-            "streamed, bytes": HuggingFaceData(path=rows, window=WINDOW, streaming=True),
-        }
+    def example(self, kind: str) -> DataParams:
+        """That of a kind, which may read the folder."""
+        params = KINDS[kind].params
+        assert issubclass(params, DataParams)
+        return params.example_in(self.folder)
+
+    def of_text(self, **options: object) -> TextData:
+        """The text, in tokens."""
+        values = {"path": str(self.text), "window": WINDOW, "tokenizer": str(self.tokenizer)}
+        return TextData.model_validate(values | options)
+
+    def of_bins(self, **options: object) -> BinsData:
+        """The rows' tokens."""
+        return BinsData.model_validate({"path": str(self.bins), "window": WINDOW} | options)
+
+    def dataset(self, **options: object) -> HuggingFaceData:
+        """The rows, in tokens."""
+        values = {"path": str(self.rows), "window": WINDOW, "tokenizer": str(self.tokenizer)}
+        return HuggingFaceData.model_validate(values | options)
 
     def streamed(self, **options: object) -> HuggingFaceData:
         """The rows as a stream."""
-        values = {
-            "path": str(self.rows),
-            "window": WINDOW,
-            "tokenizer": str(self.tokenizer),
-            "streaming": True,
-        }
-        return HuggingFaceData.model_validate(values | options)
+        return self.dataset(streaming=True, **options)
 
 
-KINDS = ("python", "text", "bins", "huggingface", "mixture", "letters", "coin")
-VARIANTS = (
-    *KINDS,
-    "text, tokens, epochs",
-    "bins, padded",
-    "bins, padded, epochs",
-    "bins, epochs",
-    "dataset, padded",
-    "mixture, padded",
-    "streamed",
-    "streamed, padded",
-    "streamed, mixed",
-    "streamed, bytes",
-)
+def _mixture(made: Made) -> MixtureData:
+    parts: dict[str, DataParams] = {"text": made.of_text(), "bins": made.of_bins()}
+    return MixtureData(parts=parts, weights={"text": Ramp(start=1, end=0.2, steps=50)})
+
+
+OPTIONS: dict[str, Callable[[Made], DataParams]] = {
+    "bins, tokens": lambda made: made.of_bins(),
+    "dataset, tokens": lambda made: made.dataset(),
+    "mixture, tokens": _mixture,
+    "text, tokens, epochs": lambda made: made.of_text(path=str(made.rows), window=8, order="epochs"),
+    "bins, padded": lambda made: made.of_bins(documents="pad"),
+    "bins, padded, epochs": lambda made: made.of_bins(documents="pad", order="epochs"),
+    "bins, epochs": lambda made: made.of_bins(order="epochs"),
+    "dataset, padded": lambda made: made.dataset(documents="pad", tokenizer=None),
+    "mixture, padded": lambda made: MixtureData(
+        parts={"joined": made.of_bins(), "padded": made.of_bins(documents="pad")}
+    ),
+    "streamed": lambda made: made.streamed(),
+    "streamed, padded": lambda made: made.streamed(documents="pad"),
+    "streamed, mixed": lambda made: made.streamed(shuffle_buffer=16),
+    "streamed, bytes": lambda made: made.streamed(tokenizer=None),
+}
+"""Other ways to read the kinds."""
+
+VARIANTS = (*KINDS, *OPTIONS)
 
 
 @functools.cache

@@ -18,11 +18,11 @@ import torch
 
 import lvlm
 from lvlm.cli.app import main
-from lvlm.data import DATA_KINDS
 from lvlm.data.rows import TokenSource
 from lvlm.errors import UserError
 from lvlm.evaluation.run import _excess
 from lvlm.likelihood.estimate import Estimates
+from lvlm.registry.registry import Registry
 from tests.tiny import before_step, logged, steps_of, tiny, write_text
 
 
@@ -462,7 +462,7 @@ def test_plugins_kinds_and_schema(run_lvlm: Lvlm) -> None:
     assert "bits_per_group" in run_lvlm("kinds", "quantizer").out
     assert len(json.loads(run_lvlm("kinds", "--json").out)) > len(kinds)
     data = json.loads(run_lvlm("kinds", "data", "--json").out)
-    assert [kind["kind"] for kind in data] == [*DATA_KINDS]
+    assert [kind["kind"] for kind in data] == [*Registry.load().kinds["data"]] != []
     assert {(kind["role"], kind["plugin"]) for kind in data} == {("data", None)}
     shown = run_lvlm("kinds", "data").out
     assert "data mixture  Rows of several data with the same tokens" in shown

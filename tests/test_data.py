@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,129 +11,41 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from lvlm.data import DATA_KINDS, DataParams, DataUnion, Source, TextData
+from lvlm.data import Source, StreamSource, TextData, TokenSource
 from lvlm.data.codecs import ByteCodec
 from lvlm.data.corpus import File, split_by_file, split_by_position, split_files
 from lvlm.data.python import PythonData
 from lvlm.data.source import uniforms
 from lvlm.errors import UserError
-from lvlm.interfaces import IGNORE, Batch
-from tests.every_data import made
+from lvlm.recipe.read import read_recipe
+from lvlm.registry.registry import Registry
+from lvlm.testing import check_data
+from tests.every_data import KINDS, VARIANTS, made
 
 SEED = st.integers(0, 2**64 - 1)
 
 
-@pytest.fixture(scope="module")
-def params_of() -> dict[str, DataParams]:
-    """Small params of every kind."""
-    return made().kinds()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_kind_of_data_keeps_its_promises(name: str) -> None:
+    check_data(made().variant(name))
 
 
-@pytest.fixture(scope="module")
-def sources(params_of: dict[str, DataParams]) -> dict[str, Source]:
-    assert params_of.keys() == DATA_KINDS.keys()
-    return {kind: params.open() for kind, params in params_of.items()}
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recipe_reads_every_kind(kind: str, registry: Registry) -> None:
+    params = made().example(kind)
+    said = {"extends": "baseline", "data": params.model_dump(mode="json")}
+    assert read_recipe(said, registry=registry).recipe.data == params
 
 
-@pytest.fixture(params=sorted(DATA_KINDS))
-def source(request: pytest.FixtureRequest, sources: dict[str, Source]) -> Source:
-    """One source of each kind."""
-    return sources[request.param]
-
-
-def same(a: Batch, b: Batch) -> bool:
-    """Whether two batches are equal bit for bit."""
-    return all(
-        torch.equal(getattr(a, name), getattr(b, name)) for name in ("inputs_BT", "targets_BT", "keep_BT")
-    )
-
-
-@pytest.fixture
-def untouched() -> Iterator[None]:
-    """Global randomness is neither used nor set."""
-    before = (
-        random.getstate(),
-        np.random.get_state(legacy=False)["state"]["key"].tolist(),
-        torch.get_rng_state(),
-    )
-    yield
-    assert before[0] == random.getstate()
-    assert before[1] == np.random.get_state(legacy=False)["state"]["key"].tolist()
-    assert torch.equal(before[2], torch.get_rng_state())
-
-
-# ------------------------------------------------------------------------------------- every kind of source
-
-
-def test_rows_are_as_declared(source: Source) -> None:
-    params = source.params
-    batches = [
-        source.train_batch(seed=0, step=0, rows=5),
-        source.windows(5).batch,
-        source.windows(5, "test").batch,
-    ]
-    for batch in batches:
-        assert batch.inputs_BT.shape == batch.targets_BT.shape == batch.keep_BT.shape == (5, params.tokens)
-        assert batch.inputs_BT.dtype == batch.targets_BT.dtype == torch.int64
-        assert batch.keep_BT.dtype == torch.bool
-        assert batch.keep_BT.all()
-        assert 0 <= batch.inputs_BT.min() <= batch.inputs_BT.max() < params.vocab
-        seen = batch.targets_BT[:, :-1]
-        assert ((seen == batch.inputs_BT[:, 1:]) | (seen == IGNORE)).all()
-
-
-@pytest.mark.usefixtures("untouched")
-def test_train_batch_is_pure(source: Source, params_of: dict[str, DataParams]) -> None:
-    again = params_of[source.params.kind_name()].open()
-    first = source.train_batch(seed=3, step=7, rows=8)
-    for step in (9, 7):  # what was drawn before does not matter
-        last = again.train_batch(seed=3, step=step, rows=8)
-    assert same(first, last)
-    assert same(first[:3], source.train_batch(seed=3, step=7, rows=3))
-
-
-def test_seeds_and_steps_differ(source: Source) -> None:
-    rows = [
-        source.train_batch(seed=s, step=t, rows=8) for s, t in [(0, 0), (0, 1), (1, 0), (1, 1), (2**32, 0)]
-    ]
-    assert len({batch.inputs_BT.numpy().tobytes() for batch in rows}) == len(rows)
-
-
-@pytest.mark.usefixtures("untouched")
-def test_windows_are_fixed_and_a_prefix_of_more(source: Source, params_of: dict[str, DataParams]) -> None:
-    few, more = source.windows(8), source.windows(16)
-    source.train_batch(seed=5, step=5, rows=2)
-    again = params_of[source.params.kind_name()].open()
-    assert same(few.batch, more.batch[:8])
-    assert few.digest == again.windows(8).digest != more.digest
-    assert few.digest != source.windows(8, "test").digest
-    assert len(few.digest) == 64
-    assert source.fingerprint == again.fingerprint
-    assert len(source.fingerprint) == 16
-
-
-def test_only_synthetic_data_know_the_answer(source: Source) -> None:
-    nll = source.oracle_nll_nats(source.windows(4).batch)
-    assert (nll is None) == (source.params.kind_name() not in ("letters", "coin"))
-
-
-def test_prompt_can_be_encoded(source: Source) -> None:
-    codec, prompt = source.params.codec, source.sample_prompt()
-    assert 1 <= len(prompt) <= 64
-    assert codec.decode(codec.encode(prompt)) == prompt
-
-
-def test_union_reads_every_kind(params_of: dict[str, DataParams]) -> None:
-    adapter: TypeAdapter[Any] = TypeAdapter(DataUnion)
-    for params in params_of.values():
-        assert adapter.validate_python(params.model_dump()) == params
-        assert all(field.description for name, field in type(params).model_fields.items() if name != "kind")
-        assert params.role == "data"
+def test_nobody_knows_the_likelihood_of_real_text() -> None:
+    sources = [made().variant(name).open() for name in VARIANTS]
+    real = [source for source in sources if isinstance(source, TokenSource | StreamSource)]
+    assert {source.params.kind_name() for source in real} >= {"python", "text", "bins", "huggingface"}
+    assert [source.oracle_nll_nats(source.windows(4).batch) for source in real] == [None] * len(real)
 
 
 @pytest.mark.parametrize(

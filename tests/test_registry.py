@@ -10,9 +10,9 @@ import pytest
 
 from lvlm import hookspecs
 from lvlm.errors import UserError
-from lvlm.interfaces import PARAMS_OF_ROLE, ROLES
-from lvlm.registry.plugin import ROLE_OF_HOOK
+from lvlm.interfaces import PARAMS_OF_PART, PART_ROLES
 from lvlm.registry.registry import Registry
+from lvlm.registry.roles import ROLE_OF_HOOK, ROLES
 
 HEAD = """
 from typing import Literal
@@ -83,7 +83,9 @@ def only(registry: Registry, name: str) -> str | None:
 def test_hooks_and_roles_are_those_of_the_contracts() -> None:
     hooks = {name for name, value in vars(hookspecs).items() if hasattr(value, "lvlm_spec")}
     assert hooks == set(ROLE_OF_HOOK)
-    assert set(ROLE_OF_HOOK.values()) == set(ROLES) == set(PARAMS_OF_ROLE)
+    assert tuple(ROLES)[: len(PART_ROLES)] == PART_ROLES
+    for role in PART_ROLES:
+        assert ROLES[role].params is PARAMS_OF_PART[role]
 
 
 def test_a_sound_plugin(install: Install) -> None:
@@ -119,8 +121,8 @@ BROKEN = {
     "no mark": (quantizer("mine").replace("@hookimpl", ""), "register_quantizers lacks @hookimpl"),
     "misspelt": (
         quantizer("mine").replace("def register_quantizers", "def register_quantisers"),
-        "no hook is called 'register_quantisers'; known: register_backbones, register_encoders, "
-        "register_injections, register_losses, register_quantizers; did you mean 'register_quantizers'?",
+        "no hook is called 'register_quantisers'; known: register_backbones, register_data, register_encoders, "
+        "register_estimators, register_injections, register_losses, register_quantizers; did you mean 'register_quantizers'?",
     ),
     "no argument": (
         quantizer("mine").replace("quantizers(register)", "quantizers()"),
@@ -179,6 +181,12 @@ BROKEN = {
         "register_quantizers raised PydanticUndefinedAnnotation: name 'Missing' is not defined",
     ),
     "twice": (TWICE, "register_quantizers registered quantizer 'mine' twice"),
+    "taken by the core": (
+        "from lvlm.data.coin import CoinData\n"
+        + HEAD
+        + "@hookimpl\ndef register_data(register): register(CoinData)",
+        "data 'coin' is supplied by lvlm itself already",
+    ),
     "taken kind": (quantizer("binary"), "quantizer 'binary' is supplied by plugin 'a_good' already"),
 }
 
@@ -262,6 +270,14 @@ class TestSelection:
         install("one", quantizer("one"))
         monkeypatch.setenv("LVLM_PLUGINS", "")
         assert Registry.load().plugins == []
+
+    def test_the_kinds_of_the_core_are_always_there(
+        self, install: Install, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LVLM_PLUGINS", "")
+        for registry in (Registry.load(), Registry.load(only=()), Registry.load(only=()).extended([])):
+            assert {"python", "text", "mixture", "letters"} <= registry.kinds["data"].keys()
+            assert registry.get("data", "coin").plugin == ""
 
     def test_unknown_names(self, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         install("gaussian", quantizer("one"))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lvlm
 from lvlm.data.attributes import Attribute, text_attributes
 from lvlm.data.coin import CoinData
-from lvlm.data.letters import LettersCodec, LettersData, starts
+from lvlm.data.letters import LettersData, starts
 from lvlm.data.python import PythonData
 from lvlm.data.source import DataParams
 from lvlm.data.text import TextData
@@ -34,7 +34,7 @@ from lvlm.steering.record import Steering, read_steering
 from lvlm.steering.run import steer_run
 from tests.tiny import tiny, write_text
 
-CODEC = LettersCodec()
+CODEC = LettersData().codec
 
 
 def value(statistic: Any, groups: int) -> float:

@@ -562,7 +562,7 @@ def test_options_that_exclude_each_other(options: dict[str, Any], message: str) 
 
 
 def test_drawn_documents_are_in_one_split_whatever_reads_them() -> None:
-    streamed, whole = made().streamed(documents="pad").open(), made().variants()["bins, padded"].open()
+    streamed, whole = made().streamed(documents="pad").open(), made().variant("bins, padded").open()
     for split in DRAWN:
         rows = [source.windows(12, split).batch for source in (streamed, whole)]  # type: ignore[arg-type]
         texts = [

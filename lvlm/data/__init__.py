@@ -1,51 +1,46 @@
-"""Where rows come from: `source.py` has the contracts, `reader.py` what a trainer iterates, most others one kind each.
+"""Where rows come from. What stands here is public: what a new kind of data is made of, and our own kinds.
 
-`codecs.py` makes tokens of text, `documents.py` reads any input piece by piece, `rows.py` cuts tokens into rows, and
-`prepare.py` is what happens once, before training.
+`source.py` has the contracts, `reader.py` what a trainer iterates; most others are one kind each. `codecs.py` makes
+tokens of text, `documents.py` reads any input piece by piece, `rows.py` cuts tokens into rows, and `prepare.py` is what
+happens once, before training.
 """
 
-from typing import Annotated
-
-from pydantic import Field
-
+from lvlm.data.attributes import Attribute, text_attributes
 from lvlm.data.bins import BinsData
+from lvlm.data.codecs import ByteCodec, CharacterCodec
 from lvlm.data.coin import CoinData
 from lvlm.data.huggingface import HuggingFaceData
 from lvlm.data.letters import LettersData
 from lvlm.data.mixture import MixtureData
 from lvlm.data.python import PythonData
 from lvlm.data.reader import Reader, open_reader
-from lvlm.data.source import DataParams, Source, Split, Windows
+from lvlm.data.rows import TokenSource
+from lvlm.data.source import DataParams, RowStream, Source, Split, StreamSource, Windows, uniforms
 from lvlm.data.text import TextData
-from lvlm.interfaces import Codec
-
-PLAIN_DATA_KINDS: dict[str, type[DataParams]] = {
-    cls.kind_name(): cls for cls in (PythonData, TextData, BinsData, HuggingFaceData, LettersData, CoinData)
-}
-"""What may be a part of a mixture."""
-DATA_KINDS: dict[str, type[DataParams]] = {**PLAIN_DATA_KINDS, MixtureData.kind_name(): MixtureData}
-
-DataUnion = Annotated[
-    PythonData | TextData | BinsData | HuggingFaceData | MixtureData | LettersData | CoinData,
-    Field(discriminator="kind"),
-]
+from lvlm.interfaces import Batch, Codec
 
 __all__ = [
-    "DATA_KINDS",
-    "PLAIN_DATA_KINDS",
+    "Attribute",
+    "Batch",
     "BinsData",
+    "ByteCodec",
+    "CharacterCodec",
     "Codec",
     "CoinData",
     "DataParams",
-    "DataUnion",
     "HuggingFaceData",
     "LettersData",
     "MixtureData",
     "PythonData",
     "Reader",
+    "RowStream",
     "Source",
     "Split",
+    "StreamSource",
     "TextData",
+    "TokenSource",
     "Windows",
     "open_reader",
+    "text_attributes",
+    "uniforms",
 ]

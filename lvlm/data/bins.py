@@ -100,6 +100,11 @@ class BinsData(WindowParams):
     documents: Documents = "join"
     """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in each row."""
 
+    @classmethod
+    def example_in(cls, folder: Path) -> Self:
+        """Documents of the corpus, one a row and padded."""
+        return cls(path=str(folder / "bins"), window=16, documents="pad")
+
     @property
     def codec(self) -> TextCodec:
         """UTF-8, or the tokenizer beside the bins: a run's own copies where there are any."""

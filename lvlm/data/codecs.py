@@ -54,6 +54,40 @@ class ByteCodec:
         return bytes(i for i in ids if i < self.vocab).decode(errors="replace")
 
 
+class CharacterCodec:
+    """One token a character, of a few that synthetic data are made of.
+
+    Args:
+        name: of the codec, and of the data in an error.
+        symbols: the characters; a symbol's place is its id.
+        known: the symbols in an error's words.
+    """
+
+    def __init__(self, name: str, symbols: str, *, known: str | None = None) -> None:
+        self.name, self.symbols, self.vocab = name, symbols, len(symbols)
+        self._known = known or ", ".join(map(repr, symbols))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text.
+
+        Raises:
+            UserError: for a character that is no symbol.
+        """
+        for position, character in enumerate(text):
+            if character not in self.symbols:
+                upper = character.upper()
+                near = f"; did you mean {upper!r}?" if upper in self.symbols else ""
+                raise UserError(
+                    f"the {self.name} data has no symbol for the character {character!r} at position {position};"
+                    f" known: {self._known}{near}"
+                )
+        return [self.symbols.index(character) for character in text]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        return "".join(self.symbols[i] for i in ids)
+
+
 class TokenizerCodec:
     """The tokens of a tokenizer.json. No special token is put in; in a text they are read as what they stand for.
 

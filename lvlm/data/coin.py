@@ -12,45 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from lvlm.data.codecs import CharacterCodec
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
-from lvlm.errors import UserError
 from lvlm.interfaces import Batch
 
 SYMBOLS = "01>"
 START = SYMBOLS.index(">")
-
-
-class CoinCodec:
-    """One token a character: '0', '1', '>'."""
-
-    vocab = len(SYMBOLS)
-    name = "coin"
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text.
-
-        Raises:
-            UserError: for a character that is no symbol.
-        """
-        for position, character in enumerate(text):
-            if character not in SYMBOLS:
-                raise UserError(
-                    f"the coin data has no symbol for the character {character!r} at position {position}; "
-                    "known: '0', '1' and '>'"
-                )
-        return [SYMBOLS.index(character) for character in text]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
-        return "".join(SYMBOLS[i] for i in ids)
 
 
 class CoinData(DataParams):
@@ -61,6 +35,11 @@ class CoinData(DataParams):
     """Bits of a row."""
     noise: float = Field(default=0.1, json_schema_extra={"exclusiveMaximum": 0.5, "exclusiveMinimum": 0})
     """The probability that a bit is flipped; at 0.5 the coin would leave no trace."""
+
+    @classmethod
+    def example(cls) -> Self:
+        """Rows that are few enough to be counted, and noisy enough to differ."""
+        return cls(length=10, noise=0.4)
 
     @field_validator("noise")
     @classmethod
@@ -73,9 +52,9 @@ class CoinData(DataParams):
         return noise
 
     @property
-    def codec(self) -> CoinCodec:
+    def codec(self) -> CharacterCodec:
         """3 symbols."""
-        return CoinCodec()
+        return CharacterCodec("coin", SYMBOLS, known="'0', '1' and '>'")
 
     @property
     def tokens(self) -> int:

@@ -83,6 +83,12 @@ class WindowParams(DataParams):
     """'random' draws training rows with replacement, windows from anywhere; 'epochs' takes those that lie side by side once
     each, in an order of the seed, before any again."""
 
+    def faults_as_part(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Rows that are read in epochs."""
+        if self.order == "epochs":
+            says = "a mixture picks rows at random and would leave out some of every epoch"
+            yield ("order",), f"{says}; set order: random"
+
     @property
     def codec(self) -> TextCodec:
         """UTF-8, or a tokenizer's."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -21,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from lvlm.data.attributes import Attribute
+from lvlm.data.codecs import CharacterCodec
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
-from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ_!>"
@@ -43,41 +42,15 @@ ENTROPY_NATS = (
 """The mean of -log p(row | letter): 64 h(1/16) + log 57 - E log N = 19.000389 nats."""
 
 
-class LettersCodec:
-    """One token a character: A-Z, '_', '!', '>'."""
-
-    vocab = len(SYMBOLS)
-    name = "letters"
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text.
-
-        Raises:
-            UserError: for a character that is no symbol.
-        """
-        for position, character in enumerate(text):
-            if character not in SYMBOLS:
-                upper = f"; did you mean {character.upper()!r}?" if character.upper() in SYMBOLS else ""
-                raise UserError(
-                    f"the letters data has no symbol for the character {character!r} at position {position};"
-                    f" known: A-Z, '_', '!' and '>'{upper}"
-                )
-        return [SYMBOLS.index(character) for character in text]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
-        return "".join(SYMBOLS[i] for i in ids)
-
-
 class LettersData(DataParams):
     """Synthetic rows with a known answer: a letter's run of 8 at a random place, under noise."""
 
     kind: Literal["letters"] = "letters"
 
     @property
-    def codec(self) -> LettersCodec:
+    def codec(self) -> CharacterCodec:
         """29 symbols."""
-        return LettersCodec()
+        return CharacterCodec("letters", SYMBOLS, known="A-Z, '_', '!' and '>'")
 
     @property
     def tokens(self) -> int:

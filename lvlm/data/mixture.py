@@ -12,40 +12,44 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
-from lvlm.data.bins import BinsData
 from lvlm.data.coin import CoinData
-from lvlm.data.huggingface import HuggingFaceData
-from lvlm.data.letters import LettersData
-from lvlm.data.python import PythonData
 from lvlm.data.source import DataParams, Source, Split, StreamSource, Windows, uniforms
-from lvlm.data.text import TextData
 from lvlm.errors import UserError, listing, nearest
 from lvlm.interfaces import Batch, Codec, Ramp, Schedule, value_at
 
-PartUnion = Annotated[
-    PythonData | TextData | BinsData | HuggingFaceData | LettersData | CoinData, Field(discriminator="kind")
-]
 Weight = Annotated[float, Field(ge=0)]
 
 
 class MixtureData(DataParams):
     """Rows of several data with the same tokens and window, by weights, which may be ramps over the steps."""
 
+    may_be_part: ClassVar[bool] = False
+    holds: ClassVar[str | None] = "parts"
+
     kind: Literal["mixture"] = "mixture"
 
-    parts: dict[str, PartUnion] = Field(min_length=1)
+    parts: dict[str, SerializeAsAny[DataParams]] = Field(min_length=1)
     """By name, any other kind of data."""
     weights: dict[str, Schedule] = Field(default={})
     """By name, how often a part's rows come, over the sum of all; a number or a ramp over steps; 1 unless given."""
     held_out_weights: dict[str, Weight] | None = None
     """By name, the shares of the held-out windows, 0 unless given; null for the weights at the end of their ramps."""
+
+    @classmethod
+    def example(cls) -> Self:
+        """Two coins, of which one gives way to the other."""
+        parts: dict[str, DataParams] = {
+            "easy": CoinData(length=16, noise=0.3),
+            "hard": CoinData(length=16, noise=0.4),
+        }
+        return cls(parts=parts, weights={"easy": Ramp(start=1, end=0.2, steps=50)})
 
     @property
     def codec(self) -> Codec:
@@ -86,15 +90,8 @@ class MixtureData(DataParams):
             for path, message in part.faults():
                 broken = True
                 yield ("parts", name, *path), message
-            if getattr(part, "streaming", False):
-                says = "a streamed part has no row of its own at a step, so a mixture cannot pick from it"
-                yield (
-                    ("parts", name, "streaming"),
-                    f"{says}; set streaming: false, or make bins with `lvlm data prepare`",
-                )
-            if getattr(part, "order", "random") == "epochs":
-                says = "a mixture picks rows at random and would leave out some of every epoch"
-                yield ("parts", name, "order"), f"{says}; set order: random"
+            for path, message in part.faults_as_part():
+                yield ("parts", name, *path), message
         if not broken:
             yield from self._misfits()
         for key, weights in (("weights", self.weights), ("held_out_weights", self.held_out_weights or {})):
@@ -149,6 +146,8 @@ class MixtureData(DataParams):
                 sources[name] = part.open()
             except UserError as error:
                 raise type(error)(f"data.parts.{name}: {error}") from None
+            if isinstance(sources[name], StreamSource):
+                raise UserError(f"data.parts.{name}: a stream has no row of its own at a step to pick")
         return MixtureSource(self, sources)
 
 

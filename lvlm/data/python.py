@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -28,6 +28,11 @@ class PythonData(CorpusParams):
 
     max_megabytes: float = Field(default=8.0, gt=0, allow_inf_nan=False)
     """Take whole files, in the order of the hash of their paths, as long as they fit into so many 10^6 bytes."""
+
+    @classmethod
+    def example(cls) -> Self:
+        """Some of the library, in short rows."""
+        return cls(window=32, max_megabytes=0.5)
 
     def open(self) -> TokenSource:
         """Read the library.

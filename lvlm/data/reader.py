@@ -20,6 +20,7 @@ from lvlm.data.source import RowStream, Source, StreamSource
 from lvlm.data.workers import From, Rows, loader, shut
 from lvlm.errors import UserError
 from lvlm.interfaces import Batch, Schedule, value_at
+from lvlm.system.modules import Sendable
 
 
 class Reader(abc.ABC):
@@ -104,7 +105,7 @@ def open_reader(
     return _DirectReader(share, pin, start, length)
 
 
-class _Share(Dataset[Rows | str]):
+class _Share(Sendable, Dataset[Rows | str]):
     """One rank's rows by step."""
 
     def __init__(self, source: Source, seed: int, rows: int, rank: int, ranks: int) -> None:
@@ -159,7 +160,7 @@ class _AheadReader(Reader):
         self._ahead = None
 
 
-class _StreamRows(IterableDataset[Rows | str]):
+class _StreamRows(Sendable, IterableDataset[Rows | str]):
     """A worker's part of a stream."""
 
     def __init__(self, source: StreamSource, seed: int, rows: int, rank: int, ranks: int) -> None:

@@ -85,6 +85,7 @@ class TokenSource(Source):
         self.params, self.fingerprint, self.bytes_per_token = params, fingerprint, bytes_per_token
         self._tokens, self._order, self._prompt = dict(tokens), order, prompt
         self._unit, self._held_out = unit, held_out
+        self.fewer_rows_are_a_prefix = order == "random"
         self._window = params.tokens
         self._pieces = {split: pieces(of, self._window) for split, of in ends.items()} if ends else None
         self._check_lengths()

@@ -53,14 +53,16 @@ class Source(abc.ABC):
     """The first 16 hex digits of a sha256 over the content and the rule that splits it."""
     bytes_per_token: float | None = None
     """Bytes of text that a target token stands for, measured where tokens differ; None where bytes make no sense."""
+    fewer_rows_are_a_prefix: bool = True
+    """Whether fewer training rows of a seed and step are the first of more. False for data read in epochs alone."""
 
     @abc.abstractmethod
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
         """The training rows [rows, T] of one step: a pure function of its arguments and the content.
 
         Fewer rows of the same seed and step are a prefix of more. So resuming, and sharing a step out over
-        micro-batches or ranks, cannot change the data. (Data read in epochs count windows by `rows`, and so keep
-        this for a run's own number of rows alone.)
+        micro-batches or ranks, cannot change the data. (Data read in epochs count windows by `rows`: they keep
+        this for a run's own number of rows alone, and say so by `fewer_rows_are_a_prefix`.)
         """
 
     @abc.abstractmethod
@@ -115,10 +117,30 @@ class StreamSource(Source):
 
 
 class DataParams(Params):
-    """Base of data params. Everything but `open` is known without reading any data (but a tokenizer's file)."""
+    """Base of data params. Everything but `open` is known without reading any data (but a tokenizer's file).
+
+    A subclass has at least `kind`, `codec`, `tokens` and `open`.
+    """
 
     role: ClassVar[str] = "data"
+
+    may_be_part: ClassVar[bool] = True
+    """Whether a recipe may name this kind as a part of another, of a mixture for one."""
+    holds: ClassVar[str | None] = None
+    """The option that holds other data by name, each of any kind that may be a part; None for kinds that hold none.
+    It is declared as `dict[str, SerializeAsAny[DataParams]]`."""
+
     _kept: Path | None = PrivateAttr(default=None)
+
+    @classmethod
+    def example_in(cls, folder: Path) -> Self:  # noqa: ARG003
+        """A small instance for tests, like `example`, for kinds that read files.
+
+        Args:
+            folder: holds a small corpus, `text.txt` and `rows.jsonl`, the bins of the latter in `bins`, and has room
+                for more.
+        """
+        return cls.example()
 
     def files(self) -> dict[str, bytes]:
         """What a run keeps a copy of, by its path in the run's `files/`: all that a codec is made of.
@@ -140,6 +162,13 @@ class DataParams(Params):
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What is wrong between options, in words, with the path of the one to change; no data are read."""
+        yield from ()
+
+    def faults_as_part(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What keeps these params, sound by themselves, from being a part of a mixture; as `faults`.
+
+        A mixture picks rows at random, one by one, by `Source.train_batch`.
+        """
         yield from ()
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,12 @@ from torch import Tensor
 
 from lvlm.data.codecs import ByteCodec, end_of
 from lvlm.data.corpus import HELD_OUT
+from lvlm.data.dataset import DatasetParams
 from lvlm.data.documents import datasets_library, documents_of, drawn_split
 from lvlm.data.rows import Documents
 from lvlm.data.source import RowStream, Split, StreamSource, Windows
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
-
-if TYPE_CHECKING:
-    from lvlm.data.huggingface import HuggingFaceData
 
 DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: nobody reads a stream to its end to name it
 
@@ -36,7 +34,7 @@ DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: nobody reads a stream t
 class Texts:
     """What a streamed dataset's documents are: which rows are of a split, and what tokens they have."""
 
-    def __init__(self, params: HuggingFaceData) -> None:
+    def __init__(self, params: DatasetParams) -> None:
         self.params, self.codec = params, params.codec
         self.end = end_of(self.codec, params.end_of_document)
         self._drawn = tuple(split for split in ("validation", "test") if getattr(params, split) is None)
@@ -68,8 +66,8 @@ class StreamedDataset(StreamSource):
         UserError: no such dataset, split or field, or no held-out document.
     """
 
-    def __init__(self, params: HuggingFaceData) -> None:
-        self.params: HuggingFaceData = params
+    def __init__(self, params: DatasetParams) -> None:
+        self.params: DatasetParams = params
         self._texts = Texts(params)
         codec = self._texts.codec
         sha = hashlib.sha256(
@@ -149,7 +147,7 @@ class Cutter:
 class _Rows:
     """A worker's rows without an end, and their position."""
 
-    def __init__(self, params: HuggingFaceData, seed: int, rows: int, part: int, parts: int) -> None:
+    def __init__(self, params: DatasetParams, seed: int, rows: int, part: int, parts: int) -> None:
         self.params, self.seed, self.count, self.part, self.parts = params, seed, rows, part, parts
         self._texts = Texts(params)
         self.cutter = Cutter(params.window, params.documents)

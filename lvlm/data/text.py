@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -33,6 +33,11 @@ class TextData(CorpusParams):
     files aside, in the order of their paths."""
     field: str = "text"
     """The field of each .jsonl object that holds its text."""
+
+    @classmethod
+    def example_in(cls, folder: Path) -> Self:
+        """The corpus as bytes."""
+        return cls(path=str(folder / "text.txt"), window=16)
 
     def open(self) -> TokenSource:
         """Read all files.

@@ -4,8 +4,8 @@ from lvlm.interfaces.cache import LayerCache
 from lvlm.interfaces.codec import Codec
 from lvlm.interfaces.data import IGNORE, Batch, Conditioning, Latent, Output, Slots, Terms
 from lvlm.interfaces.params import (
-    PARAMS_OF_ROLE,
-    ROLES,
+    PARAMS_OF_PART,
+    PART_ROLES,
     BackboneParams,
     EncoderParams,
     InjectionParams,
@@ -20,8 +20,8 @@ from lvlm.interfaces.section import Section
 
 __all__ = [
     "IGNORE",
-    "PARAMS_OF_ROLE",
-    "ROLES",
+    "PARAMS_OF_PART",
+    "PART_ROLES",
     "Backbone",
     "BackboneParams",
     "Batch",

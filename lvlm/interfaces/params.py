@@ -10,9 +10,6 @@ from lvlm.interfaces.data import Slots
 from lvlm.interfaces.parts import Backbone, Encoder, Injection, Loss, Quantizer
 from lvlm.interfaces.section import Section
 
-ROLES = ("backbone", "encoder", "quantizer", "injection", "loss")
-
-
 # ------------------------------------------------------------------------------- params: what a recipe says
 
 
@@ -118,9 +115,13 @@ class LossParams(Params):
         raise NotImplementedError(f"{type(self).__name__}.build")
 
 
-PARAMS_OF_ROLE: dict[str, type[Params]] = {
+PARAMS_OF_PART: dict[str, type[Params]] = {
     cls.role: cls for cls in (BackboneParams, EncoderParams, QuantizerParams, InjectionParams, LossParams)
 }
+"""The base of each part's params, by its role."""
+
+PART_ROLES = tuple(PARAMS_OF_PART)
+"""The roles of the parts that a model is made of."""
 
 
 class Register(Protocol):

@@ -5,17 +5,18 @@ file or name ─ extends ─ overrides ─► Tree ─ plugins ─► recipe_mod
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, ValidationError, create_model
 
-from lvlm.data import DATA_KINDS, PLAIN_DATA_KINDS
-from lvlm.errors import listing, nearest
-from lvlm.interfaces import PARAMS_OF_ROLE, Params
+from lvlm.data import DataParams
+from lvlm.errors import listing
+from lvlm.interfaces import Params
 from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
 from lvlm.recipe.plain_yaml import parse_overrides
@@ -24,6 +25,7 @@ from lvlm.recipe.rules import broken_rules
 from lvlm.recipe.sections import ModelParams
 from lvlm.recipe.tree import Fault, Origin, RecipeError, Tree, collect, merge, plain
 from lvlm.registry.registry import Registry
+from lvlm.registry.roles import ROLES
 
 
 def recipe_model(registry: Registry) -> type[Recipe]:
@@ -122,23 +124,35 @@ def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recip
 
 
 def _parts(registry: Registry, tree: Tree) -> list[Part]:
-    def unknown_data(name: str) -> str:
-        return f"unknown data {name!r}; known: {listing(DATA_KINDS)}{nearest(name, DATA_KINDS)}"
-
-    def unknown_part(name: str) -> str:
-        known = f"known: {listing(PLAIN_DATA_KINDS)}"
-        if name in DATA_KINDS:
-            return f"a mixture can't be a part of a mixture; name its parts here; {known}"
-        return f"unknown data {name!r}; {known}{nearest(name, PLAIN_DATA_KINDS)}"
-
-    parts = [Part(("data",), DATA_KINDS, unknown_data)]
-    mixed = tree.get("data", "parts")
-    names = mixed if isinstance(mixed, dict) else ()
-    parts += [Part(("data", "parts", name), PLAIN_DATA_KINDS, unknown_part) for name in names]
+    parts = []
     for role, path in PART_PATHS.items():
         kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
         parts.append(Part(path, kinds, functools.partial(registry.unknown, role)))
-    return parts
+    return parts + _parts_of_data(registry, tree)
+
+
+def _parts_of_data(registry: Registry, tree: Tree) -> list[Part]:
+    """The data that the recipe's data hold, if they are a mixture or the like."""
+    whole = str(tree.get("data", "kind"))
+    holder = registry.kinds["data"].get(whole)
+    if holder is None or (option := _data(holder.params).holds) is None:
+        return []
+    kinds = {n: k.params for n, k in registry.kinds["data"].items() if _data(k.params).may_be_part}
+
+    def unknown(name: str) -> str:
+        known = f"known: {listing(kinds)}"
+        if name in registry.kinds["data"]:
+            return f"a {name} can't be a part of a {whole}; name its parts here; {known}"
+        return registry.unknown("data", name, kinds)
+
+    held = tree.get("data", option)
+    names = held if isinstance(held, dict) else ()
+    return [Part(("data", option, name), kinds, unknown) for name in names]
+
+
+def _data(params: type[Params]) -> type[DataParams]:
+    assert issubclass(params, DataParams), params  # the registry has checked it
+    return params
 
 
 @functools.lru_cache(
@@ -148,10 +162,12 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
     def fields(base: type[BaseModel], roles: Sequence[str]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for role in roles:
-            known = tuple(params for of, params in kinds if of == role) or (PARAMS_OF_ROLE[role],)
-            one: Any = Union[known]  # noqa: UP007  a union of a tuple
-            if len(known) > 1:
-                one = Annotated[one, Field(discriminator="kind")]
+            known = [params for of, params in kinds if of == role]
+            one = (
+                _union_of_data([*map(_data, known)])
+                if role == "data"
+                else _union(known or [ROLES[role].params])
+            )
             field = base.model_fields[role]
             if field.is_required():
                 out[role] = (one, Field(description=field.description))
@@ -161,10 +177,34 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
 
     in_model = [role for role, path in PART_PATHS.items() if path[0] == "model"]
     model = create_model("Model", __base__=ModelParams, **fields(ModelParams, in_model))
-    whole = fields(Recipe, ["loss"]) | {
+    whole = fields(Recipe, [role for role in PART_PATHS if role not in in_model]) | {
         "model": (model, Field(description=Recipe.model_fields["model"].description))
     }
     return create_model("Recipe", __base__=Recipe, **whole)
+
+
+def _union(kinds: Sequence[Any]) -> Any:
+    """One of the kinds, chosen by `kind`."""
+    one: Any = Union[tuple(kinds)]  # noqa: UP007  a union of a tuple
+    return Annotated[one, Field(discriminator="kind")] if len(kinds) > 1 else one
+
+
+def _union_of_data(kinds: Sequence[type[DataParams]]) -> Any:
+    """One of the kinds of data; those that hold others hold any that may be a part."""
+    parts = _union([kind for kind in kinds if kind.may_be_part] or [DataParams])
+    as_itself: Any = SerializeAsAny  # what was read is written by its own class
+    return as_itself[_union([_holding(kind, parts) for kind in kinds] or [DataParams])]
+
+
+def _holding(kind: type[DataParams], part: Any) -> Any:
+    """A kind of data whose parts are read as `part`; what comes out is of the kind's own class, and can be pickled."""
+    if kind.holds is None:
+        return kind
+    option = {kind.holds: (dict[str, part], copy.copy(kind.model_fields[kind.holds]))}
+    read: Any = create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **option)  # type: ignore[call-overload]
+    return Annotated[
+        read, AfterValidator(lambda said: kind.model_construct(said.model_fields_set, **dict(said)))
+    ]
 
 
 RecipeSource = str | Path | Mapping[str, Any] | Recipe

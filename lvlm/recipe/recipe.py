@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from lvlm.data import DataUnion
+from lvlm.data import DataParams
 from lvlm.interfaces import LossParams, Section
 from lvlm.recipe.plain_yaml import dump
 from lvlm.recipe.sections import EvaluateParams, ModelParams, SteerParams, TrainParams
@@ -21,7 +21,9 @@ PART_PATHS: dict[str, Keys] = {
     "quantizer": ("model", "quantizer"),
     "injection": ("model", "injection"),
     "loss": ("loss",),
+    "data": ("data",),
 }
+"""Where a recipe names the kind of each role."""
 
 
 class Recipe(Section):
@@ -39,7 +41,7 @@ class Recipe(Section):
     """The stack and its latent."""
     loss: LossParams
     """The objective."""
-    data: DataUnion
+    data: DataParams
     """The rows."""
     train: TrainParams = TrainParams()
     """The optimisation."""

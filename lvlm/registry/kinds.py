@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
-from lvlm.data import DATA_KINDS
 from lvlm.errors import UserError, listing, nearest
 from lvlm.registry.plugin import Kind
 from lvlm.registry.registry import PluginInfo, Registry
@@ -17,16 +15,12 @@ def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:
 
 
 def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[Kind]:
-    """Every kind of a role, or of all; those of data, which belong to no plugin, come last.
+    """Every kind of a role, or of all.
 
     Raises:
         UserError: an unknown role.
     """
-    known = dict(Registry.load(files=plugin_files).kinds)
-    known["data"] = {
-        name: Kind("data", name, params, "", inspect.cleandoc(params.__doc__ or "").split("\n")[0])
-        for name, params in DATA_KINDS.items()
-    }
+    known = Registry.load(files=plugin_files).kinds
     if role is not None and role not in known:
         raise UserError(f"unknown role {role!r}; known: {listing(known)}{nearest(role, known)}")
     return [kind for name, of_role in known.items() if role in (None, name) for kind in of_role.values()]

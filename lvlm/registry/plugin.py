@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import inspect
 import re
-import sys
 import traceback
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -17,15 +14,8 @@ import pluggy
 
 from lvlm import hookspecs
 from lvlm.errors import listing, nearest
-from lvlm.interfaces import PARAMS_OF_ROLE, Params, Register
-
-ROLE_OF_HOOK = {
-    "register_backbones": "backbone",
-    "register_encoders": "encoder",
-    "register_quantizers": "quantizer",
-    "register_injections": "injection",
-    "register_losses": "loss",
-}
+from lvlm.interfaces import Params, Register
+from lvlm.registry.roles import ROLE_OF_HOOK, ROLES
 
 
 @dataclass(frozen=True)
@@ -36,32 +26,12 @@ class Kind:
     name: str
     params: type[Params]
     plugin: str
-    """Empty for the core's own kinds of data."""
+    """The plugin's name; empty for lvlm's own kinds of data and estimators, which belong to the core."""
     help: str
 
 
 class PluginError(Exception):
     """What is wrong with a plugin, in words."""
-
-
-def module_name(path: Path, source: bytes) -> str:
-    """The name under which a single file stands in `sys.modules`."""
-    digest = hashlib.sha256(bytes(path) + b"\0" + source).hexdigest()[:8]
-    stem = re.sub(r"\W", "_", path.stem)
-    return f"lvlm_plugin_{stem}_{digest}"
-
-
-def module_of(path: Path, source: bytes, name: str) -> types.ModuleType:
-    """The module of a file, executed once per process and content, so that its classes stay themselves."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
-        raise PluginError("a plugin file ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before executing: pydantic and dataclasses look their module up there
-    exec(compile(source, str(path), "exec"), module.__dict__)  # the bytes that were hashed, no stale .pyc
-    return module
 
 
 def kinds_of(plugin: object, name: str) -> list[Kind]:
@@ -122,7 +92,7 @@ def _collector(kinds: list[Kind], hook: str, role: str, plugin: str) -> Register
 
 def _kind(params: Any, hook: str, role: str, plugin: str) -> Kind:
     """A params class as a kind, after checking that it says all that recipes need."""
-    base = PARAMS_OF_ROLE[role]
+    base, makes = ROLES[role].params, ROLES[role].makes
     if not (isinstance(params, type) and issubclass(params, Params)):
         raise PluginError(f"{hook} registered {params!r}, which is no subclass of {base.__name__}")
     who = params.__name__
@@ -138,8 +108,8 @@ def _kind(params: Any, hook: str, role: str, plugin: str) -> Kind:
     doc = inspect.cleandoc(params.__dict__.get("__doc__") or "")
     if not doc:
         raise PluginError(f"{who} needs a docstring; its first line is the kind's help")
-    if params.build is base.build:  # type: ignore[attr-defined]  # each role's base has its own signature
-        raise PluginError(f"{who} needs a method build")
+    if getattr(params, makes) is getattr(base, makes):
+        raise PluginError(f"{who} needs a method {makes}")
     return Kind(role, names[0], params, plugin, doc.splitlines()[0])
 
 

@@ -3,6 +3,9 @@
 entry points of 'lvlm' ─┐  import   check hooks   call hooks   check params
 single files ───────────┴────►──────────►────────────►─────────────►─── Registry.kinds[role][name]
                                  a failure anywhere drops that plugin whole, with its reason
+
+lvlm's own kinds of data and estimators are entry points too, of modules of the core. They are no plugins: they are
+loaded first and always, whatever is selected, because nothing can be trained or evaluated without them.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lvlm.errors import UserError, listing, nearest
-from lvlm.interfaces import ROLES
-from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of, module_name, module_of
+from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of
+from lvlm.registry.roles import ROLES
 from lvlm.system.files import no_such_file
+from lvlm.system.modules import module_name, module_of
 
 GROUP = "lvlm"
 
@@ -45,6 +49,7 @@ class Registry:
         self.plugins: list[PluginInfo] = []
         self.kinds: dict[str, dict[str, Kind]] = {role: {} for role in ROLES}
         self.left_out: tuple[str, ...] = ()  # by LVLM_PLUGINS
+        self.core: tuple[str, ...] = ()  # the entry points of the core that are loaded
 
     @classmethod
     def load(
@@ -54,15 +59,17 @@ class Registry:
 
         Args:
             files: single-file plugins.
-            only: names of the installed plugins to load. Unless given, LVLM_PLUGINS is read: comma-separated
-                names, empty for none; all when it is unset.
+            only: names of the installed plugins to load, beside the core's own kinds. Unless given,
+                LVLM_PLUGINS is read: comma-separated names, empty for none; all when it is unset.
             strict: no plugin may fail; LVLM_STRICT=1 says the same.
 
         Raises:
             UserError: for an unknown name, a file that fails, or, when strict, any plugin that fails.
         """
         registry = cls()
-        points = _entry_points()
+        core, points = _entry_points()
+        for point in core:
+            registry._add_core(point)
         names = [point.name for point in points]
         chosen = _chosen(names, only)
         if only is None:
@@ -85,7 +92,7 @@ class Registry:
             UserError: when a file is missing or its plugin fails, for all of them at once.
         """
         copy = Registry()
-        copy.plugins, copy.left_out = [*self.plugins], self.left_out
+        copy.plugins, copy.left_out, copy.core = [*self.plugins], self.left_out, self.core
         copy.kinds = {role: dict(kinds) for role, kinds in self.kinds.items()}
         failed = []
         for file in dict.fromkeys(Path(file).resolve() for file in files):
@@ -105,14 +112,14 @@ class Registry:
         Raises:
             UserError: when there is none.
         """
-        assert role in ROLES, f"{role} is none of {ROLES}"
+        assert role in ROLES, f"{role} is none of {[*ROLES]}"
         if name not in self.kinds[role]:
             raise UserError(self.unknown(role, name))
         return self.kinds[role][name]
 
-    def unknown(self, role: str, name: str) -> str:
-        """That there is no such kind, in words: what is known, what is near, and whom to suspect."""
-        known = self.kinds[role]
+    def unknown(self, role: str, name: str, known: Collection[str] | None = None) -> str:
+        """Error text for an unknown kind: known kinds (of the role, or given), nearest match, plugins that failed."""
+        known = self.kinds[role] if known is None else known
         return f"unknown {role} {name!r}; known: {listing(known)}{nearest(name, known)}{self._suspects()}"
 
     def require(self, name: str) -> PluginInfo:
@@ -141,6 +148,8 @@ class Registry:
         )
         if self.left_out:
             text += f"; LVLM_PLUGINS leaves out {listing(self.left_out)}, which may supply it"
+        if not self.core:
+            text += "; lvlm's own kinds of data are missing: it was installed from older code, so install it again"
         return text
 
     def _refuse(self, failed: Sequence[PluginInfo]) -> None:
@@ -156,10 +165,23 @@ class Registry:
         fresh = name not in sys.modules
         version = hashlib.sha256(source).hexdigest()[:12]
         info = PluginInfo(path.stem, version, str(path), single_file=True)
-        info = self._add(info, lambda: module_of(path, source, name))
+        info = self._add(info, lambda: _module(path, source, name))
         if info.error and fresh:
             sys.modules.pop(name, None)
         return info
+
+    def _add_core(self, point: importlib.metadata.EntryPoint) -> None:
+        """Load a module of the core; one that fails is shown as a plugin that failed, under its own name."""
+        try:
+            kinds = kinds_of(point.load(), "")
+        except Exception as failure:
+            error = str(failure) if isinstance(failure, PluginError) else in_words(failure)
+            version = point.dist.version if point.dist else "unknown"
+            self.plugins.append(PluginInfo(point.name, version, f"entry point {point.value}", error=error))
+            return
+        for kind in kinds:
+            self.kinds[kind.role][kind.name] = kind
+        self.core += (point.name,)
 
     def _add(self, info: PluginInfo, load: Callable[[], object]) -> PluginInfo:
         """Load one plugin; on any failure none of its kinds stay."""
@@ -173,7 +195,8 @@ class Registry:
             for kind in kinds:
                 if kind.name in self.kinds[kind.role]:
                     holder = self.kinds[kind.role][kind.name].plugin
-                    raise PluginError(f"{kind.role} {kind.name!r} is supplied by plugin {holder!r} already")
+                    supplier = f"plugin {holder!r}" if holder else "lvlm itself"
+                    raise PluginError(f"{kind.role} {kind.name!r} is supplied by {supplier} already")
         except PluginError as failure:
             kinds, error = [], str(failure)
         except (Exception, SystemExit) as failure:
@@ -185,14 +208,27 @@ class Registry:
         return info
 
 
+def _module(path: Path, source: bytes, name: str) -> object:
+    if path.suffix != ".py":
+        raise PluginError("a plugin file ends in .py")
+    return module_of(path, source, name)
+
+
 def _dropped(plugin: PluginInfo) -> str:
     return f"plugin {plugin.name!r} ({plugin.origin}) failed to load and was dropped: {plugin.error}"
 
 
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    """Those that come with lvlm first, so that a stranger's plugin cannot take a kind from them."""
-    points = importlib.metadata.entry_points(group=GROUP)
-    return sorted(points, key=lambda point: (point.dist is None or point.dist.name != "lvlm", point.name))
+def _entry_points() -> tuple[list[importlib.metadata.EntryPoint], list[importlib.metadata.EntryPoint]]:
+    """Modules of the core, and plugins: those that come with lvlm first, so that no stranger's takes a kind from them."""
+
+    def is_strange(point: importlib.metadata.EntryPoint) -> bool:
+        return point.dist is None or point.dist.name != "lvlm"
+
+    points = sorted(
+        importlib.metadata.entry_points(group=GROUP), key=lambda point: (is_strange(point), point.name)
+    )
+    core = [point for point in points if not is_strange(point) and point.module.split(".")[0] == "lvlm"]
+    return core, [point for point in points if point not in core]
 
 
 def _chosen(names: Sequence[str], only: Collection[str] | None) -> Collection[str]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lvlm.errors import UserError
+from lvlm.interfaces import Params
 from lvlm.model.latent_lm import LatentLM
 from lvlm.system.files import delete, write_atomically
 
@@ -101,15 +102,21 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
 
 
 def _plugins_used(resolved: Resolved) -> set[str]:
+    """The plugins of the recipe's kinds, data and their parts too; the core is none."""
     recipe, registry = resolved.recipe, resolved.registry
-    parts = [
-        recipe.model.backbone,
-        recipe.model.encoder,
-        recipe.model.quantizer,
-        recipe.model.injection,
+    model, data = recipe.model, recipe.data
+    parts: list[Params | None] = [
+        model.backbone,
+        model.encoder,
+        model.quantizer,
+        model.injection,
         recipe.loss,
+        data,
     ]
-    return {registry.get(part.role, part.kind_name()).plugin for part in parts if part is not None}
+    if data.holds is not None:
+        parts += getattr(data, data.holds).values()
+    used = {registry.get(part.role, part.kind_name()).plugin for part in parts if part is not None}
+    return used - {""}
 
 
 def update_record(folder: Path, **facts: Any) -> None:

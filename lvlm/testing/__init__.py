@@ -11,9 +11,12 @@ hypothesis strategies let a test run over everything that can be assembled from 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
+from lvlm.data import DataParams
 from lvlm.errors import MissingLibrary
 from lvlm.registry.plugin import Kind
 from lvlm.registry.registry import Registry
@@ -27,13 +30,16 @@ from lvlm.testing.cases import (
     randomise,
     token_rows,
 )
+from lvlm.testing.corpus import write_corpus
+from lvlm.testing.data import check_data
 from lvlm.testing.models import check_model
-from lvlm.testing.parts import check_kind
+from lvlm.testing.parts import CHECKS, check_kind
 
 __all__ = [
     "Cross",
     "batch_of",
     "build_cross",
+    "check_data",
     "check_kind",
     "check_model",
     "conformance",
@@ -42,6 +48,7 @@ __all__ = [
     "padded_batches",
     "randomise",
     "token_rows",
+    "write_corpus",
 ]
 
 
@@ -70,8 +77,8 @@ def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Call
 
 
 def _cases(registry: Registry, wanted: set[str] | None) -> Iterator[tuple[str, Callable[[], None]]]:
-    for role, kinds in registry.kinds.items():
-        for kind in kinds.values():
+    for role in CHECKS:
+        for kind in registry.kinds[role].values():
             if wanted is None or kind.plugin in wanted:
                 yield f"{role}-{kind.name}", partial(_check_kind, kind)
     for cross in crosses(registry)[0]:
@@ -84,7 +91,11 @@ def _cases(registry: Registry, wanted: set[str] | None) -> Iterator[tuple[str, C
 
 
 def _check_kind(kind: Kind) -> None:
-    check_kind(kind.params.example())
+    if not issubclass(kind.params, DataParams):
+        check_kind(kind.params.example())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        check_kind(kind.params.example_in(write_corpus(Path(folder))))
 
 
 def _check_cross(cross: Cross, registry: Registry) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from lvlm.errors import UserError
 from lvlm.interfaces import (
     IGNORE,
-    ROLES,
     Backbone,
     BackboneParams,
     Batch,
@@ -32,6 +31,7 @@ from lvlm.interfaces import (
 from lvlm.model.latent_lm import LatentLM
 from lvlm.registry.registry import Registry
 from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
+from lvlm.testing.data import check_data
 from lvlm.testing.models import check_cache, check_causal, check_gradients
 
 
@@ -254,10 +254,10 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "quantizer": check_quantizer,
     "injection": check_injection,
     "loss": check_loss,
+    "data": check_data,
 }
 
 
 def check_kind(params: Params) -> None:
     """The checks of its role."""
-    assert params.role in ROLES, params.role
     CHECKS[params.role](params)

@@ -1,0 +1,48 @@
+"""Every role that a kind can have: the five parts of a model, the data, the estimators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lvlm.data.source import DataParams
+from lvlm.interfaces import (
+    BackboneParams,
+    EncoderParams,
+    InjectionParams,
+    LossParams,
+    Params,
+    QuantizerParams,
+)
+from lvlm.likelihood.kind import EstimatorParams
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role: the hook that supplies its kinds, the base of their params, and the method that each must have."""
+
+    hook: str
+    params: type[Params]
+    makes: str = "build"
+    """The method of the params that gives the thing itself."""
+
+    @property
+    def name(self) -> str:
+        """What the role is called."""
+        return self.params.role
+
+
+ROLES: dict[str, Role] = {
+    role.name: role
+    for role in (
+        Role("register_backbones", BackboneParams),
+        Role("register_encoders", EncoderParams),
+        Role("register_quantizers", QuantizerParams),
+        Role("register_injections", InjectionParams),
+        Role("register_losses", LossParams),
+        Role("register_data", DataParams, makes="open"),
+        Role("register_estimators", EstimatorParams),
+    )
+}
+"""All roles by name. `lvlm.interfaces.PART_ROLES` are the first five, which a model is made of."""
+
+ROLE_OF_HOOK: dict[str, str] = {role.hook: role.name for role in ROLES.values()}
