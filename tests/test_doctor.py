@@ -290,7 +290,7 @@ def test_a_dead_latent(examined: Examined) -> None:
         "The latent is dead: its raw KL is 0.0012 nats per slot, 0.36 % of the budget of 0.3466; it lives from 5 %."
     )
     first, *others = found[0].tries
-    assert first.overrides == ("loss.term=lagrangian", "loss.budget_bits=0.5")
+    assert first.overrides == ("loss.term.kind=lagrangian", "loss.budget_bits=0.5")
     given = tries(found)
     assert "model.token_dropout=0.3" in given
     assert "model.quantizer.embedding_std=0.1" in given
@@ -305,15 +305,15 @@ def test_a_dead_latent(examined: Examined) -> None:
 
 def test_a_dead_latent_without_a_budget_is_given_time(examined: Examined) -> None:
     given = tries(examined("loss.budget_bits=0", "loss.beta=2", "loss.per=sequence", sure=0.1)[1])
-    assert given[:3] == ["loss.term=lagrangian", "loss.budget_bits=0.5", "loss.per=slot"]
+    assert given[:3] == ["loss.term.kind=lagrangian", "loss.budget_bits=0.5", "loss.per=slot"]
     assert "loss.beta={start: 0, end: 2, steps: 200}" in given
     assert "loss.autoencoder_steps=100" in given
 
 
 def test_what_the_recipe_says_already_is_not_advised(examined: Examined) -> None:
     said = ("model.token_dropout=0.1", "model.quantizer.embedding_std=0.2", "loss.autoencoder_steps=5")
-    pulled = ("loss.term=lagrangian", "loss.lagrangian_rate=0.02", "train.encoder_learning_rate_factor=5")
-    assert tries(examined(*said, *pulled, sure=0.1)[1]) == ["loss.lagrangian_rate=0.2"]
+    pulled = ("loss.term.kind=lagrangian", "loss.term.rate=0.02", "train.encoder_learning_rate_factor=5")
+    assert tries(examined(*said, *pulled, sure=0.1)[1]) == ["loss.term.rate=0.2"]
 
 
 def test_an_encoder_that_stands_still_is_told(examined: Examined) -> None:
@@ -494,7 +494,7 @@ def test_a_latent_that_was_too_dear_is_dead(runs: Path) -> None:
 
 
 def test_the_price_is_that_of_the_checkpoint_s_controller(text: Path, tmp_path: Path) -> None:
-    run = lvlm.train(tiny("free", text, loss={"term": "lagrangian"}), tmp_path / "run")
+    run = lvlm.train(tiny("free", text, loss={"term": {"kind": "lagrangian"}}), tmp_path / "run")
     measured = lvlm.doctor(run).measured
     price = load_trainer_state(Checkpoints(run).best())["loss"]["term._extra_state"]["price_u"]
     assert float(price) not in (0.0, 1.0)
@@ -580,7 +580,7 @@ def test_what_the_console_shows(runs: Path, run_doctor: Lvlm) -> None:
         assert any(line.startswith(name) for line in lines), name
     assert any("at most 48, the slots seen" in line for line in lines)
     assert any(line.startswith("bad The latent is dead: ") for line in lines)
-    assert any(line.startswith("try loss.term=lagrangian loss.budget_bits=0.5: ") for line in lines)
+    assert any(line.startswith("try loss.term.kind=lagrangian loss.budget_bits=0.5: ") for line in lines)
     assert any(line.startswith("try 'loss.beta={start: 0, end: 100, steps: 5}': ") for line in lines), (
         "unquoted"
     )

@@ -58,16 +58,16 @@ class Options:
 
 def to_revive(options: Options) -> Iterator[Try]:
     """A latent that the encoder says nothing with."""
-    bits, term = options.number("loss.budget_bits"), options.value("loss.term")
+    bits, term = options.number("loss.budget_bits"), options.value("loss.term.kind")
     free = bits > 0
     if term is not None and term not in PULLING_TERMS:
         per = ("loss.per=slot",) if options.value("loss.per") == "sequence" else ()
         usual = 0.1 if options.value("loss.per") == "unit" else 0.5
         budget = bits if 0 < bits < math.inf else usual
-        pull = ("loss.term=lagrangian", f"loss.budget_bits={budget:g}", *per)
+        pull = ("loss.term.kind=lagrangian", f"loss.budget_bits={budget:g}", *per)
         yield Try(pull, "the price falls below zero until the KL has reached its budget, and stays there")
     if term == "lagrangian":
-        rate = f"loss.lagrangian_rate={10 * options.number('loss.lagrangian_rate'):g}"
+        rate = f"loss.term.rate={10 * options.number('loss.term.rate'):g}"
         yield Try((rate,), "the multiplier grows faster")
     steps, beta = int(options.number("train.steps")), options.number("loss.beta")
     if beta > 0 and not free:
@@ -126,7 +126,7 @@ def to_settle_later(options: Options) -> Iterator[Try]:
 
 def to_save(options: Options) -> Iterator[Try]:
     """KL that brings nothing."""
-    bits, asks = options.number("loss.budget_bits"), options.value("loss.term") in PULLING_TERMS
+    bits, asks = options.number("loss.budget_bits"), options.value("loss.term.kind") in PULLING_TERMS
     if 0 < bits < math.inf:
         why = "less KL is asked for" if asks else "less KL is free"
         yield Try((f"loss.budget_bits={bits / 2:g}",), why)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
@@ -30,6 +31,11 @@ class Params(Section):
     def example(cls) -> Self:
         """A small instance for tests; override it where a field is required or its default is large."""
         return cls()
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values that a run of an older version saved, as this version reads them; unchanged unless overridden."""
+        return dict(values)
 
 
 class BackboneParams(Params):

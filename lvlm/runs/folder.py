@@ -24,6 +24,7 @@ import torch
 from lvlm.errors import UserError
 from lvlm.interfaces import Params
 from lvlm.model.latent_lm import LatentLM
+from lvlm.registry.roles import nested_roles
 from lvlm.system.files import delete, write_atomically
 
 if TYPE_CHECKING:
@@ -115,6 +116,9 @@ def _plugins_used(resolved: Resolved) -> set[str]:
     ]
     if data.holds is not None:
         parts += getattr(data, data.holds).values()
+    parts += [
+        getattr(part, option) for part in parts if part is not None for option in nested_roles(type(part))
+    ]
     used = {registry.get(part.role, part.kind_name()).plugin for part in parts if part is not None}
     return used - {""}
 

@@ -132,7 +132,7 @@ def read_run(
     files = _kept_files(folder, record)
     registry = registry.extended(plugin_files) if registry else Registry.load(files=plugin_files)
     try:
-        return read_recipe(folder / "recipe.yaml", overrides, registry=registry, files=files)
+        return read_recipe(folder / "recipe.yaml", overrides, registry=registry, files=files, saved=True)
     except UserError as error:
         missing = _missing_plugins(record, registry)
         hint = f"\n{folder}: was trained with {missing}; give a plugin file again with --plugin FILE"

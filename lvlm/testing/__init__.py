@@ -34,6 +34,7 @@ from lvlm.testing.corpus import write_corpus
 from lvlm.testing.data import check_data
 from lvlm.testing.models import check_model
 from lvlm.testing.parts import CHECKS, check_kind
+from lvlm.testing.terms import check_term
 
 __all__ = [
     "Cross",
@@ -42,6 +43,7 @@ __all__ = [
     "check_data",
     "check_kind",
     "check_model",
+    "check_term",
     "conformance",
     "crosses",
     "numbers",

@@ -33,6 +33,7 @@ from lvlm.registry.registry import Registry
 from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
 from lvlm.testing.data import check_data
 from lvlm.testing.models import check_cache, check_causal, check_gradients
+from lvlm.testing.terms import check_term
 
 
 def check_backbone(params: BackboneParams) -> None:
@@ -255,6 +256,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "injection": check_injection,
     "loss": check_loss,
     "data": check_data,
+    "term": check_term,
 }
 
 
