@@ -21,7 +21,7 @@ from lvlm.testing import check_data
 from tests.test_docs import ROOT, fences
 from tests.tiny import tiny, write_text
 
-# ---- a stranger's kind: the example of docs/plugins.md ---------------------------------------------------------
+# ---- a stranger's kind: the example of docs/plugins.md -------------------------------------------------
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_kind_needs_a_method_open(tmp_path: Path) -> None:
         Registry.load(files=[tmp_path / "closed.py"])
 
 
-# ---- what is wrong is found ------------------------------------------------------------------------------------
+# ---- what is wrong is found ----------------------------------------------------------------------------
 
 
 class BrokenSource(CoinSource):

@@ -197,11 +197,15 @@ def _union_of_data(kinds: Sequence[type[DataParams]]) -> Any:
 
 
 def _holding(kind: type[DataParams], part: Any) -> Any:
-    """A kind of data whose parts are read as `part`; what comes out is of the kind's own class, and can be pickled."""
+    """A kind of data whose parts are read as `part`.
+
+    What comes out is of the kind's own class, so that it can be pickled and equals one that was made in Python.
+    """
     if kind.holds is None:
         return kind
     option = {kind.holds: (dict[str, part], copy.copy(kind.model_fields[kind.holds]))}
-    read: Any = create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **option)  # type: ignore[call-overload]
+    make: Any = create_model  # whose overloads know no options by name
+    read = make(kind.__name__, __base__=kind, __doc__=kind.__doc__, **option)
     return Annotated[
         read, AfterValidator(lambda said: kind.model_construct(said.model_fields_set, **dict(said)))
     ]
