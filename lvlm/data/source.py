@@ -52,7 +52,7 @@ class Source(abc.ABC):
     fingerprint: str
     """The first 16 hex digits of a sha256 over the content and the rule that splits it."""
     bytes_per_token: float | None = None
-    """Bytes of text that a target token stands for, measured where tokens differ; None where there are none."""
+    """Bytes of text that a target token stands for, measured where tokens differ; None without bytes."""
     fewer_rows_are_a_prefix: bool = True
     """Whether fewer training rows of a seed and step are the first of more; False for data read in epochs."""
 
@@ -204,9 +204,9 @@ class DataParams(Params):
 def uniforms(shape: tuple[int, ...], split: str, *, seed: int = 0, step: int = 0) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) that depend on the arguments alone; fewer rows are a prefix of more.
 
-    Philox is keyed by (seed, step), and the split ('mixture' is the choice between parts) is the top word of its
-    counter: streams of two different (split, seed, step) can never overlap. So held-out rows are out of reach of
-    every training seed.
+    Philox is keyed by (seed, step), and the split ('mixture' is the choice between parts) is the top word of
+    its counter: streams of two different (split, seed, step) can never overlap. So held-out rows are out of
+    reach of every training seed.
     """
     assert 0 <= seed < 2**64, f"seed {seed} is not in 0..2**64-1"
     assert 0 <= step < 2**64, f"step {step} is not in 0..2**64-1"

@@ -5,7 +5,7 @@ single files ───────────┴────►─────�
                                  a failure anywhere drops that plugin whole, with its reason
 
 lvlm's own kinds of data and estimators are entry points too, of modules of the core. They are no plugins:
-they are loaded first and always, whatever is selected, because nothing can be trained or evaluated without them.
+they are loaded first and always, whatever is selected: without them nothing can be trained or evaluated.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Registry:
         return self.kinds[role][name]
 
     def unknown(self, role: str, name: str, known: Collection[str] | None = None) -> str:
-        """Error text for an unknown kind: known kinds (the role's unless given), the nearest, failed plugins."""
+        """Error text for an unknown kind: known kinds (the role's unless given), the nearest, failures."""
         known = self.kinds[role] if known is None else known
         return f"unknown {role} {name!r}; known: {listing(known)}{nearest(name, known)}{self._suspects()}"
 

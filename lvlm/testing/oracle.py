@@ -2,8 +2,8 @@
 
 Small rows are enumerated: the probabilities sum to 1, and rows that are drawn have the entropy that follows.
 
-Rows of any size are changed a little. Where x is drawn from p, and x' from x by a symmetric rule, any function t
-of the ratio r = p(x') / p(x) with t(r) = -r t(1/r) has mean 0 (detailed balance). We take
+Rows of any size are changed a little. Where x is drawn from p, and x' from x by a symmetric rule, any function
+t of the ratio r = p(x') / p(x) with t(r) = -r t(1/r) has mean 0 (detailed balance). We take
 t = r (r - 1) / (1 + r)^2, which is bounded, and 0 where x' is impossible. The norm of p cancels here: that is
 what the enumeration is for.
 
@@ -98,7 +98,7 @@ def _with(batch: Batch, place_N: Tensor, token_N: Tensor) -> Batch:
 
 
 def _check_enumeration(source: Source, drawn: Batch) -> None:
-    """Over all rows behind the first row's prompt, probabilities sum to 1, and their entropy is the draws'."""
+    """Over all rows behind the first row's prompt, probabilities sum to 1, with the entropy of the draws."""
     first = drawn[:1]
     places = (first.targets_BT[0] != IGNORE).nonzero()[:, 0]
     if not bool(first.keep_BT.all()) or source.params.vocab ** len(places) > ENUMERATED:
