@@ -27,7 +27,7 @@ def module_name(path: Path, source: bytes) -> str:
 
 
 def module_of(path: Path, source: bytes, name: str) -> types.ModuleType:
-    """The module of a file that ends in .py, executed once per process and content, so that classes are one."""
+    """The module of a file that ends in .py, executed once per process and content: one class stays one."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
