@@ -52,8 +52,6 @@ from pydantic import BaseModel
 import lvlm
 from lvlm import hookspecs
 from lvlm.cli.app import app, main
-from lvlm.data import BinsData, HuggingFaceData, MixtureData
-from lvlm.interfaces import PART_ROLES
 from lvlm.likelihood.estimators import is_bound
 from lvlm.recipe import files as recipe_files
 from lvlm.recipe.plain_yaml import read_yaml
@@ -62,6 +60,7 @@ from lvlm.recipe.recipe import Recipe
 from lvlm.recipe.sections import EvaluateParams, ModelParams, SteerParams, TrainParams
 from lvlm.recipe.study import StudyParams, read_study
 from lvlm.registry.registry import Registry
+from lvlm.testing.parts import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "docs" / "plugin-template"
@@ -69,7 +68,11 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), TEMPLATE / "README.md", ROOT / "
 PAGES = [path for path in PAGES if path.exists()]
 DOCS = "\n".join(path.read_text() for path in PAGES if path.parent == ROOT / "docs")
 QUICK = {"check", "data", "kinds", "plugins", "schema", "tokenizer"}
-DATA_WITH_TABLES: tuple[type[BaseModel], ...] = (BinsData, HuggingFaceData, MixtureData)
+DATA_WITH_OPTIONS: list[type[BaseModel]] = [
+    kind.params
+    for kind in Registry.load(only=()).kinds["data"].values()
+    if kind.params.model_fields.keys() > {"kind"}
+]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -377,7 +380,7 @@ def test_hooks_are_mentioned(hook: str) -> None:
 
 
 def test_checks_are_mentioned() -> None:
-    for role in PART_ROLES:
+    for role in CHECKS:
         assert f"`check_{role}`" in DOCS, role
 
 
@@ -489,7 +492,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
             EvaluateParams,
             SteerParams,
             StudyParams,
-            *DATA_WITH_TABLES,
+            *DATA_WITH_OPTIONS,
         )
     },
 }

@@ -78,8 +78,8 @@ class CharacterCodec:
                 upper = character.upper()
                 near = f"; did you mean {upper!r}?" if upper in self.symbols else ""
                 raise UserError(
-                    f"the {self.name} data has no symbol for the character {character!r} at position {position};"
-                    f" known: {self._known}{near}"
+                    f"the {self.name} data has no symbol for the character {character!r} at position"
+                    f" {position}; known: {self._known}{near}"
                 )
         return [self.symbols.index(character) for character in text]
 

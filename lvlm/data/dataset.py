@@ -1,4 +1,4 @@
-"""A Hugging Face dataset as a recipe names it: where it is, which of its splits, how its documents become rows."""
+"""A Hugging Face dataset as a recipe names it: where it is, its splits, how its documents become rows."""
 
 from __future__ import annotations
 

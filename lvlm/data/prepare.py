@@ -162,8 +162,6 @@ def train_tokenizer(
         UserError: bad input, or the file is taken.
         lvlm.errors.MissingLibrary: `tokenizers` isn't installed.
     """
-    from lvlm.data.prepare import train_bpe
-
     with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
         return train_bpe(
             inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share,
@@ -199,8 +197,6 @@ def prepare_data(
         UserError: bad input, a tokenizer without that token, too little text, or the folder is taken.
         lvlm.errors.MissingLibrary: `tokenizers` or `datasets` isn't installed, and is needed.
     """
-    from lvlm.data.prepare import prepare_bins
-
     with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
         return prepare_bins(
             inputs, Path(out), tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
@@ -214,6 +210,4 @@ def check_data(folder: str | Path) -> None:
     Raises:
         UserError: it isn't what was written.
     """
-    from lvlm.data.prepare import check_bins
-
     check_bins(Path(folder))

@@ -237,11 +237,15 @@ def _union_of_data(kinds: Sequence[type[DataParams]]) -> Any:
 
 
 def _read_as(kind: type[Params], options: Mapping[str, Any]) -> Any:
-    """A kind some of whose options are read as other types; what comes out is of its own class, and can be pickled."""
+    """A kind some of whose options are read as other types.
+
+    What comes out is of the kind's own class, so that it can be pickled and equals one that was made in Python.
+    """
     if not options:
         return kind
-    fields = {name: (of, _field_of(kind, name, of)) for name, of in options.items()}
-    read: Any = create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields)  # type: ignore[call-overload]
+    fields: Any = {name: (of, _field_of(kind, name, of)) for name, of in options.items()}
+    make: Any = create_model  # whose overloads know no options by name
+    read = make(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields)
     return Annotated[
         read, AfterValidator(lambda said: kind.model_construct(said.model_fields_set, **dict(said)))
     ]

@@ -19,7 +19,7 @@ from lvlm.objective import TermParams
 
 @dataclass(frozen=True)
 class Role:
-    """One role: the hook that supplies its kinds, the base of their params, and the method that each must have."""
+    """One role: the hook that supplies its kinds, the base of their params, the method that each has."""
 
     hook: str
     params: type[Params]

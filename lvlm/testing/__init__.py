@@ -1,4 +1,4 @@
-"""Conformance checks for parts, the same for the zoo's own kinds and for a stranger's.
+"""Conformance checks for kinds of any role, the same for the zoo's own and for a stranger's.
 
 A plugin's whole test file:
 
