@@ -33,18 +33,14 @@ from lvlm.evaluation.result import Estimated, Evaluation, LatentUsed
 from lvlm.generation.options import GenerateOptions, Options
 from lvlm.interfaces import Batch, Conditioning, Terms
 from lvlm.steering.record import Number
+from tests.test_docs import verbs
 from tests.tiny import tiny, write_text
 
 ROOT = Path(__file__).parent.parent
 FACE = ROOT / "lvlm" / "__init__.py"
 
 
-def is_verb(name: str) -> bool:
-    """Whether a public name is a function."""
-    return inspect.isfunction(getattr(lvlm, name))
-
-
-VERBS = [name for name in lvlm.__all__ if is_verb(name)]
+VERBS = [called.partition("(")[0] for called, _, _ in verbs()]
 
 
 # ------------------------------------------------------------------------------------------------ names
@@ -218,37 +214,20 @@ def test_an_evaluation_has_the_keys_of_its_type(run: Path) -> None:
 
 
 def listing() -> str:
-    """The verbs as the package's docstring lists them: signature, result and first line."""
-    return "".join(f"    {call(name)}\n        {first_line(name)}\n" for name in VERBS)
-
-
-def call(name: str) -> str:
-    """A verb with its arguments in order; '…' for those that are given by name."""
-    signature, words = inspect.signature(getattr(lvlm, name)), []
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            words.append("…")
-            break
-        default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
-        words.append(f"{'*' * (parameter.kind is parameter.VAR_POSITIONAL)}{parameter.name}{default}")
-    result = signature.return_annotation
-    return f"{name}({', '.join(words)})" + ("" if result == "None" else f" -> {result}")
-
-
-def first_line(name: str) -> str:
-    """The first line of a verb's docstring."""
-    return (inspect.getdoc(getattr(lvlm, name)) or "").splitlines()[0]
+    """The verbs as the package's docstring lists them: how they are called, the result, the first line."""
+    return "".join(
+        f"    {called}{'' if result == 'None' else f' -> {result}'}\n        {first}\n"
+        for called, result, first in verbs()
+    )
 
 
 def test_the_packages_docstring_lists_the_verbs() -> None:
-    assert listing() in (lvlm.__doc__ or ""), f"python tests/test_face.py writes\n{listing()}"
+    assert listing() in (lvlm.__doc__ or ""), f"python -m tests.test_face writes\n{listing()}"
 
 
 def test_help_shows_the_verbs_and_the_types() -> None:
     shown = pydoc.plain(pydoc.render_doc(lvlm))
-    for name in VERBS:
-        assert call(name) in shown
-        assert first_line(name) in shown
+    assert all(called in shown and first in shown for called, _, first in verbs())
     functions = shown.partition("\nFUNCTIONS\n")[2].partition("\nVERSION\n")[0]
     assert re.findall(r"^    (\w+)\(", functions, flags=re.MULTILINE) == VERBS
     for name in set(lvlm.__all__) - {*VERBS, "__version__"}:
@@ -396,5 +375,5 @@ def test_numbers_for_codes_are_told_how_to_be_given() -> None:
 
 if __name__ == "__main__":
     text = FACE.read_text()
-    verbs = re.compile(r"(?:^    \w+\(.*\n        .*\n)+|^VERBS\n", flags=re.MULTILINE)
-    FACE.write_text(verbs.sub(lambda _: listing(), text, count=1))
+    listed = re.compile(r"(?:^    \w+\(.*\n        .*\n)+|^VERBS\n", flags=re.MULTILINE)
+    FACE.write_text(listed.sub(lambda _: listing(), text, count=1))
