@@ -1,7 +1,7 @@
 """lvlm: a comparative zoo of latent-variable language models.
 
-The verbs of the command line are functions here, and what they return are the types beside them. Each is imported when
-it is first used, so that `import lvlm` takes no time.
+The verbs of the command line are functions here, and what they return are the types beside them. Each is
+imported when it is first used, so that `import lvlm` takes no time.
 
     build(recipe, *overrides, …) -> LatentLM
         Build the model of a recipe, untrained: an ordinary `nn.Module`.

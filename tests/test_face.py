@@ -1,4 +1,4 @@
-"""The face of the package: `import lvlm` is cheap and typed, and `dir`, Tab, `help` and `--help` say what there is."""
+"""The face of the package: a cheap, typed import; `dir`, Tab, `help` and `--help` say what there is."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_help_of_generate_has_every_option() -> None:
         assert f"{field.name}: '{field.type}' = {field.default!r}" in shown
 
 
-# ------------------------------------------------------------------------------------------------ the command line
+# -------------------------------------------------------------------------------------------- the command line
 
 
 def every_command() -> Iterator[tuple[str, Command]]:

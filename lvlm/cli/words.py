@@ -1,7 +1,7 @@
 """The words of options, read from the docstrings of the verbs, so that no option is described twice.
 
-Docstrings are parsed and nothing is imported, since the modules of the verbs import torch, and `--help` is to be quick. A
-command shows the first sentence of an argument's description; what follows it is for Python.
+Docstrings are parsed and nothing is imported: the modules of the verbs import torch, and `--help` is to be quick.
+A command shows the first sentence of an argument's description; what follows it is for Python.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def described_by(*functions: str, **renamed: str) -> Callable[[F], F]:
     """Take the words of a command's options from functions.
 
     Args:
-        functions: a verb, or 'module:function'; the first that has an argument of the option's name describes it.
+        functions: a verb, or 'module:function'; the first that has an argument of the option's name describes
+            it.
         renamed: option='argument', where the names differ.
     """
 
@@ -36,7 +37,7 @@ def described_by(*functions: str, **renamed: str) -> Callable[[F], F]:
 
 
 class Described(TyperCommand):
-    """A command whose options are described where the verb is. The words are read only when help is asked for."""
+    """A command whose options are described where the verb is; that is read only when help is asked for."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""

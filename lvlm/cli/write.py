@@ -80,7 +80,7 @@ def sample(
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """Continue prompts, with codes that are drawn, of another text, or given."""
+    """Continue prompts. Codes come from the prior, from another text, or from you."""
     import lvlm
     from lvlm.generation import codes as turn
 

@@ -150,7 +150,8 @@ def train_tokenizer(
     Args:
         inputs: files and folders: .txt, .jsonl, either gzipped; or a saved Hugging Face dataset.
         out: the file to write.
-        vocab: ids, those of all bytes and of the end of a document among them; fewer where the text gives no more.
+        vocab: ids, those of all bytes and of the end of a document among them; fewer where the text gives no
+            more.
         field: of each row, what holds its text.
         overwrite: replace the file.
         console: where progress goes, and what the text gave where that is less; quiet unless given.

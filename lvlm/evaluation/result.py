@@ -12,7 +12,7 @@ class Estimated(TypedDict):
     stderr               its standard error over windows
     bits_per_byte        the same in bits per byte of text; None where the data can't say
     bound                whether it is an upper bound on the negative log-likelihood
-    noise_stderr         standard error of the estimator's own draws, nats per token; None where it draws nothing
+    noise_stderr         standard error of the estimator's own draws, nats per token; None without draws
     ess                  effective sample size of its particles, mean over windows; None without particles
     log_weight_variance  variance of their log-weights, mean over windows; None without particles
     """
@@ -55,14 +55,14 @@ class Evaluation(TypedDict):
     headline                  the name of the estimate that reports compare; None where it wasn't asked for
     settings                  of each estimator, by name
     estimates                 by name
-    excess_nats_per_sequence  each bound minus the data's own likelihood: mean and stderr; empty without an oracle
-    ce_by_position            nats per token of the cross-entropy at each position; None at a position without targets
+    excess_nats_per_sequence  each bound minus the data's own NLL: mean and stderr; empty without it
+    ce_by_position            nats per token of the cross-entropy at each position; None without targets there
     latent                    None without a latent
     alive                     whether the latent is used; None without one, or where its KL can't tell
     parameters                by part
     tokens_per_second         of the training; None where it wasn't measured
     peak_memory_mib           of the training; None where it wasn't measured
-    sample                    a text of the model, to look at; None for an evaluation that the recipe doesn't declare
+    sample                    a text of the model, to look at; None with options of one's own
     """
 
     schema: int

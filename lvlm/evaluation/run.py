@@ -57,8 +57,8 @@ def evaluate_run(
     evaluation.json and evaluation.npz, which reports read; every number is kept in `evaluations` and not computed twice.
 
     Raises:
-        UserError: no such run, a damaged checkpoint, too little data, other data than it was trained on, an estimator
-            that the model doesn't allow.
+        UserError: no such run, a damaged checkpoint, too little data, other data than it was trained on, an
+            estimator that the model doesn't allow.
     """
     model, resolved, step = load_run(folder, registry=registry, plugin_files=plugin_files)
     recipe, spec = resolved.recipe, resolved.recipe.evaluate
@@ -227,18 +227,20 @@ def evaluate(
 
     Args:
         run: as for `load`.
-        estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as iwae_prior,
-            smc_mixture.
+        estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as
+            iwae_prior, smc_mixture.
         k: codes per slot and particles; one number or several.
         windows: how many test windows.
         chunk: tokens between resampling checks of the particle filter.
         resampling: how particles are drawn anew: systematic, stratified or multinomial.
-        resample_below: the share of K under which the effective sample size must fall before a filter resamples.
+        resample_below: the share of K under which the effective sample size must fall before a filter
+            resamples.
         plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't allow.
+        UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't
+            allow.
     """
     ks = [k] if isinstance(k, int) else k
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)

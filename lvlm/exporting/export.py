@@ -275,8 +275,9 @@ def export(
     Args:
         run: as for `load`.
         out: a folder that isn't there yet.
-        format: which form: safetensors, a folder that lvlm reads like a run; onnx or torch-export, for other runtimes.
-            Those are graphs of the decoder, with codes as an input, compared with PyTorch before they are kept.
+        format: which form: safetensors, a folder that lvlm reads like a run; onnx or torch-export, for other
+            runtimes. Those are graphs of the decoder, with codes as an input, compared with PyTorch before
+            they are kept.
         step: as for `load`.
         plugin_files: as for `build`.
 
@@ -284,8 +285,8 @@ def export(
         The folder.
 
     Raises:
-        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become a graph,
-            or a graph that computes something else.
+        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become
+            a graph, or a graph that computes something else.
         lvlm.errors.MissingLibrary: 'onnx' without its libraries.
     """
     return export_as(Path(run), Path(out), format=format, step=step, plugin_files=tuple(plugin_files))

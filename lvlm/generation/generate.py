@@ -82,29 +82,30 @@ def generate(
         top_k: choose among so many likeliest tokens.
         top_p: choose among the likeliest tokens that together have this probability.
         min_p: choose among tokens at least so many times as likely as the likeliest, from 0 to 1.
-        repetition_penalty: above 1, tokens of the prompt and of what was written come again less often. Their logits
-            are divided by it where positive, and multiplied where negative.
+        repetition_penalty: above 1, tokens of the prompt and of what was written come again less often. Their
+            logits are divided by it where positive, and multiplied where negative.
         seed: of codes and tokens; row i has seed + i. A list gives one for each row.
         samples: how many texts of each prompt.
         share_codes: the samples of a prompt have the codes of its first one; their tokens differ.
-        code_seed: of the codes alone, the same for all rows; the seed unless given. A list gives one for each row.
-        codes: given codes, for as many first slots as there are: [S, …] or [1, S, …] for all rows, or [B, S, …], or a
-            list of one [S, …] a row; a single number (or a vector [Z]) is the code of every slot. The slots count from
-            the prompt's first token; those after the given ones are drawn.
+        code_seed: of the codes alone, the same for all rows; the seed unless given. A list gives one for each
+            row.
+        codes: given codes, for as many first slots as there are: [S, …] or [1, S, …] for all rows, or
+            [B, S, …], or a list of one [S, …] a row; a single number (or a vector [Z]) is the code of every
+            slot. The slots count from the prompt's first token; those after the given ones are drawn.
         hold: the slots that keep given codes, all unless named; the others are drawn.
-        prompt_codes: where codes of the prompt's slots come from: posterior (the encoder, which sees the prompt alone)
-            or prior.
-        stop: a text that ends a sample and isn't part of it. A list gives several. They are found across the borders of
-            tokens.
-        compile: compile a step, which is worth it for many tokens. Attention then looks at the whole capacity of the
-            cache, so that shapes stay the same.
+        prompt_codes: where codes of the prompt's slots come from: posterior (the encoder, which sees the
+            prompt alone) or prior.
+        stop: a text that ends a sample and isn't part of it. A list gives several. They are found across the
+            borders of tokens.
+        compile: compile a step, which is worth it for many tokens. Attention then looks at the whole capacity
+            of the cache, so that shapes stay the same.
 
     Returns:
         `samples` texts of each prompt, prompt by prompt.
 
     Raises:
-        UserError: an empty prompt, a token that isn't in the vocabulary, more tokens than the context holds, options out
-            of range, codes that don't fit.
+        UserError: an empty prompt, a token that isn't in the vocabulary, more tokens than the context holds,
+            options out of range, codes that don't fit.
         NotFinite: the model says NaN or infinity.
     """
     chosen = Options.of(options)

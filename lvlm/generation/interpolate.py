@@ -32,9 +32,10 @@ def interpolate(
         one: [S] or [S, Z].
         other: the same, of as many slots or of another number.
         steps: how many, at least 2.
-        how: which way: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming unless
-            given. Spherical (Shoemake 1985) is for Gaussian codes, whose length then stays. With hamming what differs changes
-            one by one, in an order of the seed: bits where codes have bits, whole codes elsewhere.
+        how: which way: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming
+            unless given. Spherical (Shoemake 1985) is for Gaussian codes, whose length then stays. With
+            hamming what differs changes one by one, in an order of the seed: bits where codes have bits,
+            whole codes elsewhere.
         seed: of that order.
 
     Raises:
@@ -102,8 +103,8 @@ def texts_between(
         one: a text.
         other: another text.
         steps: how many texts, both ends among them.
-        prompt: what every text begins with; what the two have in common at their start, at least one token, unless
-            given.
+        prompt: what every text begins with; what the two have in common at their start, at least one token,
+            unless given.
         tokens: how many to add; as many as the longer text has unless given.
         how: as for `interpolate`.
         options: as for `generate`.

@@ -27,7 +27,7 @@ _TYPES: tuple[tuple[str, Any, str], ...] = (
 
 
 class GenerateOptions(TypedDict, total=False):
-    """Options of `lvlm.generate`, which describes them, as type checkers see them: the fields of `Options`."""
+    """Options of `lvlm.generate`, which describes them, for type checkers: the fields of `Options`."""
 
     temperature: float
     top_k: int | None
@@ -132,7 +132,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def shows_options(function: F) -> F:
-    """A function whose signature has each of `Options` with its default in place of `**options`, for `help` and Tab."""
+    """Put each of `Options` with its default in place of `**options` in a signature, for `help` and Tab."""
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [

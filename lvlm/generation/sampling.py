@@ -23,8 +23,8 @@ LOWEST_TEMPERATURE = 1e-6  # below, logits divided by it overflow; nothing but t
 class Sampling:
     """How a token is chosen; `lvlm.generate` describes the fields.
 
-    top-p is of Holtzman et al. 2020 (arXiv 1904.09751), min-p of Nguyen et al. 2024 (arXiv 2407.01082), the repetition
-    penalty of Keskar et al. 2019 (arXiv 1909.05858).
+    top-p is of Holtzman et al. 2020 (arXiv 1904.09751), min-p of Nguyen et al. 2024 (arXiv 2407.01082), the
+    repetition penalty of Keskar et al. 2019 (arXiv 1909.05858).
 
     Raises:
         UserError: one of them is out of range.

@@ -18,7 +18,8 @@ def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     """Build the model of a recipe, untrained: an ordinary `nn.Module`.
 
     Args:
-        recipe: a YAML file, or the name of a shipped recipe, such as free. From Python also a mapping, or a `Recipe`.
+        recipe: a YAML file, or the name of a shipped recipe, such as free. From Python also a mapping, or a
+            `Recipe`.
         overrides: settings as key=value, the value in YAML: model.quantizer.bits=8.
         plugin_files: a single-file plugin. Several are a list.
 

@@ -39,8 +39,8 @@ def load(
         run: a run's folder.
         plugin_files: as for `build`.
         step: of which checkpoint; the best by bound unless given.
-        precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for generating and
-            encoding.
+        precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for
+            generating and encoding.
         device: where it computes: cpu, cuda, …; auto is a GPU where there is one.
 
     Raises:
