@@ -1,6 +1,6 @@
 """The words of options, read from the docstrings of the verbs, so that no option is described twice.
 
-Docstrings are parsed and nothing is imported: the modules of the verbs import torch, and `--help` is to be quick.
+Docstrings are parsed and nothing is imported: the modules of verbs import torch, and `--help` is to be quick.
 A command shows the first sentence of an argument's description; what follows it is for Python.
 """
 
