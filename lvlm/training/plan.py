@@ -22,6 +22,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh
 
 from lvlm.errors import UserError
+from lvlm.interfaces.brief import Brief
 from lvlm.nn.device import standing_for
 from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
 from lvlm.recipe.read import RecipeSource, read_recipe
@@ -43,8 +44,8 @@ HOLDERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Brief):
     """Peak memory of one process of a training, and the time of the whole.
 
     parameters       by part, of the whole model
@@ -257,26 +258,24 @@ def plan(
     price_per_hour: float | None = None,
     plugin_files: Sequence[str] = (),
 ) -> Plan:
-    """Plan a training before it begins: memory of a device under the sharding plan, FLOPs, time and cost.
+    """Plan what a training needs, before it is begun: memory of a device, FLOPs, time, cost.
 
-    Reads no data and needs no GPU.
+    Memory is that of the sharding plan. Reads no data and needs no GPU.
 
     Args:
         recipe: as for `build`.
-        overrides: 'train.recompute=full'.
+        overrides: as for `build`.
         gpus: processes that train together.
-        memory: of a device, in bytes or as '80GB'.
-        gpu: a known one, for its peak: 'H100'; or say train.peak_tflops.
+        memory: of a device, in bytes or with a unit: 80GB.
+        gpu: a known GPU, for its peak: H100, A100, …; or say train.peak_tflops.
         mfu: the share of the peak that the model's products get.
-        tokens: to train on, as a number or as '300B'; the recipe's steps unless given.
-        price_per_hour: of a device.
-        plugin_files: single-file plugins.
+        tokens: to train on, as a number or in short: 300B; the recipe's steps unless given.
+        price_per_hour: the price of a device and hour.
+        plugin_files: as for `build`.
 
     Raises:
         UserError: the recipe is wrong, `train.shard_over` doesn't divide `gpus`, or the GPU is unknown.
     """
-    # MOVED
-
     resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
     return make_plan(
         resolved.recipe,
