@@ -349,6 +349,24 @@ def test_what_is_documented_works(path: Path, page: Page) -> None:
             raise AssertionError(message) from (error if fence.language == "python" else None)
 
 
+UNSEEN = {
+    "no language": "```\nprinted\n```\n",
+    "another language": "```sql\nselect 1\n```\n",
+    "text": "```text\nprinted\n```\n",
+    "not run": "```console\n$ lvlm train free --out runs/free\nruns/free\n```\n",
+    "an excerpt of what is quick": "```console excerpt\n$ lvlm kinds quantizer\nquantizer\n```\n",
+    "an excerpt of nothing": "```console excerpt\n$ lvlm train free --out runs/free\n```\n",
+    "a module that isn't there": "```console excerpt\n$ python -m tests.nothing\nprinted\n```\n",
+}
+
+
+@pytest.mark.parametrize("text", UNSEEN.values(), ids=UNSEEN)
+def test_a_block_that_is_not_compared_is_refused(text: str, page: Page) -> None:
+    (fence,) = fences(text)
+    with pytest.raises(AssertionError):
+        page.run(fence)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=named)
 def test_links_resolve(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(path)):
