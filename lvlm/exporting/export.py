@@ -238,7 +238,7 @@ def _description(model: LatentLM, recipe: Recipe, graphs: Sequence[Graph]) -> di
         "vocabulary": model.backbone.vocab,
         "codec": recipe.data.codec.name,
         "context": model.backbone.context,
-        "prefix_rows": 0 if model.injection is None else model.injection.prefix_rows,
+        "prefix_rows": model.prefix_rows,
         "codes": _codes(model),
         "versions": versions(),
     }

@@ -19,6 +19,7 @@ from lvlm.generation.options import row_seeds
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.generation.row_text import UNFINISHED
 from lvlm.model.latent_lm import LatentLM
+from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
     check_rows(model, rows, 1, what="text")
     seeds = row_seeds(seed, len(rows))
     tokens_BT, keep_BT = padded(rows, device)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         place = model.place(torch.arange(tokens_BT.shape[1], device=device))
         hidden_BTD = model.below(tokens_BT, place)
         posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
@@ -110,8 +109,6 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
                 )
             )
         return found
-    finally:
-        model.train(training)
 
 
 def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int = 0) -> list[Encoded]:
