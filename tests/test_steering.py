@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,7 @@ from lvlm.steering.control import HIDDEN, Gate, read_control
 from lvlm.steering.measure import differ, measure, same, share_of, spread
 from lvlm.steering.probe import Prober, Prompts
 from lvlm.steering.record import Steering, read_steering
-from lvlm.steering.run import steer_run
-from tests.tiny import tiny, write_text
+from tests.tiny import land_better_checkpoint, steps_of, tiny, write_text
 
 CODEC = LettersCodec()
 
@@ -363,7 +364,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_measured_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = steer_run(run)
+    found = lvlm.steer(run)
     assert found.settings["groups"] == 4
     assert found.settings["prompt_tokens"] == 1
     assert {n.name for n in found.numbers} == {"word_length", "capitals", "digits", "punctuation"}
@@ -372,6 +373,35 @@ def test_a_run_is_measured_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert lvlm.steer(run) == found
     with pytest.raises(BaseException, match="measured again"):
         lvlm.steer(run, seed=1)
+
+
+@pytest.mark.parametrize("moment", ["data", "measure"])
+def test_a_better_checkpoint_that_lands_in_the_middle_lends_its_name_to_no_number(
+    moment: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers, step and key are of the checkpoint that was best when the run was opened."""
+    no_numbers = shutil.ignore_patterns("steering.json")
+    old, new = (shutil.copytree(run, tmp_path / name, ignore=no_numbers) for name in ("old", "new"))
+    alone = lvlm.steer(old)
+    at: tuple[Any, str] = {
+        "data": (TextData, "open"),
+        "measure": (sys.modules["lvlm.steering.run"], "measure"),
+    }[moment]
+    original = getattr(*at)
+
+    def meanwhile(*asked: Any, **options: Any) -> Any:
+        land_better_checkpoint(new)
+        return original(*asked, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*at, meanwhile)
+        found = lvlm.steer(new)
+    assert len(steps_of(new)) == len(steps_of(old)) + 1, "nothing landed"
+    assert found == alone == read_steering(new)
+    better = lvlm.steer(new)
+    assert better.step == found.step + 1
+    assert better.key != found.key
+    assert better.groups != found.groups
 
 
 @pytest.mark.parametrize(
@@ -387,11 +417,11 @@ def test_what_cannot_be_measured(run: Path, asked: dict[str, Any], message: str)
 
 
 def test_damaged_or_older_files_are_measured_anew(run: Path) -> None:
-    found = steer_run(run)
+    found = lvlm.steer(run)
     for damage in ("{", json.dumps({**json.loads(found.model_dump_json()), "version": 0})):
         (run / "steering.json").write_text(damage)
         assert read_steering(run) is None
-        assert steer_run(run) == found
+        assert lvlm.steer(run) == found
 
 
 def test_no_null_without_a_positive_control(read: Steering, deaf: Steering) -> None:
@@ -453,10 +483,8 @@ def test_a_study_measures_the_arms_that_say_so_and_reports_them(tmp_path: Path) 
 def test_with_a_control_in_the_study_the_report_draws_every_arm(
     run: Path, read: Steering, tmp_path: Path
 ) -> None:
-    from lvlm.evaluation.run import evaluate_run
-
-    evaluate_run(run)
-    mine = steer_run(run)
+    lvlm.evaluate(run)
+    mine = lvlm.steer(run)
     (run / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
     try:
         report = read_report(

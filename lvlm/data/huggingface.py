@@ -33,8 +33,8 @@ from lvlm.data.documents import (
 from lvlm.data.rows import Documents, TokenSource
 from lvlm.data.source import Source
 from lvlm.data.streams import StreamedDataset
-from lvlm.data.text import missing
 from lvlm.errors import UserError, listing, nearest
+from lvlm.system.files import missing
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 

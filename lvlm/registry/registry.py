@@ -19,7 +19,7 @@ from pathlib import Path
 from lvlm.errors import UserError, listing, nearest
 from lvlm.interfaces import ROLES
 from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of, module_name, module_of
-from lvlm.system.files import no_such_file
+from lvlm.system.files import read_named
 
 GROUP = "lvlm"
 
@@ -148,10 +148,7 @@ class Registry:
             raise UserError("\n".join(map(_dropped, failed)))
 
     def _add_file(self, path: Path) -> PluginInfo:
-        try:
-            source = path.read_bytes()
-        except OSError:
-            raise UserError(no_such_file(path)) from None
+        source = read_named(path)
         name = module_name(path, source)
         fresh = name not in sys.modules
         version = hashlib.sha256(source).hexdigest()[:12]
