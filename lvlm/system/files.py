@@ -48,10 +48,12 @@ def read_named(path: Path) -> bytes:
     Raises:
         UserError: there is no such file, with the nearest name that is there; or it can't be read.
     """
-    if not path.is_file():
-        raise UserError(no_such_file(path))
-    with reading(f"cannot read {shown(path)!r}"):
-        return path.read_bytes()
+    try:
+        return path.read_bytes()  # also of a pipe, which is no regular file
+    except OSError as error:
+        if isinstance(error, PermissionError) or path.is_file():
+            raise UserError(f"cannot read {shown(path)!r}: {_reason(error)}") from None
+        raise UserError(no_such_file(path)) from None
 
 
 @contextmanager
