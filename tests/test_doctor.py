@@ -30,8 +30,8 @@ from lvlm.recipe.read import read_recipe
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.registry import Registry
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
-from lvlm.runs.load import read_run
 from lvlm.runs.manifest import Checkpoint
+from lvlm.runs.read import read_run
 from lvlm.runs.weights import stored_optimiser, tensors_of
 from lvlm.training.optim import make_optimiser
 from lvlm_free.add import Add

@@ -48,13 +48,14 @@ def run_of(
         tiny(arm, text, model=SMALL, train={"steps": 1, "evaluate_every": 1, "warmup_steps": 0}),
         folder / "run",
     )
-    load_run = exporting.load_run
+    open_run = exporting.open_run
 
-    def loaded(*asked: Any, **options: Any) -> Any:
-        model, *rest = load_run(*asked, **options)
-        return randomise(model), *rest
+    def opened(*asked: Any, **options: Any) -> Any:
+        found = open_run(*asked, **options)
+        randomise(found.model)
+        return found
 
-    patch.setattr(exporting, "load_run", loaded)
+    patch.setattr(exporting, "open_run", opened)
     return run, randomise(lvlm.load(run))
 
 

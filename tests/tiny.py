@@ -13,6 +13,7 @@ import torch
 import lvlm
 from lvlm.recipe.tree import Origin, merge, plain
 from lvlm.runs.checkpoint import Checkpoints
+from lvlm.runs.weights import tensors_of
 from lvlm.training.metrics import read_metrics
 from lvlm.training.trainer import Trainer
 
@@ -63,6 +64,18 @@ def before_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], An
 def steps_of(run: Path) -> list[int]:
     """The steps that a run has checkpoints of."""
     return [checkpoint.step for checkpoint in Checkpoints(run).list()]
+
+
+def land_better_checkpoint(run: Path) -> None:
+    """Save a checkpoint of other weights with a lower bound, as a training does that goes on meanwhile."""
+    model, best = lvlm.load(run), Checkpoints(run).best()
+    assert best.manifest.bound is not None
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), alpha=0.1)
+    Checkpoints(run, keep=9).save(
+        tensors_of(model), {}, step=best.step + 1, bound_name="elbo", bound=best.manifest.bound - 1.0
+    )
 
 
 def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:

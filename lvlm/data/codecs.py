@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
+from lvlm.system.files import reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -148,14 +149,10 @@ def open_codec(tokenizer: str | Path | None) -> TextCodec:
     path = Path(os.path.expanduser(tokenizer))
     if path.is_dir():
         path /= "tokenizer.json"
-    try:
+    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    way_out = f"{nearest(path.name, there)}; `lvlm tokenizer train` makes one"
+    with reading(f"tokenizer {str(tokenizer)!r}: cannot be read", way_out):
         changed = path.stat().st_mtime_ns
-    except OSError as error:
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"tokenizer {str(tokenizer)!r}: cannot be read: {error.strerror or error}{nearest(path.name, there)}; "
-            "`lvlm tokenizer train` makes one"
-        ) from None
     return _read(path, changed)
 
 

@@ -171,6 +171,11 @@ class LatentLM(nn.Module):
         """Device of the weights."""
         return next(self.parameters()).device
 
+    @property
+    def prefix_rows(self) -> int:
+        """Rows that codes put in front of the tokens, from the seam upwards; 0 for most injections and a baseline."""
+        return 0 if self.injection is None else self.injection.prefix_rows
+
     def at_step(self, step: int) -> None:
         """Tell the quantizer how many training steps are done, for what follows a schedule."""
         if self.latent is not None:
@@ -178,9 +183,8 @@ class LatentLM(nn.Module):
 
     def make_cache(self, rows: int, capacity: int) -> list[LayerCache]:
         """One empty cache per block, for `rows` rows of at most `capacity` tokens and the prefix."""
-        in_front = 0 if self.injection is None else self.injection.prefix_rows
         return [
-            self.backbone.make_cache(rows, capacity + (in_front if number >= self.seam else 0))
+            self.backbone.make_cache(rows, capacity + (self.prefix_rows if number >= self.seam else 0))
             for number in range(len(self.backbone.blocks))
         ]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from lvlm.errors import UserError, listing, nearest
 from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of
 from lvlm.registry.roles import ROLES
-from lvlm.system.files import no_such_file
+from lvlm.system.files import read_named
 from lvlm.system.modules import module_name, module_of
 
 GROUP = "lvlm"
@@ -157,10 +157,7 @@ class Registry:
             raise UserError("\n".join(map(_dropped, failed)))
 
     def _add_file(self, path: Path) -> PluginInfo:
-        try:
-            source = path.read_bytes()
-        except OSError:
-            raise UserError(no_such_file(path)) from None
+        source = read_named(path)
         name = module_name(path, source)
         fresh = name not in sys.modules
         version = hashlib.sha256(source).hexdigest()[:12]

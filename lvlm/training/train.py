@@ -11,8 +11,9 @@ from rich.console import Console
 from lvlm.errors import UserError
 from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
-from lvlm.runs.load import read_run
+from lvlm.runs.read import read_run
 from lvlm.system.device import pick_device, threads_restored
+from lvlm.system.files import not_written
 from lvlm.system.world import is_loss_of_another, join_world, led
 from lvlm.training.trainer import Trainer
 from lvlm.training.watch import Watch
@@ -102,9 +103,7 @@ def train_resolved(
         led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
         trainer.run(console, label)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or out}: could not be written: {error.strerror or error}"
-        ) from error
+        raise not_written(error.filename or out, error) from error
     except RuntimeError as error:
         if world.ranks > 1 and is_loss_of_another(error):
             reason = str(error).splitlines()[0]
