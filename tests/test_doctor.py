@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import code_perplexity, measure, training_record
 from lvlm.diagnosis.measured import Measured
 from lvlm.errors import UserError
-from lvlm.interfaces import Backbone, Batch, Encoder, Slots
+from lvlm.interfaces import Backbone, Batch, Case, Encoder, Remedy, Slots
 from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.objective import HingeParams
 from lvlm.recipe.read import read_recipe
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.registry import Registry
@@ -618,3 +619,26 @@ def test_mistakes_are_told_in_words(runs: Path, run_doctor: Lvlm, text: Path) ->
         assert (status, out) == (2, "")
         assert told in err
         assert "Traceback" not in err
+
+
+def test_a_kind_says_itself_what_to_try(examined: Examined, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor asks each kind of the recipe, those among a kind's options too; what a recipe refuses is left out."""
+    cases: list[Case] = []
+
+    def remedies(self: BinaryParams, case: Case) -> Iterator[Remedy]:
+        cases.append(case)
+        yield Remedy(("bits=0",), "refused")
+        yield Remedy(("bits=3", "bits_per_group=1"), f"it is {case.trouble}")
+
+    def faster(self: HingeParams, case: Case) -> Iterator[Remedy]:
+        yield Remedy(("kind=mask",), "of the term")
+
+    monkeypatch.setattr(BinaryParams, "remedies", remedies)
+    monkeypatch.setattr(HingeParams, "remedies", faster)
+    _, found = examined(sure=0.1)
+    given = {one.overrides: one.why for one in found[0].tries}
+    assert given["model.quantizer.bits=3", "model.quantizer.bits_per_group=1"] == "it is dead"
+    assert given["loss.term.kind=mask",] == "of the term"
+    assert not any("bits=0" in override for overrides in given for override in overrides)
+    assert {case.trouble for case in cases} >= {"dead"}
+    assert all(case.steps > 0 and case.units > 0 for case in cases)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
 from lvlm.interfaces.data import Slots
 from lvlm.interfaces.parts import Backbone, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.remedy import Case, Remedy
 from lvlm.interfaces.section import Section
 
 # ------------------------------------------------------------------------------- params: what a recipe says
@@ -36,6 +37,13 @@ class Params(Section):
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values that a run of an older version saved, as this version reads them; unchanged unless overridden."""
         return dict(values)
+
+    def remedies(self, case: Case) -> Iterable[Remedy]:
+        """What to try in this kind's options about a trouble that the doctor found, the most promising first.
+
+        A remedy that the recipe refuses is left out of the advice, so it need not be checked here.
+        """
+        return ()
 
 
 class BackboneParams(Params):

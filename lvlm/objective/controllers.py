@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lvlm.interfaces import Case, Remedy
 from lvlm.objective.terms import Granularity, KLTerm, TermParams
 
 
@@ -166,6 +168,11 @@ class LagrangianParams(TermParams):
     """By how much the multiplier grows in a step while the KL is zero."""
     largest: float = Field(default=10.0, gt=0)
     """Where the multiplier stops growing."""
+
+    def remedies(self, case: Case) -> Iterator[Remedy]:
+        """A multiplier that grows faster."""
+        if case.trouble == "dead":
+            yield Remedy((f"rate={10 * self.rate:g}",), "the multiplier grows faster")
 
     def build(self, *, budget_nats: float, per: Granularity) -> Lagrangian:
         """The controller."""

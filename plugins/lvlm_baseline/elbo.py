@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from lvlm.interfaces import LossParams, Schedule
+from lvlm.interfaces import Case, LossParams, Ramp, Remedy, Schedule
 from lvlm.objective import ELBO, NATS_PER_BIT, Granularity, HingeParams, TermParams
 
 
@@ -55,6 +55,37 @@ class ElboParams(LossParams):
     def pays_for_kl(self) -> bool:
         """Whether the term may pay for KL."""
         return self.term.pays_for_kl
+
+    def remedies(self, case: Case) -> Iterator[Remedy]:
+        """Another term, another budget, or another price."""
+        budget, free = self.budget_bits, self.budget_bits > 0
+        beta = None if isinstance(self.beta, Ramp) else self.beta
+        if case.trouble == "dead":
+            if not self.term.pays_for_kl:
+                usual = 0.1 if self.per == "unit" else 0.5
+                wanted = f"budget_bits={budget if 0 < budget < math.inf else usual:g}"
+                per = ("per=slot",) if self.per == "sequence" else ()
+                why = "the price falls below zero until the KL has reached its budget, and stays there"
+                yield Remedy(("term.kind=lagrangian", wanted, *per), why)
+            if beta and not free:
+                ramp = f"beta={{start: 0, end: {beta:g}, steps: {max(1, case.steps // 2)}}}"
+                yield Remedy((ramp,), "codes become useful before they are charged for")
+            if self.autoencoder_steps == 0 and not free:
+                later = f"autoencoder_steps={max(1, case.steps // 4)}"
+                yield Remedy((later,), "the same, with no charge at all at first")
+        elif case.trouble == "costly" and 0 < budget < math.inf:
+            why = "less KL is asked for" if self.term.pays_for_kl else "less KL is free"
+            yield Remedy((f"budget_bits={budget / 2:g}",), why)
+        elif case.trouble == "uncharged":
+            if beta == 0:
+                yield Remedy(("beta=1",), "the objective is the elbo")
+            elif budget == math.inf:
+                yield Remedy(("budget_bits=0.5",), "a budget with an end")
+        elif case.trouble == "over_budget":
+            if beta:
+                yield Remedy((f"beta={2 * beta:g}",), "a nat above the budget costs twice as much")
+            each = case.kl_nats_per_slot / NATS_PER_BIT / (case.units if self.per == "unit" else 1)
+            yield Remedy((f"budget_bits={each:.3g}",), "if so much is meant")
 
     def build(self) -> ELBO:
         """The loss."""
