@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import setitem
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import lvlm
-from lvlm.interfaces import Conditioning, InjectionParams, Slots
+from lvlm.interfaces import Conditioning, Slots
 from lvlm.registry.registry import Registry
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
 from lvlm.runs.weights import stored_optimiser
@@ -101,7 +101,9 @@ def test_a_loss_with_a_head_trains_with_a_frozen_encoder_and_resumes_to_the_bit(
     lvlm.train(None, other, resume=True, plugin_files=[TWO_AHEAD])
     assert logged(other) == logged(run)
     assert torch.equal(heads(other), heads(run))
-    assert all(torch.equal(value, after[name]) for name, value in weights(other, plugin_files=[TWO_AHEAD]).items())
+    assert all(
+        torch.equal(value, after[name]) for name, value in weights(other, plugin_files=[TWO_AHEAD]).items()
+    )
 
 
 def test_a_loss_with_a_head_is_divided_over_processes(text: Path, tmp_path: Path) -> None:
@@ -214,14 +216,14 @@ def setting(**values: Any) -> Callable[[Any], None]:
         (lying(gaussian, setting(code_dim=4, units=())), r"code_dim is 4, the codes are \[4, 5, 3\]"),
         (lying(gaussian, setting(units=("a", "b"))), "the units of a vector are its coordinates"),
         (lying(gaussian, setting(units=("a", "b", "a"))), "units have names of their own"),
-        (lying(gaussian, setting(with_unit_changed=lambda codes, unit: -codes)), "changes other units"),
+        (lying(gaussian, setting(with_unit_changed=lambda codes, _: -codes)), "changes other units"),
         (
-            lying(gaussian, setting(with_unit_changed=lambda codes, unit: codes.neg_())),
+            lying(gaussian, setting(with_unit_changed=lambda codes, _: codes.neg_())),
             "writes into the codes",
         ),
         (lying(binary, setting(units=("a", "b"))), "8 codes are not those of 2 bits"),
         (lying(binary, setting(code_dim=3)), "set one of them"),
-        (lying(binary, setting(with_unit_changed=lambda codes, unit: codes)), "isn't changed in every slot"),
+        (lying(binary, setting(with_unit_changed=lambda codes, _: codes)), "isn't changed in every slot"),
         (
             lying(binary, setting(with_unit_changed=lambda codes, unit: codes ^ (3 << unit) & 7)),
             "changes other units",

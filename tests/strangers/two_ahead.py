@@ -9,7 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvlm.hookspecs import hookimpl
-from lvlm.interfaces import IGNORE, Backbone, Batch, Encoder, EncoderParams, Loss, LossParams, Output, Register, Terms
+from lvlm.interfaces import (
+    IGNORE,
+    Backbone,
+    Batch,
+    Encoder,
+    EncoderParams,
+    Loss,
+    LossParams,
+    Output,
+    Register,
+    Terms,
+)
 from lvlm.objective import real_kl, reconstruction
 
 
