@@ -114,7 +114,12 @@ class LossParams(Params):
         return False
 
     def build(self, *, width: int, vocab: int) -> Loss:
-        """The module, for hiddens [B, T, width] and logits [B, T, vocab]; a loss with layers of its own needs them."""
+        """The module.
+
+        Args:
+            width: D of the hiddens that it gets; a loss with layers of its own needs it.
+            vocab: V of the logits.
+        """
         raise NotImplementedError(f"{type(self).__name__}.build")
 
 

@@ -124,9 +124,9 @@ class Quantizer(nn.Module, abc.ABC):
     code_dim: int | None = None
     """Z, the numbers of one continuous code; None for indices."""
     units: tuple[str, ...] = ()
-    """Names of what can be changed one by one. The units of a continuous code are its coordinates. Those of an index are
-    its bits: unit h has the value 2^h, and there are 2^len(units) codes. Empty where a code is all or nothing: an
-    index of a codebook or of a grid, a categorical.
+    """Names of what can be changed one by one. The units of a continuous code are its coordinates. Those of an
+    index are its bits: unit h has the value 2^h, and there are 2^len(units) codes. Empty where a code is all or
+    nothing: an index of a codebook or of a grid, a categorical.
     """
     prior_words: str = "as its `sample` does"
     """How codes are drawn from prior numbers, for those who do it outside of PyTorch: exports say it."""
@@ -165,8 +165,8 @@ class Quantizer(nn.Module, abc.ABC):
         """log-probability of codes under numbers, [B, S], nats; `numbers` is [B, S, K] or [B, S, J]."""
 
     def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
-        """Codes with unit number `unit` changed in every slot and all other units as they were. Changed twice, codes are
-        what they were.
+        """Codes with unit number `unit` changed in every slot and all other units as they were. Changed twice,
+        codes are what they were.
 
         An index has the bit flipped. A vector has the coordinate mirrored at 0; override this where the mean of the
         fixed prior is another point.

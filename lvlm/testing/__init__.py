@@ -46,8 +46,8 @@ __all__ = [
 
 
 def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Callable[..., None]:
-    """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross; a backbone
-    in a few of them.
+    """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross; a
+    backbone in a few of them.
 
     Args:
         plugin: an installed plugin's name; all installed ones unless given.

@@ -275,7 +275,7 @@ def _check_effect(injection: Injection, embedding_BSC: Tensor) -> None:
 
 
 def check_loss(params: LossParams) -> None:
-    """Micro-batches add up, padding costs nothing, kl_priced is the derivative of the loss, and its parameters learn."""
+    """Micro-batches add up, padding costs nothing, kl_priced is the derivative, and its parameters learn."""
     loss: Loss = randomise(params.build(width=WIDTH, vocab=VOCAB).double())
     batch, output = _loss_case()
     total = loss(output, batch, num_tokens=batch.num_targets, step=10_000)
@@ -303,7 +303,7 @@ def check_loss(params: LossParams) -> None:
 
 
 def _loss_case() -> tuple[Batch, Output]:
-    """Rows with padding, hiddens of width `WIDTH` with logits that a head makes of them, and a latent; in float64."""
+    """Rows with padding, hiddens of width `WIDTH` with the logits of a head, and a latent; in float64."""
     generator = generator_of()
     rows_BT = token_rows(4, 6)
     keep_BT = torch.arange(5)[None, :] < torch.tensor([5, 3, 1, 4])[:, None]

@@ -1,4 +1,7 @@
-"""A stranger's backbone: a small transformer whose attention prefers near keys (ALiBi: Press et al. 2022, arXiv 2108.12409)."""
+"""A stranger's backbone: a small transformer whose attention prefers near keys.
+
+ALiBi: Press et al. 2022, arXiv 2108.12409.
+"""
 
 from __future__ import annotations
 
