@@ -1,4 +1,4 @@
-"""The conformance checks themselves: a stranger's honest parts pass, and each broken promise is found and named."""
+"""The conformance checks themselves: a stranger's honest parts pass, and a broken promise is named."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text"))
 
 
-# ---------------------------------------------------------------------------------------------------- every backbone
+# --------------------------------------------------------------------------------------------- every backbone
 
 
 def test_another_backbone_has_few_crosses_and_all_that_there_is() -> None:
@@ -54,7 +54,7 @@ def test_another_backbone_has_few_crosses_and_all_that_there_is() -> None:
     assert {cross.prior for cross in added} == {"fixed", "learned"}
 
 
-# ----------------------------------------------------------------------------------- losses with layers, frozen parts
+# --------------------------------------------------------------------------- losses with layers, frozen parts
 
 
 @pytest.mark.parametrize("role_and_kind", [("loss", "two_ahead"), ("encoder", "frozen")])
@@ -114,7 +114,7 @@ def test_a_loss_with_a_head_is_divided_over_processes(text: Path, tmp_path: Path
     torch.testing.assert_close(heads(one), heads(two), rtol=0, atol=2e-5)
 
 
-# ------------------------------------------------------------------------------------------------- broken promises
+# -------------------------------------------------------------------------------------------- broken promises
 
 
 @dataclass

@@ -103,8 +103,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, Pat
 
 
 def assert_same_training(one: Path, other: Path, **loading: Any) -> None:
-    """Losses to 1e-5, every gradient of the first step, and the weights, to float32's rounding; `loading` are options
-    of `lvlm.load`.
+    """Losses to 1e-5, every gradient of the first step, and the weights, to float32's rounding; `loading`
+    are options of `lvlm.load`.
     """
     for event in ("train", "evaluate"):
         for a, b in zip(logged(one, event), logged(other, event), strict=True):

@@ -162,8 +162,8 @@ def check_quantizer(params: QuantizerParams) -> None:
 
 
 def _check_units(quantizer: Quantizer, codes: Tensor) -> None:
-    """What the quantizer says of its codes is so: how many numbers or indices they are, and that units change one by
-    one.
+    """What the quantizer says of its codes is so: how many numbers or indices they are, and that units
+    change one by one.
     """
     if quantizer.num_codes is None:
         assert quantizer.code_dim is not None, "a quantizer sets num_codes (indices) or code_dim (vectors)"
@@ -256,7 +256,9 @@ def check_injection(params: InjectionParams) -> None:
 
 @torch.no_grad()
 def _check_effect(injection: Injection, embedding_BSC: Tensor) -> None:
-    """In a small model with random weights another code makes other logits, and a dropped row's code does not."""
+    """In a small model with random weights another code makes other logits, and a dropped row's code does
+    not.
+    """
     model = LatentLM(randomise(_backbone().build(vocab=VOCAB).double()), seam=1).eval()
     model.injection = injection  # codes are given to it here: there is no path that makes them
     place, tokens_BT = model.place(torch.arange(TOKENS)), token_rows()

@@ -130,14 +130,16 @@ def synchronise_gradients(model: nn.Module, loss: nn.Module, *, last: bool, shar
 
 
 def whole_state(module: nn.Module) -> dict[str, Any]:
-    """The state of a module with divided parameters put together, the same in all processes. All of them call it."""
+    """The state of a module with divided parameters put together, the same in all processes. All of them
+    call it.
+    """
     state = module.state_dict()
     return {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in state.items()}
 
 
 def load_whole_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give a module, divided or not, the state that `whole_state` made, with any number of processes. All of them
-    call it.
+    """Give a module, divided or not, the state that `whole_state` made, with any number of processes. All of
+    them call it.
 
     Raises:
         RuntimeError: the state is another module's.

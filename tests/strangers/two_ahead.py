@@ -56,7 +56,9 @@ class TwoAheadParams(LossParams):
 
 
 class Frozen(Encoder):
-    """Features of a token by itself, from a table that doesn't learn, averaged over a slot; and the place of the slot."""
+    """Features of a token by itself, from a table that doesn't learn, averaged over a slot; and the place of
+    the slot.
+    """
 
     def __init__(self, params: EncoderParams, *, vocab: int, width: int) -> None:
         super().__init__()
