@@ -78,9 +78,9 @@ def land_better_checkpoint(run: Path) -> None:
     )
 
 
-def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
-    """Of the newest checkpoint, or of `step`."""
-    return lvlm.load(run, step=step or steps_of(run)[-1]).state_dict()
+def weights(run: Path, step: int | None = None, **loading: Any) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint, or of `step`; `loading` are options of `lvlm.load`."""
+    return lvlm.load(run, step=step or steps_of(run)[-1], **loading).state_dict()
 
 
 def logged(run: Path, event: str = "train") -> list[dict[str, Any]]:

@@ -124,8 +124,13 @@ class LossParams(Params):
         """Whether a nat of KL may have a negative price; a learned prior would then flee from the codes."""
         return False
 
-    def build(self) -> Loss:
-        """The module."""
+    def build(self, *, width: int, vocab: int) -> Loss:
+        """The module.
+
+        Args:
+            width: D of the hiddens that it gets; a loss with layers of its own needs it.
+            vocab: V of the logits.
+        """
         raise NotImplementedError(f"{type(self).__name__}.build")
 
 

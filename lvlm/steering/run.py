@@ -133,7 +133,7 @@ def _measured(
     run: OpenedRun, params: SteerParams, prompts: Prompts, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     model = run.on_device()
-    units = None if model.latent is None else model.latent.quantizer.kl_dim
+    units = None if model.latent is None else len(model.latent.quantizer.units)
     total, done = _rows_to_draw(params, len(prompts.prompt_NP), units), 0
 
     def told(rows: int) -> None:

@@ -87,8 +87,8 @@ class ElboParams(LossParams):
             each = case.kl_nats_per_slot / NATS_PER_BIT / (case.units if self.per == "unit" else 1)
             yield Remedy((f"budget_bits={each:.3g}",), "if so much is meant")
 
-    def build(self) -> ELBO:
-        """The loss."""
+    def build(self, *, width: int = 0, vocab: int = 0) -> ELBO:
+        """The loss; it has no layers, whatever the width and the vocabulary."""
         return ELBO(
             self.term.build(budget_nats=self.budget_bits * NATS_PER_BIT, per=self.per),
             beta=self.beta,
