@@ -176,4 +176,4 @@ def _rows_to_draw(params: SteerParams, windows: int, units: int | None) -> int:
     """Texts that will be drawn, for the progress."""
     apart = params.groups * params.samples
     diversity = windows * (1 if params.entropy_nats_per_token is None else 1 + HALVINGS)
-    return apart + diversity + (0 if units is None else 2 * windows + apart * (4 + units))
+    return apart + diversity + (0 if units is None else 2 * windows + apart * (4 + units if units else 1))
