@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lvlm.errors import UserError
-from lvlm.recipe.sections import TrackerName
+from lvlm.registry.trackers import tracker_factory
 from lvlm.system.files import write_atomically
-from lvlm.training.trackers import Service, TensorBoard, Tracker
+from lvlm.training.trackers import TensorBoard, Tracker
 
 
 class Metrics:
@@ -20,11 +20,12 @@ class Metrics:
     Args:
         run: the run's folder.
         after_step: what was logged after this step is forgotten (a resumed run goes through it again).
-        services: beside TensorBoard.
+        services: names of trackers beside TensorBoard.
         config: the recipe's values, for services.
 
     Raises:
-        lvlm.errors.MissingLibrary: a service isn't installed.
+        UserError: a tracker isn't known, or fails to load.
+        lvlm.errors.MissingLibrary: a tracker's library isn't installed.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Metrics:
         run: Path,
         *,
         after_step: int,
-        services: Sequence[TrackerName] = (),
+        services: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
         path = run / "metrics.jsonl"
@@ -40,7 +41,7 @@ class Metrics:
         if again:
             kept = [entry for entry in read_metrics(run) if entry["step"] <= after_step]
             write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept))
-        self._trackers: list[Tracker] = [Service(name, run, config or {}) for name in services]
+        self._trackers: list[Tracker] = [tracker_factory(name)(run, config or {}) for name in services]
         self._trackers.append(TensorBoard(run, after_step if again else None))
         self._file: TextIO = path.open("a")
 
