@@ -13,20 +13,21 @@ from torch import Tensor
 
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
+from lvlm.likelihood import EstimatorParams
 from lvlm.likelihood.estimators import (
     Elbo,
     Exact,
     Importance,
     ParticleFilter,
     PriorRollout,
-    is_bound,
     make_estimators,
+    status_of,
 )
 from lvlm.likelihood.filter import Filter, ancestors
-from lvlm.likelihood.names import ESTIMATOR_NAMES
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.score import score
 from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.registry.registry import Registry
 from lvlm.testing import randomise
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_codebooks.fsq import FSQParams
@@ -39,6 +40,8 @@ from lvlm_gptvae.gaussian import GaussianParams
 from lvlm_gptvae.prefix import PrefixParams
 
 VOCAB, TOKENS = 3, 4
+KINDS = [kind.params() for kind in Registry.load().kinds["estimator"].values()]
+BOUNDS = [kind for kind in KINDS if isinstance(kind, EstimatorParams) and kind.status == "upper bound"]
 BINARY = BinaryParams(bits=1)
 
 
@@ -286,7 +289,7 @@ def test_without_resampling_the_filter_is_importance_weighting_too() -> None:
 @anywhere
 def test_neither_the_micro_batch_nor_the_other_rows_change_a_value(options: dict[str, Any]) -> None:
     model, batch = build(options), batch_of(texts()[::9])
-    estimators = [Exact(), *make_estimators(["elbo", "prior", "iwae", "iwae_prior", "smc", "smc_mixture", "smc_deferred"], [5], has_latent=True, chunk=1)]  # fmt: skip
+    estimators = [Exact(), *make_estimators(BOUNDS, [5], has_latent=True, chunk=1)]  # fmt: skip
     for estimator in estimators:
         whole = estimator(rows_of(model, batch)).nats
         for at_once in (1, 3, 7):
@@ -301,7 +304,7 @@ def test_padding_costs_nothing_and_changes_nothing() -> None:
     keep_BT = torch.tensor([[True] * 4 + [False] * 2])
     padded = Batch(full.inputs_BT, full.targets_BT.where(keep_BT, IGNORE), keep_BT)
     short = batch_of(torch.tensor([[2, 0, 1, 1]]))
-    for estimator in make_estimators(["elbo", "prior", "iwae", "smc", "smc_deferred"], [6], has_latent=True, chunk=1):  # fmt: skip
+    for estimator in make_estimators(BOUNDS, [6], has_latent=True, chunk=1):  # fmt: skip
         one, two = (estimator(rows_of(model, rows)).nats for rows in (padded, short))
         torch.testing.assert_close(one, two, atol=1e-10, rtol=0)
 
@@ -445,7 +448,10 @@ def test_what_can_not_be_enumerated_is_refused() -> None:
 
 
 def test_names_say_what_bounds() -> None:
-    for estimator in make_estimators(list(ESTIMATOR_NAMES), [1, 16], has_latent=True):  # fmt: skip
-        assert is_bound(estimator.label)
+    kinds = [type(kind) for kind in KINDS]
+    for estimator in make_estimators(KINDS, [1, 16], has_latent=True):
+        assert status_of(estimator.label, kinds) == (
+            "exact" if estimator.label == "nll_exact" else "upper bound"
+        )
     for name in ("kl", "ce_posterior", "nll_oracle", "nll", "ppl", "nll_iwae", "ce_shuffled"):
-        assert not is_bound(name)
+        assert status_of(name, kinds) == "no bound"

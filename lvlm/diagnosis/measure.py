@@ -14,7 +14,7 @@ from lvlm.diagnosis.measured import Measured
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch, Loss, Output
 from lvlm.likelihood.estimate import Array, Estimates, estimate
-from lvlm.likelihood.estimators import make_estimators
+from lvlm.likelihood.estimators import Elbo, PriorRollout
 from lvlm.likelihood.life import is_alive
 from lvlm.model.latent_lm import LatentLM
 from lvlm.objective import cross_entropy_of, per_token, wide
@@ -46,7 +46,7 @@ def measure(
     _, autocast = pick_autocast(recipe.train.precision, device)
     model.to(device)
     seed, rows = recipe.evaluate.seed, recipe.evaluate.rows
-    estimators = make_estimators(["elbo", "prior"], [DRAWS], has_latent=True)
+    estimators = [Elbo(DRAWS), PriorRollout(DRAWS)]
     estimates = estimate(
         model, windows.batch, estimators, rows=rows, seed=seed, autocast=autocast, progress=progress
     )

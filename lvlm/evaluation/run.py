@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from lvlm.evaluation.settings import Settings
 from lvlm.evaluation.store import EvaluationStore, with_stored
 from lvlm.generation.generate import generate
 from lvlm.interfaces import Batch
+from lvlm.likelihood import Estimator, EstimatorParams
 from lvlm.likelihood.estimate import Estimates, Quality, estimate
-from lvlm.likelihood.estimators import Estimator, is_bound, label_of, make_estimators
+from lvlm.likelihood.estimators import make_estimators, status_of
 from lvlm.likelihood.life import is_alive
-from lvlm.likelihood.names import EstimatorName, Resampling
+from lvlm.likelihood.names import Resampling
 from lvlm.objective import NATS_PER_BIT
 from lvlm.recipe.assemble import build_loss
 from lvlm.runs.folder import parameters_record, read_record
@@ -45,7 +46,7 @@ SAMPLE_TOKENS = 120
 def evaluate(
     run: str | Path | OpenedRun,
     *,
-    estimators: Sequence[EstimatorName] | None = None,
+    estimators: Sequence[str] | None = None,
     k: int | Sequence[int] | None = None,
     windows: int | None = None,
     chunk: int | None = None,
@@ -86,9 +87,12 @@ def evaluate(
         opened = open_run(run, plugin_files=plugin_files)
         recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
         windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
-        used = _estimators(settings, opened)
+        kinds = [_kind(opened, name) for name in settings.estimators or spec.estimators]
+        used = _estimators(kinds, settings, opened)
         estimates = _estimates(opened, windows_used, used, display.share)
-    data, headline = opened.data, label_of(spec.headline, spec.k) if model.latent is not None else "nll_exact"
+    headline = "nll_exact" if model.latent is None else _kind(opened, spec.headline).label(spec.k)
+    bounds = _bounds(opened, estimates.nats)
+    data = opened.data
     latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
     result: Evaluation = {
         "schema": SCHEMA,
@@ -100,8 +104,11 @@ def evaluate(
         "bytes_per_token": data.bytes_per_token,
         "headline": headline if headline in estimates.nats else None,
         "settings": {one.label: repr(one) for one in used},
-        "estimates": {name: _described(estimates, name, data.bytes_per_token) for name in estimates.nats},
-        "excess_nats_per_sequence": _excess(estimates),
+        "estimates": {
+            name: _described(estimates, name, data.bytes_per_token, bound=name in bounds)
+            for name in estimates.nats
+        },
+        "excess_nats_per_sequence": _excess(estimates, bounds),
         "ce_by_position": None
         if estimates.ce_by_position is None
         else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
@@ -117,11 +124,29 @@ def evaluate(
     return result
 
 
-def _estimators(settings: Settings, run: OpenedRun) -> list[Estimator]:
+def _kind(run: OpenedRun, name: str) -> EstimatorParams:
+    """The estimator's kind of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    params = run.registry.get("estimator", name).params()
+    assert isinstance(params, EstimatorParams)  # the registry has checked it
+    return params
+
+
+def _bounds(run: OpenedRun, labels: Iterable[str]) -> set[str]:
+    """Names of the numbers that are the likelihood or bound it."""
+    kinds = [kind.params for kind in run.registry.kinds["estimator"].values()]
+    known = [kind for kind in kinds if issubclass(kind, EstimatorParams)]
+    return {label for label in labels if status_of(label, known) != "no bound"}
+
+
+def _estimators(kinds: Sequence[EstimatorParams], settings: Settings, run: OpenedRun) -> list[Estimator]:
     """Those that were asked for, with the recipe's settings where none were given."""
     spec = run.recipe.evaluate
     return make_estimators(
-        list(settings.estimators or spec.estimators),
+        kinds,
         list(settings.ks or [spec.k]),
         has_latent=run.model.latent is not None,
         chunk=settings.chunk or spec.chunk,
@@ -170,14 +195,14 @@ def _write(folder: Path, result: Evaluation, arrays: dict[str, Any]) -> None:
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
 
 
-def _described(estimates: Estimates, name: str, bytes_per_token: float | None) -> Estimated:
+def _described(estimates: Estimates, name: str, bytes_per_token: float | None, *, bound: bool) -> Estimated:
     nats = estimates.nats_per_token(name)
     quality = estimates.quality.get(name, Quality())
     return {
         "nats_per_token": nats,
         "stderr": estimates.standard_error(name),
         "bits_per_byte": nats / NATS_PER_BIT / bytes_per_token if bytes_per_token else None,
-        "bound": is_bound(name),
+        "bound": bound,
         "noise_stderr": estimates.noise_error(name),
         "ess": None if quality.ess is None else float(quality.ess.mean()),
         "log_weight_variance": None
@@ -186,13 +211,13 @@ def _described(estimates: Estimates, name: str, bytes_per_token: float | None) -
     }
 
 
-def _excess(estimates: Estimates) -> dict[str, dict[str, float]]:
+def _excess(estimates: Estimates, bounds: set[str]) -> dict[str, dict[str, float]]:
     """Each bound minus the oracle, paired by sequence, nats per sequence; zero is perfect."""
     if "nll_oracle" not in estimates.nats:
         return {}
     out = {}
     for name in estimates.nats:
-        if is_bound(name):
+        if name in bounds:
             excess = estimates.nats[name] - estimates.nats["nll_oracle"]
             out[name] = {
                 "mean": float(excess.mean()),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from lvlm.errors import UserError, listing, nearest
-from lvlm.likelihood.names import ESTIMATOR_NAMES, EstimatorName, Resampling
+from lvlm.likelihood.names import Resampling
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Settings:
         UserError: one of them is out of range, or not known.
     """
 
-    estimators: Sequence[EstimatorName] | None = None
+    estimators: Sequence[str] | None = None
     ks: Sequence[int] | None = None
     windows: int | None = None
     chunk: int | None = None
@@ -27,11 +27,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         rules = get_args(Resampling)
-        named: list[tuple[str, str | None, Sequence[str]]] = [("resampling", self.resampling, rules)]
-        named += [("estimator", name, ESTIMATOR_NAMES) for name in self.estimators or ()]
-        for what, name, known in named:
-            if name is not None and name not in known:
-                raise UserError(f"unknown {what} {name!r}; known: {listing(known)}{nearest(name, known)}")
+        if (name := self.resampling) is not None and name not in rules:
+            raise UserError(f"unknown resampling {name!r}; known: {listing(rules)}{nearest(name, rules)}")
         smallest_k = None if self.ks is None else min(self.ks, default=0)
         for what, value in (("k", smallest_k), ("windows", self.windows), ("chunk", self.chunk)):
             if value is not None and value < 1:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from lvlm.interfaces import IGNORE, Batch
+from lvlm.likelihood import Estimator
 from lvlm.likelihood.estimate import Array, Estimates, LatentUse, Quality
-from lvlm.likelihood.estimators import Estimator, ParticleFilter
 from lvlm.system.files import write_atomically, writing
 
 VERSION = 1  # of what the numbers mean; a change of any estimator's value is a new one
@@ -91,9 +91,9 @@ def with_stored(
         else:
             nats[one.label] = found.pop("nats")
             quality[one.label] = Quality(**found)
-    sharing = [one for one in missing if not isinstance(one, ParticleFilter)]
+    sharing = [one for one in missing if not one.costly]
     groups: list[list[Estimator]] = [sharing] if sharing or description is None else []
-    groups += [[one] for one in missing if isinstance(one, ParticleFilter)]
+    groups += [[one] for one in missing if one.costly]
     for done, group in enumerate(groups):
         describe = k if description is None else 0
 

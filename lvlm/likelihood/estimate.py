@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lvlm.interfaces import IGNORE, Batch
-from lvlm.likelihood.estimators import Estimator
+from lvlm.likelihood.kind import Estimator
 from lvlm.likelihood.life import ACTIVE_UNIT_BITS
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.weights import Bounds, averaged

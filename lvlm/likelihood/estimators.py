@@ -1,50 +1,22 @@
-"""The estimators of a model's likelihood, on one interface: rows in, a bound for each out.
+"""Estimators of a model's likelihood, on one interface: rows in, a number for each out.
 
-| estimator      | name of the number    | what it is                                                          | bounds the NLL |
-|----------------|-----------------------|---------------------------------------------------------------------|----------------|
-| `exact`        | `nll_exact`           | all codes of all slots, summed; a model without a latent, as it is  | is the NLL     |
-| `elbo`         | `elbo`                | ce_posterior + raw KL                                               | yes            |
-| `prior`        | `ce_prior`            | cross-entropy with codes from the prior, averaged                   | yes            |
-| `iwae`         | `nll_iwae_K`          | -log mean of K weights, codes of whole sequences from the posterior | yes            |
-| `smc`          | `nll_smc_K`           | particle filter, codes from the posterior                           | yes            |
-| `smc_deferred` | `nll_smc_deferred_K`  | particle filter that charges p(z)/q(z given x) at the end           | yes            |
-| `…_prior`      | `nll_…_prior_K`       | `iwae` or `smc` with codes from the prior                           | yes            |
-| `…_mixture`    | `nll_…_mixture_K`     | `iwae` or `smc`, each code from posterior or prior with even odds   | yes            |
-
-All are upper bounds in expectation; means over sequences and their errors are `lvlm.likelihood.estimate`'s.
+Each is a module and its kind, which says what the number is called, what it bounds, and what glossaries say of it
+(`lvlm kinds estimator`). `exact` is the likelihood; all others are upper bounds on the negative log-likelihood in the
+mean over their draws. Means over sequences and their errors are `lvlm.likelihood.estimate`'s.
 """
 
 from __future__ import annotations
 
-import abc
-import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from lvlm.errors import UserError
 from lvlm.likelihood.filter import Filter, run_filter
-from lvlm.likelihood.names import EstimatorName, Proposal, Resampling
+from lvlm.likelihood.kind import Effort, Estimator, EstimatorParams, Status
+from lvlm.likelihood.names import Proposal, Resampling
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.weights import Bounds, averaged, importance
-
-
-class Estimator(abc.ABC):
-    """One way to a number; frozen dataclasses, whose fields are all that the number depends on beside the noise."""
-
-    @property
-    @abc.abstractmethod
-    def label(self) -> str:
-        """The name of its number."""
-
-    k: int
-    """Codes per slot; 1 where none are drawn."""
-
-    @abc.abstractmethod
-    def __call__(self, rows: Rows) -> Bounds:
-        """The numbers of some rows.
-
-        Raises:
-            UserError: the model isn't one that it can estimate.
-        """
 
 
 @dataclass(frozen=True)
@@ -55,7 +27,7 @@ class Exact(Estimator):
     k = 1
 
     def __call__(self, rows: Rows) -> Bounds:
-        """See `Estimator`."""
+        """Sum over the codes of all slots, nats per row."""
         if rows.model.latent is None:
             return Bounds(rows.exact_by_target().sum(-1))
         sequences_NS = rows.code_sequences()
@@ -67,6 +39,19 @@ class Exact(Estimator):
         return Bounds(-log_joint_BN.logsumexp(1))
 
 
+class ExactParams(EstimatorParams):
+    """The model's own negative log-likelihood; with a latent, only where all codes can be tried."""
+
+    kind: Literal["exact"] = "exact"
+    number: ClassVar[str] = "nll_exact"
+    status: ClassVar[Status] = "exact"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return Exact()
+
+
 @dataclass(frozen=True)
 class Elbo(Estimator):
     """The negative evidence lower bound from k draws."""
@@ -75,9 +60,20 @@ class Elbo(Estimator):
     label = "elbo"
 
     def __call__(self, rows: Rows) -> Bounds:
-        """See `Estimator`."""
+        """Cross-entropy under codes of the posterior plus raw KL, nats per row."""
         ce = averaged(rows.cost("posterior", self.k))
         return Bounds(ce.nats + rows.kl().double().sum((1, 2)), noise=ce.noise)
+
+
+class ElboParams(EstimatorParams):
+    """ce_posterior + raw KL: the negative evidence lower bound."""
+
+    kind: Literal["elbo"] = "elbo"
+    number: ClassVar[str] = "elbo"
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return Elbo(effort.k)
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,19 @@ class PriorRollout(Estimator):
     label = "ce_prior"
 
     def __call__(self, rows: Rows) -> Bounds:
-        """See `Estimator`."""
+        """Mean cross-entropy, nats per row."""
         return averaged(rows.cost("prior", self.k))
+
+
+class PriorRolloutParams(EstimatorParams):
+    """Cross-entropy with codes drawn from the prior, as in generation."""
+
+    kind: Literal["prior"] = "prior"
+    number: ClassVar[str] = "ce_prior"
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return PriorRollout(effort.k)
 
 
 @dataclass(frozen=True)
@@ -101,34 +108,123 @@ class Importance(Estimator):
 
     @property
     def label(self) -> str:
-        """See `Estimator`."""
+        """'nll_iwae_K', with the proposal unless it is the posterior."""
         return f"nll_iwae_{_of(self.proposal)}{self.k}"
 
     def __call__(self, rows: Rows) -> Bounds:
-        """See `Estimator`."""
+        """Minus the log of the mean weight, nats per row."""
         log_ratio_BKS = rows.draws(self.proposal, self.k).log_ratio_BKS
         return importance(log_ratio_BKS.sum(-1) - rows.cost(self.proposal, self.k))
+
+
+class ImportanceParams(EstimatorParams):
+    """K weighted posterior samples of the whole sequence; tighter as K grows."""
+
+    kind: Literal["iwae"] = "iwae"
+    number: ClassVar[str] = "nll_iwae_K"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return Importance(effort.k)
+
+
+class ImportancePriorParams(EstimatorParams):
+    """K weighted samples of the prior."""
+
+    kind: Literal["iwae_prior"] = "iwae_prior"
+    number: ClassVar[str] = "nll_iwae_prior_K"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return Importance(effort.k, "prior")
+
+
+class ImportanceMixtureParams(EstimatorParams):
+    """K weighted samples, each code from posterior or prior with even odds."""
+
+    kind: Literal["iwae_mixture"] = "iwae_mixture"
+    number: ClassVar[str] = "nll_iwae_mixture_K"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return Importance(effort.k, "mixture")
 
 
 @dataclass(frozen=True)
 class ParticleFilter(Estimator):
     """Sequential Monte Carlo."""
 
+    costly: ClassVar[bool] = True
     spec: Filter
 
     @property
     def k(self) -> int:  # type: ignore[override]
-        """See `Estimator`."""
+        """Particles."""
         return self.spec.k
 
     @property
     def label(self) -> str:
-        """See `Estimator`."""
+        """'nll_smc_K', with what differs from a filter that proposes from the posterior."""
         return f"nll_smc_{'deferred_' * self.spec.deferred}{_of(self.spec.proposal)}{self.spec.k}"
 
     def __call__(self, rows: Rows) -> Bounds:
-        """See `Estimator`."""
+        """Minus the log of the product of mean weights, nats per row."""
         return run_filter(rows, self.spec)
+
+
+class FilterParams(EstimatorParams):
+    """Particle filter of K particles, codes from the posterior, weighed on the way."""
+
+    kind: Literal["smc"] = "smc"
+    number: ClassVar[str] = "nll_smc_K"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return ParticleFilter(_filter(effort))
+
+
+class FilterPriorParams(EstimatorParams):
+    """Particle filter with codes from the prior."""
+
+    kind: Literal["smc_prior"] = "smc_prior"
+    number: ClassVar[str] = "nll_smc_prior_K"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return ParticleFilter(_filter(effort, "prior"))
+
+
+class FilterMixtureParams(EstimatorParams):
+    """Particle filter, each code from posterior or prior with even odds, so that no weight runs away."""
+
+    kind: Literal["smc_mixture"] = "smc_mixture"
+    number: ClassVar[str] = "nll_smc_mixture_K"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return ParticleFilter(_filter(effort, "mixture"))
+
+
+class FilterDeferredParams(EstimatorParams):
+    """Particle filter that charges for the codes at the end: for plans that pay off late."""
+
+    kind: Literal["smc_deferred"] = "smc_deferred"
+    number: ClassVar[str] = "nll_smc_deferred_K"
+    unbiased: ClassVar[bool] = True
+
+    def build(self, effort: Effort) -> Estimator:
+        """The estimator."""
+        return ParticleFilter(_filter(effort, deferred=True))
+
+
+def _filter(effort: Effort, proposal: Proposal = "posterior", *, deferred: bool = False) -> Filter:
+    return Filter(effort.k, effort.chunk, effort.resampling, effort.resample_below, proposal, deferred)
 
 
 def _of(proposal: Proposal) -> str:
@@ -136,56 +232,33 @@ def _of(proposal: Proposal) -> str:
 
 
 def make_estimators(
-    names: list[EstimatorName],
-    ks: list[int],
+    kinds: Sequence[EstimatorParams],
+    ks: Sequence[int],
     *,
     has_latent: bool,
     chunk: int = 4,
     resampling: Resampling = "systematic",
     resample_below: float = 0.5,
 ) -> list[Estimator]:
-    """The estimators of those names, one for each K where the name has a K; without a latent all are `exact`.
+    """Estimators of some kinds, one for each K where the number has a K; without a latent `Exact` alone.
 
-    `elbo` and `prior`, whose mean doesn't depend on K, use the largest.
+    Those whose number has no K use the largest.
 
     Raises:
-        UserError: no names, or no K.
+        UserError: no kinds, or no K.
     """
-    if not names or not ks:
+    if not kinds or not ks:
         raise UserError("name at least one estimator and one K: --estimators elbo,smc --k 16")
     if not has_latent:
         return [Exact()]
-    found: list[Estimator] = []
-    for name in dict.fromkeys(names):
-        if name == "exact":
-            found.append(Exact())
-        elif name == "elbo":
-            found.append(Elbo(max(ks)))
-        elif name == "prior":
-            found.append(PriorRollout(max(ks)))
-        else:
-            kind, _, of = name.partition("_")
-            proposal: Proposal = "prior" if of == "prior" else "mixture" if of == "mixture" else "posterior"
-            for k in sorted(set(ks)):
-                if kind == "iwae":
-                    found.append(Importance(k, proposal))
-                else:
-                    spec = Filter(k, chunk, resampling, resample_below, proposal, of == "deferred")
-                    found.append(ParticleFilter(spec))
-    return found
+    each = {kind.kind_name(): kind for kind in kinds}.values()
+    return [
+        kind.build(Effort(k, chunk, resampling, resample_below))
+        for kind in each
+        for k in (sorted(set(ks)) if kind.has_k else [max(ks)])
+    ]
 
 
-_PATTERN = re.compile(
-    r"nll_exact|elbo|ce_prior|nll_iwae_(prior_|mixture_)?\d+|nll_smc_(prior_|mixture_|deferred_)?\d+"
-)
-
-
-def is_bound(name: str) -> bool:
-    """Whether a number by that name is a valid upper bound on the negative log-likelihood (or is it)."""
-    return _PATTERN.fullmatch(name) is not None
-
-
-def label_of(name: EstimatorName, k: int) -> str:
-    """The name of an estimator's number."""
-    (estimator,) = make_estimators([name], [k], has_latent=True)
-    return estimator.label
+def status_of(label: str, kinds: Iterable[type[EstimatorParams]]) -> Status:
+    """What a number of that name is to the negative log-likelihood; 'no bound' for one that no kind knows."""
+    return next((kind.status for kind in kinds if kind.names(label)), "no bound")

@@ -10,20 +10,20 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_origin
+from typing import Annotated, Any, Literal, Union, get_origin
 
 from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from lvlm.data import DataParams
 from lvlm.errors import listing
-from lvlm.interfaces import Params
+from lvlm.interfaces import Params, Section
 from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
 from lvlm.recipe.plain_yaml import parse_overrides
 from lvlm.recipe.recipe import PART_PATHS, Recipe, Resolved
 from lvlm.recipe.rules import broken_rules
-from lvlm.recipe.sections import ModelParams
+from lvlm.recipe.sections import EvaluateParams, ModelParams
 from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, plain
 from lvlm.registry.registry import Registry
 from lvlm.registry.roles import ROLES, nested_roles
@@ -202,7 +202,16 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
     whole = fields(Recipe, [role for role in PART_PATHS if role not in in_model]) | {
         "model": (model, Field(description=Recipe.model_fields["model"].description))
     }
+    if names := [params.kind_name() for of, params in kinds if of == "estimator"]:
+        whole["evaluate"] = (_evaluate_with(names), copy.copy(Recipe.model_fields["evaluate"]))
     return create_model("Recipe", __base__=Recipe, **whole)
+
+
+def _evaluate_with(names: Sequence[str]) -> Any:
+    """The `evaluate` section whose estimators are those that are registered."""
+    known: Any = Literal[tuple(names)]
+    as_itself: Any = SerializeAsAny
+    return as_itself[_read_as(EvaluateParams, {"estimators": list[known], "headline": known})]
 
 
 def _union(kinds: Sequence[Any]) -> Any:
@@ -236,7 +245,7 @@ def _union_of_data(kinds: Sequence[type[DataParams]]) -> Any:
     return as_itself[_union(read or [DataParams])]
 
 
-def _read_as(kind: type[Params], options: Mapping[str, Any]) -> Any:
+def _read_as(kind: type[Section], options: Mapping[str, Any]) -> Any:
     """A kind some of whose options are read as other types.
 
     What comes out is of the kind's own class, so that it can be pickled and equals one that was made in Python.
@@ -251,7 +260,7 @@ def _read_as(kind: type[Params], options: Mapping[str, Any]) -> Any:
     ]
 
 
-def _field_of(kind: type[Params], name: str, of: Any) -> FieldInfo:
+def _field_of(kind: type[Section], name: str, of: Any) -> FieldInfo:
     """A kind's own field, to be read as another type: default, bounds and help stay."""
     field = copy.copy(kind.model_fields[name])
     if get_origin(of) is Annotated:  # a union that its `kind` discriminates

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lvlm.interfaces import BackboneParams, EncoderParams, InjectionParams, QuantizerParams, Ramp, Section
-from lvlm.likelihood.names import EstimatorName, Resampling
+from lvlm.likelihood.names import Resampling
 
 
 class ModelParams(Section):
@@ -130,7 +130,7 @@ class EvaluateParams(Section):
     """Fixed windows of the evaluation data, the same for every arm."""
     rows: int = Field(default=16, ge=1)
     """Sequences per forward."""
-    estimators: list[EstimatorName] = Field(
+    estimators: list[str] = Field(
         default=["elbo", "prior", "iwae", "smc", "smc_prior", "smc_mixture"], min_length=1
     )
     """What is estimated of a model with a latent: exact, elbo, prior, iwae, smc, smc_deferred, and iwae and smc with codes of
@@ -145,7 +145,7 @@ class EvaluateParams(Section):
     """The share of K under which the effective sample size must fall for that; 0 never, 1 at every chunk."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """The noise of the estimators."""
-    headline: EstimatorName = "smc_mixture"
+    headline: str = "smc_mixture"
     """The estimator named beforehand as the arm's figure; a baseline's is always its exact likelihood."""
 
 

@@ -71,7 +71,7 @@ def render_report(report: Report) -> Path:
         recipes=[(arm, next(r.recipe for r in report.runs if r.arm == arm)) for arm in report.arms],
         evaluation=report.runs[0].evaluation,
         versions=_versions(report.runs),
-        glossary=words.GLOSSARY,
+        glossary=words.glossary(),
     )
     path = report.out / "report.html"
     path.write_bytes(page.encode("utf-8", "backslashreplace"))

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import functools
+import inspect
 from typing import Literal, NamedTuple
 
+from lvlm.likelihood import EstimatorParams
 from lvlm.likelihood.life import is_ignored
+from lvlm.registry.registry import Registry
 from lvlm.report.rows import Report, Row
 
-GLOSSARY = {  # name: status, what it is
-    "nll_exact": (
-        "exact",
-        "the model's own negative log-likelihood; a model with a latent has it only where all codes can be tried",
-    ),
-    "elbo": ("upper bound", "ce_posterior + raw KL: the negative evidence lower bound"),
-    "ce_prior": ("upper bound", "cross-entropy with codes drawn from the prior, as in generation"),
-    "nll_iwae_K": (
-        "upper bound",
-        "K weighted posterior samples of the whole sequence; tighter as K grows",
-    ),
-    "nll_iwae_prior_K": ("upper bound", "the same with K samples of the prior"),
-    "nll_smc_K": (
-        "upper bound",
-        "particle filter of K particles, codes from the posterior, weighed on the way",
-    ),
-    "nll_smc_prior_K": ("upper bound", "particle filter with codes from the prior"),
-    "nll_smc_mixture_K": (
-        "upper bound",
-        "particle filter, each code from posterior or prior with even odds, so that no weight runs away",
-    ),
-    "nll_iwae_mixture_K": ("upper bound", "importance weighting with such codes"),
-    "nll_smc_deferred_K": (
-        "upper bound",
-        "particle filter that charges for the codes at the end: for plans that pay off late",
-    ),
+OTHER_NUMBERS = {  # numbers that no estimator makes: status, what it is
     "nll_oracle": (
         "exact",
         "the source's own negative log-likelihood, where it is known; no model's mean is below it",
@@ -43,9 +21,28 @@ GLOSSARY = {  # name: status, what it is
 }
 
 
+@functools.cache
+def _estimators() -> tuple[type[EstimatorParams], ...]:
+    kinds = (kind.params for kind in Registry.load().kinds["estimator"].values())
+    return tuple(kind for kind in kinds if issubclass(kind, EstimatorParams))
+
+
+def glossary() -> dict[str, tuple[str, str]]:
+    """Status ('exact', 'upper bound', 'no bound') and words of every number of the installed estimators, and others."""
+    return {kind.number: (kind.status, _words(kind)) for kind in _estimators()} | OTHER_NUMBERS
+
+
 def about(name: str) -> tuple[str, str]:
-    """An estimator's status ('exact', 'upper bound', 'no bound') and what it is, from the glossary."""
-    return GLOSSARY.get(re.sub(r"_\d+$", "_K", name), ("upper bound", ""))
+    """Status of a number, and what it is; an upper bound without words where its plugin isn't installed."""
+    if name in OTHER_NUMBERS:
+        return OTHER_NUMBERS[name]
+    found = next((kind for kind in _estimators() if kind.names(name)), None)
+    return ("upper bound", "") if found is None else (found.status, _words(found))
+
+
+def _words(kind: type[EstimatorParams]) -> str:
+    first = inspect.cleandoc(kind.__doc__ or "").split("\n")[0].removesuffix(".")
+    return first if first[:2].isupper() else first[:1].lower() + first[1:]
 
 
 class Verdict(NamedTuple):

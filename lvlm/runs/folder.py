@@ -128,6 +128,8 @@ def _plugins_used(resolved: Resolved) -> set[str]:
         getattr(part, option) for part in parts if part is not None for option in nested_roles(type(part))
     ]
     used = {registry.get(part.role, part.kind_name()).plugin for part in parts if part is not None}
+    if model.has_latent:
+        used |= {registry.get("estimator", name).plugin for name in recipe.evaluate.estimators}
     return used - {""}
 
 

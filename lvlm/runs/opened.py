@@ -51,6 +51,11 @@ class OpenedRun:
         return self.resolved.recipe
 
     @property
+    def registry(self) -> Registry:
+        """Kinds that the recipe was read with."""
+        return self.resolved.registry
+
+    @property
     def step(self) -> int:
         """Training steps behind the checkpoint."""
         return self.checkpoint.step

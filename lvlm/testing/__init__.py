@@ -32,6 +32,7 @@ from lvlm.testing.cases import (
 )
 from lvlm.testing.corpus import write_corpus
 from lvlm.testing.data import check_data
+from lvlm.testing.estimators import check_estimator
 from lvlm.testing.models import check_model
 from lvlm.testing.parts import CHECKS, check_kind
 from lvlm.testing.terms import check_term
@@ -41,6 +42,7 @@ __all__ = [
     "batch_of",
     "build_cross",
     "check_data",
+    "check_estimator",
     "check_kind",
     "check_model",
     "check_term",

@@ -32,6 +32,7 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.registry.registry import Registry
 from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
 from lvlm.testing.data import check_data
+from lvlm.testing.estimators import check_estimator
 from lvlm.testing.models import check_cache, check_causal, check_gradients
 from lvlm.testing.terms import check_term
 
@@ -343,6 +344,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "loss": check_loss,
     "data": check_data,
     "term": check_term,
+    "estimator": check_estimator,
 }
 
 

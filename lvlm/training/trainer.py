@@ -26,7 +26,7 @@ from lvlm.data import Source, open_reader
 from lvlm.errors import Interrupted, NotFinite, UserError
 from lvlm.interfaces import Batch
 from lvlm.likelihood.estimate import estimate
-from lvlm.likelihood.estimators import make_estimators
+from lvlm.likelihood.estimators import Elbo, Exact
 from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
 from lvlm.recipe.assemble import assemble, build_loss
@@ -348,7 +348,7 @@ class Trainer:
                 estimates = estimate(
                     self.model,
                     self.windows.batch,
-                    make_estimators(["elbo"], [1], has_latent=self.model.latent is not None),
+                    [Exact() if self.model.latent is None else Elbo(1)],
                     rows=self.recipe.evaluate.rows,
                     seed=self.recipe.evaluate.seed,
                     autocast=self.autocast,

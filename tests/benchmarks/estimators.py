@@ -14,9 +14,9 @@ import lvlm
 from lvlm.interfaces import Batch
 from lvlm.likelihood.estimate import estimate
 from lvlm.likelihood.estimators import make_estimators
-from lvlm.likelihood.names import EstimatorName
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.read import read_recipe
+from lvlm.registry.registry import Registry
 from tests.benchmarks.measure import in_turn
 
 WINDOWS, LONGEST = 8, 256
@@ -50,9 +50,11 @@ def run(rounds: int) -> None:
 
 
 def estimating(
-    model: LatentLM, windows: Batch, name: EstimatorName, k: int, tokens: int, chunk: int
+    model: LatentLM, windows: Batch, name: str, k: int, tokens: int, chunk: int
 ) -> Callable[[], object]:
     """One estimate of the first tokens of the windows, 16 rows per forward."""
     batch = Batch(*(x[:, :tokens] for x in (windows.inputs_BT, windows.targets_BT, windows.keep_BT)))
-    estimators = make_estimators([name], [k], has_latent=True, chunk=chunk)
+    estimators = make_estimators(
+        [Registry.load().get("estimator", name).params()], [k], has_latent=True, chunk=chunk
+    )
     return lambda: estimate(model, batch, estimators, rows=16, seed=0, describe=0)
