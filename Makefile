@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 PIP_ARGS ?=
 
-.PHONY: setup demo test format lint types tests bench clean
+.PHONY: setup demo test format lint types tests docs bench clean
 
 setup: $(VENV)/.ready
 
@@ -34,9 +34,13 @@ types: setup
 tests: setup  ## a test uses one core, so two at a time
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
+docs: setup  ## the documentation site, site/index.html; a broken link or reference fails
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) $(PIP_ARGS) --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet
+
 bench: setup  ## the benchmarks, with the peers' packages
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) $(PIP_ARGS) --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis

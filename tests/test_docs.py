@@ -8,15 +8,19 @@ yaml             a recipe, or a study if it has a key `study`: read and validate
 yaml fragment    a part of a recipe, merged onto the shipped `free` and validated
 yaml broken      written to its file and not read; the console block after it shows the error
 console, bash    `$ ` starts a command and the rest is what it prints; without any `$ `, each line is a command
+console run      a console block whose commands all run, training too: for runs of a few seconds
+console excerpt  what a command printed that takes too long to run here, or measures time; it says which command
+text drawing     a picture in characters, a formula or a folder's tree: nothing that a program printed
 toml, json       parsed
 
 `file=NAME` on any of them writes the block to the page's folder first; a python file is only compiled, because
-whatever loads it runs it. `scene=NAME` prepares the surroundings, see `SCENES`. Other fences are not looked at.
+whatever loads it runs it. `scene=NAME` prepares the surroundings, see `SCENES`. Other fences and indented blocks are refused, and
+so is a console block that shows what it neither compares nor marks as an excerpt.
 
 Every lvlm command is parsed against the command line and its recipe or study validated; those that take no time
 (`QUICK`) run, and what the block shows must be what they print. '…' stands for anything in a line, alone on a line
 for any lines; runs of blanks are equal; the page's folder is printed as /home/me. Of other programs only make's
-targets are checked.
+targets and python's modules are checked.
 
 Tables between `<!-- table: … -->` and `<!-- end -->` are made from the code: `python tests/test_docs.py`.
 """
@@ -68,7 +72,8 @@ TEMPLATE = ROOT / "docs" / "plugin-template"
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), TEMPLATE / "README.md", ROOT / "README.md"]
 PAGES = [path for path in PAGES if path.exists()]
 DOCS = "\n".join(path.read_text() for path in PAGES if path.parent == ROOT / "docs")
-QUICK = {"check", "data", "kinds", "plugins", "schema", "tokenizer"}
+QUICK = {"check", "data", "kinds", "plan", "plugins", "schema", "tokenizer"}
+ONLY_WHERE_SHOWN = {"plan"}  # quick, but a few seconds each
 DATA_WITH_TABLES: tuple[type[BaseModel], ...] = (BinsData, HuggingFaceData, MixtureData)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -133,7 +138,7 @@ class Page:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
         self.folder, self.monkeypatch, self.request = folder, monkeypatch, request
         self.namespace: dict[str, Any] = {"__name__": "__main__"}
-        self.printed, self.failed = "", False
+        self.printed, self.failed, self.ran = "", False, False
 
     def run(self, fence: Fence) -> None:
         """One block, whatever it is."""
@@ -153,9 +158,14 @@ class Page:
                 "shell": self.console,
                 "toml": lambda fence: tomllib.loads(fence.text),
                 "json": lambda fence: json.loads(fence.text),
+                "text": self.drawing,
             }
-            if fence.language in of_language:
-                of_language[fence.language](fence)
+            assert fence.language in of_language, f"no fence is called {fence.language!r}; see {__name__}"
+            of_language[fence.language](fence)
+
+    def drawing(self, fence: Fence) -> None:
+        """Accept a drawing; what a program printed stands in a console block, below its command."""
+        assert fence.words == ["text", "drawing"], "call it `text drawing`, or `console` with the command"
 
     def python(self, fence: Fence) -> None:
         """Run a block, or only look at it."""
@@ -183,17 +193,21 @@ class Page:
         (read_study if re.search(r"^study:", text, flags=re.MULTILINE) else read_recipe)(path)
 
     def console(self, fence: Fence) -> None:
-        """Parse every command and run the quick ones."""
+        """Parse every command, and compare what it shows with what it prints if it is quick, or all are to run."""
         for command, shown in commands(fence.text):
-            self.failed = False
+            self.failed = self.ran = False
             for part in command.split("&&"):
-                self.printed = self.command(part)
+                self.printed = self.command(part, run_all="run" in fence.words, compared=bool(shown))
+            if "excerpt" in fence.words:
+                assert shown and not self.ran, f"{command}\nis no excerpt: it shows nothing, or is run"
+                continue
+            assert self.ran or not shown, f"{command}\nis not run: mark the block `excerpt`, or `run`"
             told = any(line.startswith("lvlm: ") for line in shown)
             assert told or not self.failed, f"{command}\nfails:\n{self.printed}"
             if shown:
                 assert agrees(self.printed, shown), f"{command}\nprints:\n{self.printed}"
 
-    def command(self, command: str) -> str:
+    def command(self, command: str, *, run_all: bool, compared: bool) -> str:
         """What a command prints; empty for one that is only parsed."""
         words = shlex.split(command, comments=True)
         with self.monkeypatch.context() as patch:
@@ -205,14 +219,17 @@ class Page:
                 makefile = (ROOT / "Makefile").read_text()
                 unknown = [t for t in targets if not re.search(rf"^{t}:", makefile, flags=re.MULTILINE)]
                 assert not unknown, f"{command}: the Makefile has no {unknown}"
+            if words[:2] == ["python", "-m"]:
+                assert importlib.util.find_spec(words[2]), f"{command}: there is no module {words[2]}"
             if program != "lvlm":
                 return ""
             into = words[words.index(">") + 1] if ">" in words else None
             words = words[1 : words.index(">")] if into else words[1:]
-            if not parsed(words):
+            quick = parsed(words) and (compared or words[0] not in ONLY_WHERE_SHOWN)
+            if not (quick or run_all):
                 return ""
             printed, status = run_main(words, patch)
-            self.failed = status != 0
+            self.ran, self.failed = True, status != 0
             if into:
                 (self.folder / into).write_text(printed)
             return "" if into else printed.replace(str(self.folder), "/home/me")
@@ -332,6 +349,24 @@ def test_what_is_documented_works(path: Path, page: Page) -> None:
             raise AssertionError(message) from (error if fence.language == "python" else None)
 
 
+UNSEEN = {
+    "no language": "```\nprinted\n```\n",
+    "another language": "```sql\nselect 1\n```\n",
+    "text": "```text\nprinted\n```\n",
+    "not run": "```console\n$ lvlm train free --out runs/free\nruns/free\n```\n",
+    "an excerpt of what is quick": "```console excerpt\n$ lvlm kinds quantizer\nquantizer\n```\n",
+    "an excerpt of nothing": "```console excerpt\n$ lvlm train free --out runs/free\n```\n",
+    "a module that isn't there": "```console excerpt\n$ python -m tests.nothing\nprinted\n```\n",
+}
+
+
+@pytest.mark.parametrize("text", UNSEEN.values(), ids=UNSEEN)
+def test_a_block_that_is_not_compared_is_refused(text: str, page: Page) -> None:
+    (fence,) = fences(text)
+    with pytest.raises(AssertionError):
+        page.run(fence)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=named)
 def test_links_resolve(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(path)):
@@ -341,6 +376,21 @@ def test_links_resolve(path: Path) -> None:
         there = (path.parent / file).resolve() if file else path
         assert there.exists(), f"{named(path)}: {target}: no such file"
         assert not anchor or anchor in anchors(there), f"{named(path)}: {target}: no such heading"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_no_block_hides_from_these_tests(path: Path) -> None:
+    indented = re.findall(r"(?:^|\n) *\n    (?! *[-*\d]).*", without_fences(path))
+    assert not indented, f"{named(path)}: put it into a fence: {indented}"
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if "![" in p.read_text()], ids=named)
+def test_a_picture_names_the_command_that_makes_it(path: Path) -> None:
+    for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", without_fences(path)):
+        picture = named((path.parent / target).resolve())
+        made = re.search(rf"python -m (tests\.\w+) [^`\n]*{re.escape(picture)}", path.read_text())
+        assert made, f"{named(path)}: no command `python -m tests.… {picture}`"
+        assert importlib.util.find_spec(made[1]), made[0]
 
 
 def without_fences(path: Path) -> str:

@@ -66,7 +66,8 @@ class ELBO(Loss):
         term: what is charged for the KL.
         beta: its weight, in nats of cross-entropy per nat charged; 1 without a budget is the evidence lower bound.
         autoencoder_steps: steps at the start for which no KL is charged; beta's schedule starts after them.
-        budget_bits, per: what costs nothing, for those who ask.
+        budget_bits: the KL that costs nothing, for those who ask.
+        per: the part of the latent that has this budget.
     """
 
     def __init__(

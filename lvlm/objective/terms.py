@@ -139,8 +139,10 @@ class PID(Controller):
     """ControlVAE's controller without its differential, on the error as a share of the budget.
 
     Args:
-        budget_nats, per: see `Controller`.
-        proportional, integral: its two gains.
+        budget_nats: the KL that the mean is steered to.
+        per: the part of the latent that has this budget.
+        proportional: the gain on the error of the step before.
+        integral: the gain on the sum of all errors.
     """
 
     def __init__(
@@ -162,7 +164,8 @@ class Lagrangian(Controller):
     (Platt and Barr 1988, Constrained Differential Optimization).
 
     Args:
-        budget_nats, per: see `Controller`.
+        budget_nats: the KL that the mean is steered to.
+        per: the part of the latent that has this budget.
         rate: growth per step when the latent is dead.
         largest: of the multiplier.
     """
