@@ -145,7 +145,7 @@ def train_tokenizer(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Learn a byte-level BPE; needs `pip install 'lvlm[tokenizers]'`.
+    """Learn a byte-level BPE; needs the extra `tokenizers`.
 
     Args:
         inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.

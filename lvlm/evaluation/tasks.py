@@ -23,7 +23,7 @@ def lm_eval(
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Results of tasks of EleutherAI's lm-evaluation-harness; needs `pip install 'lvlm[lm-eval]'`.
+    """Results of tasks of EleutherAI's lm-evaluation-harness; needs the extra `lm-eval`.
 
     Args:
         run: its folder.
@@ -42,7 +42,7 @@ def lm_eval(
     try:
         from lvlm.evaluation.harness import run_tasks
     except ImportError as error:
-        raise MissingLibrary("lm-eval isn't installed: pip install 'lvlm[lm-eval]'") from error
+        raise MissingLibrary.of("lm-eval", "lm-eval") from error
     folder = None if include_path is None else Path(include_path)
     with Display(console or Console(quiet=True), f"lm-eval of {run}", 100) as display:
         return run_tasks(

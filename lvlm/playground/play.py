@@ -20,7 +20,7 @@ def play(
     plugin_files: Sequence[str] = (),
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Write and read with a run on a local page, until Ctrl-C; needs `pip install 'lvlm[play]'`.
+    """Write and read with a run on a local page, until Ctrl-C; needs the extra `play`.
 
     Args:
         run: its folder.
@@ -38,7 +38,7 @@ def play(
     try:
         from lvlm.playground.page import is_loopback, serve
     except ImportError as error:
-        raise MissingLibrary("Gradio isn't installed: pip install 'lvlm[play]'") from error
+        raise MissingLibrary.of("Gradio", "play") from error
     from lvlm.playground.player import Player
 
     folder = None if study is None else Path(study)

@@ -68,9 +68,7 @@ class Service:
         try:
             self._library = importlib.import_module(library)
         except ImportError:
-            raise MissingLibrary(
-                f"train.trackers: {library} isn't installed: pip install 'lvlm[{library}]'"
-            ) from None
+            raise MissingLibrary.of(library, library, where="train.trackers") from None
         place: dict[str, Any] = {"project": "lvlm", "name": run.name, "config": dict(config)}
         if library == "wandb":
             place |= {"project": os.environ.get("WANDB_PROJECT", "lvlm"), "dir": str(run)}
