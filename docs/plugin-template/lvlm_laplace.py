@@ -33,7 +33,8 @@ class Laplace(Quantizer):
     def __init__(self, *, dim: int, embedding_dim: int) -> None:
         super().__init__()
         self.posterior_dim = self.prior_dim = 2 * dim
-        self.kl_dim = self.dim = dim
+        self.kl_dim = self.code_dim = self.dim = dim
+        self.units = tuple(f"coordinate {number}" for number in range(dim))
         self.embedding_dim = embedding_dim
         self.embedding = nn.Linear(dim, embedding_dim, bias=False)
         nn.init.zeros_(self.embedding.weight)  # step 0 doesn't depend on the code

@@ -18,6 +18,7 @@ from lvlm.likelihood.estimators import make_estimators
 from lvlm.likelihood.life import is_alive
 from lvlm.model.latent_lm import LatentLM
 from lvlm.objective import cross_entropy_of, per_token, wide
+from lvlm.recipe.assemble import build_loss
 from lvlm.runs.checkpoint import load_trainer_state
 from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.weights import stored_optimiser
@@ -212,7 +213,7 @@ def training_record(model: LatentLM, loss: Loss, checkpoint: Checkpoint) -> dict
 
 def _loss_as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Loss:
     """The run's loss with what its controller had learned."""
-    loss, state = recipe.loss.build(), load_trainer_state(checkpoint)
+    loss, state = build_loss(recipe), load_trainer_state(checkpoint)
     try:
         loss.load_state_dict(state["loss"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -24,6 +24,7 @@ from lvlm.likelihood.estimators import Estimator, is_bound, label_of, make_estim
 from lvlm.likelihood.life import is_alive
 from lvlm.likelihood.names import EstimatorName, Resampling
 from lvlm.objective import NATS_PER_BIT
+from lvlm.recipe.assemble import build_loss
 from lvlm.runs.checkpoint import Checkpoints
 from lvlm.runs.folder import parameters_record, read_record, refuse_other_data
 from lvlm.runs.load import load_run
@@ -175,7 +176,7 @@ def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[st
     if estimates.latent is None:
         return None
     slots = _slots(recipe, batch)
-    budget = recipe.loss.build().budget_nats(estimates.latent.units)
+    budget = build_loss(recipe).budget_nats(estimates.latent.units)
     return {
         "budget_nats_per_slot": None
         if budget is None or math.isinf(budget)

@@ -57,9 +57,7 @@ def code_of(
         raise UserError(f"say a code by one of index, bits and vector, not by {listing(said) or 'none'}")
     quantizer = path_of(model).quantizer
     if vector is not None:
-        if quantizer.num_codes is not None:
-            raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}, not a vector")
-        dim = dimensions_of_code(model)
+        dim = numbers_of_code(model)
         if len(vector) != dim:
             raise UserError(f"a code has {dim} numbers; the vector has {len(vector)}")
         return torch.tensor([float(number) for number in vector])
@@ -77,13 +75,18 @@ def code_of(
     return torch.tensor(index)
 
 
-@torch.no_grad()
-def dimensions_of_code(model: LatentLM) -> int:
-    """Z of a continuous code."""
-    path = path_of(model)
-    zeros_11J = path.readout.weight.new_zeros(1, 1, path.quantizer.prior_dim)
-    # A generator of its own: the global random state stays as it is.
-    return int(path.quantizer.sample(zeros_11J, torch.Generator(zeros_11J.device)).codes.shape[-1])
+def numbers_of_code(model: LatentLM) -> int:
+    """Z: the numbers of a continuous code.
+
+    Raises:
+        UserError: the codes are indices, or the family doesn't say what they are.
+    """
+    quantizer = path_of(model).quantizer
+    if quantizer.num_codes is not None:
+        raise UserError(f"a code is an index from 0 to {quantizer.num_codes - 1}, not a vector")
+    if quantizer.code_dim is None:
+        raise UserError(f"{type(quantizer).__name__} says neither num_codes nor code_dim: mend its plugin")
+    return quantizer.code_dim
 
 
 # --------------------------------------------------------------------------------------------------------- bits
@@ -93,14 +96,17 @@ def bits_of_code(model: LatentLM) -> int:
     """H: bits of a code.
 
     Raises:
-        UserError: codes aren't discrete, or not all numbers of so many bits are codes.
+        UserError: codes are continuous, or indices without bits.
     """
-    codes = path_of(model).quantizer.num_codes
-    if codes is None:
+    quantizer = path_of(model).quantizer
+    if quantizer.num_codes is None:
         raise UserError("the codes are continuous: give numbers, not bits or an index")
-    if codes & (codes - 1):
-        raise UserError(f"a code is one of {codes}, which is no power of two: give an index, not bits")
-    return codes.bit_length() - 1
+    if not quantizer.units:
+        raise UserError(
+            f"the codes of {type(quantizer).__name__} are indices without bits: "
+            f"give an index from 0 to {quantizer.num_codes - 1} (--code)"
+        )
+    return len(quantizer.units)
 
 
 def to_bits(codes: Tensor, bits: int) -> Tensor:
@@ -130,4 +136,5 @@ def flip(model: LatentLM, codes: Tensor, bit: int, slots: Sequence[int] | None =
     where_S = torch.full((count,), slots is None)
     if slots is not None:
         where_S[list(slots)] = True
-    return torch.where(where_S.to(codes.device), codes ^ (1 << bit), codes)
+    changed = path_of(model).quantizer.with_unit_changed(codes, bit)
+    return torch.where(where_S.to(codes.device), changed, codes)

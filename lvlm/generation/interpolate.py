@@ -34,7 +34,7 @@ def interpolate(
         steps: how many, at least 2.
         how: 'linear' or 'spherical' (Shoemake 1985; for Gaussian codes, whose length then stays) for continuous codes;
             'hamming' for discrete ones: what differs changes one by one, in an order of the seed: bits where codes have
-            bits, whole codes elsewhere. 'linear' or 'hamming' unless given.
+            bits (`Quantizer.units`), whole codes elsewhere. 'linear' or 'hamming' unless given.
         seed: of that order.
 
     Raises:
@@ -42,11 +42,12 @@ def interpolate(
     """
     if not 2 <= steps <= MOST_STEPS:
         raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
-    num_codes = path_of(model).quantizer.num_codes
-    fits = ("hamming",) if num_codes is not None else ("linear", "spherical")
+    quantizer = path_of(model).quantizer
+    discrete = quantizer.num_codes is not None
+    fits = ("hamming",) if discrete else ("linear", "spherical")
     how = how or fits[0]  # type: ignore[assignment]
     if how not in fits:
-        kind = "discrete" if num_codes is not None else "continuous"
+        kind = "discrete" if discrete else "continuous"
         raise UserError(
             f"no way {how!r} between {kind} codes; known: {listing(map(repr, fits))}{nearest(str(how), fits)}"
         )
@@ -57,10 +58,8 @@ def interpolate(
         return [torch.lerp(one, other, share) for share in shares]
     if how == "spherical":
         return [_slerp(one, other, share) for share in shares]
-    assert num_codes is not None
-    powers = num_codes & (num_codes - 1) == 0
-    bits = num_codes.bit_length() - 1 if powers else 0
-    from_SH, to_SH = (to_bits(one, bits), to_bits(other, bits)) if powers else (one[:, None], other[:, None])
+    bits = len(quantizer.units)
+    from_SH, to_SH = (to_bits(one, bits), to_bits(other, bits)) if bits else (one[:, None], other[:, None])
     differing = (from_SH != to_SH).flatten().nonzero()[:, 0]
     order = differing[torch.randperm(len(differing), generator=torch.Generator().manual_seed(seed))]
     way = []
@@ -68,7 +67,7 @@ def interpolate(
         changed = torch.zeros(from_SH.numel(), dtype=torch.bool)
         changed[order[: round(share * len(order))]] = True
         now_SH = torch.where(changed.view_as(from_SH), to_SH, from_SH)
-        way.append(from_bits(now_SH) if powers else now_SH[:, 0])
+        way.append(from_bits(now_SH) if bits else now_SH[:, 0])
     return way
 
 

@@ -110,8 +110,8 @@ class LossParams(Params):
         """Whether a nat of KL may have a negative price; a learned prior would then flee from the codes."""
         return False
 
-    def build(self) -> Loss:
-        """The module."""
+    def build(self, *, width: int, vocab: int) -> Loss:
+        """The module, for hiddens [B, T, width] and logits [B, T, vocab]; a loss with layers of its own needs them."""
         raise NotImplementedError(f"{type(self).__name__}.build")
 
 

@@ -113,13 +113,21 @@ class Quantizer(nn.Module, abc.ABC):
     too, unless `can_be_prior` is False. KL and log-probabilities are computed in float32 or wider whatever the
     input, with autocast off.
 
-    A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C).
+    A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C), and says what a code
+    is: `num_codes` for indices, `code_dim` for vectors, and `units` where a code can be changed in parts.
     """
 
     can_be_prior: bool = True
     """False where no posterior is the fixed prior, and the KL to it has a floor: a point mass, a fixed variance."""
     num_codes: int | None = None
     """How many codes a slot can hold, the indices 0 to num_codes - 1; None for continuous codes."""
+    code_dim: int | None = None
+    """Z, the numbers of one continuous code; None for indices."""
+    units: tuple[str, ...] = ()
+    """Names of what can be changed one by one. The units of a continuous code are its coordinates. Those of an index are
+    its bits: unit h has the value 2^h, and there are 2^len(units) codes. Empty where a code is all or nothing: an
+    index of a codebook or of a grid, a categorical.
+    """
     prior_words: str = "as its `sample` does"
     """How codes are drawn from prior numbers, for those who do it outside of PyTorch: exports say it."""
 
@@ -156,11 +164,19 @@ class Quantizer(nn.Module, abc.ABC):
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """log-probability of codes under numbers, [B, S], nats; `numbers` is [B, S, K] or [B, S, J]."""
 
-    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor | None:
-        """Codes with one of the d units changed in every slot and all others as they were: a bit flipped, a
-        coordinate mirrored. None where units can't be changed one by one.
+    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
+        """Codes with unit number `unit` changed in every slot and all other units as they were. Changed twice, codes are
+        what they were.
+
+        An index has the bit flipped. A vector has the coordinate mirrored at 0; override this where the mean of the
+        fixed prior is another point.
         """
-        return None
+        assert 0 <= unit < len(self.units), f"unit {unit} of {len(self.units)}"
+        if self.code_dim is None:
+            return codes ^ (1 << unit)
+        mirrored = codes.clone()
+        mirrored[..., unit].neg_()
+        return mirrored
 
     def table_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters that hold a row per code, listed by themselves in every parameter count."""

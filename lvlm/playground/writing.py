@@ -18,7 +18,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lvlm.errors import OutOfDistribution, UserError
-from lvlm.generation.codes import code_of, dimensions_of_code, to_bits
+from lvlm.generation.codes import code_of, numbers_of_code, to_bits
 from lvlm.generation.encode import encode
 from lvlm.generation.generate import Piece, Sample, stream
 from lvlm.model.latent_lm import LatentLM
@@ -34,7 +34,7 @@ SECONDS_BETWEEN_LOOKS = 0.15
 class Control:
     """How a person gives a code.
 
-    form    'bits' where each bit has a KL of its own, 'numbers' for continuous codes, 'index' for codebooks
+    form    'bits' where an index has bits (`Quantizer.units`), 'numbers' for continuous codes, 'index' for others
     count   bits, numbers, or codes to choose from
     slots   whether a text has more than one slot
     """
@@ -105,9 +105,9 @@ def control_of(model: LatentLM) -> Control | None:
         return None
     quantizer, slots = model.latent.quantizer, model.latent.slots.tokens is not None
     if quantizer.num_codes is None:
-        return Control("numbers", dimensions_of_code(model), slots)
-    if quantizer.num_codes == 2**quantizer.kl_dim:
-        return Control("bits", quantizer.kl_dim, slots)
+        return Control("numbers", numbers_of_code(model), slots)
+    if quantizer.units:
+        return Control("bits", len(quantizer.units), slots)
     return Control("index", quantizer.num_codes, slots)
 
 

@@ -10,7 +10,7 @@ import torch
 from lvlm.model.latent_lm import LatentLM, LatentPath
 
 if TYPE_CHECKING:
-    from lvlm.interfaces import Backbone
+    from lvlm.interfaces import Backbone, Loss
     from lvlm.recipe.recipe import Recipe
 
 
@@ -21,10 +21,15 @@ def assemble(recipe: Recipe) -> LatentLM:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
-        backbone = recipe.model.backbone.build(vocab=recipe.model.vocab or recipe.data.vocab)
+        backbone = recipe.model.backbone.build(vocab=vocab_of(recipe))
         model = _around(backbone, recipe)
     model.codec = recipe.data.codec
     return model
+
+
+def vocab_of(recipe: Recipe) -> int:
+    """Token ids that the model knows: those of the data unless the recipe says more."""
+    return recipe.model.vocab or recipe.data.vocab
 
 
 def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
@@ -43,6 +48,15 @@ def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
         latent_dropout=spec.latent_dropout,
         token_dropout=spec.token_dropout,
     )
+
+
+def build_loss(recipe: Recipe) -> Loss:
+    """The loss of a recipe, with weights (where it has some) drawn from the recipe's seed; the global RNG
+    is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        return recipe.loss.build(width=recipe.model.backbone.width, vocab=vocab_of(recipe))
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,9 @@ def _units(prober: Prober, apart: Texts, numbers: list[Attribute]) -> Units | No
     if latent is None or apart.codes is None:
         return None
     quantizer, codes = latent.quantizer, apart.codes
-    changed = [quantizer.with_unit_changed(codes, unit) for unit in range(quantizer.kl_dim)]
-    if any(one is None for one in changed):
+    if not quantizer.units:
         return None
+    changed = [quantizer.with_unit_changed(codes, unit) for unit in range(len(quantizer.units))]
 
     def under(codes: Tensor, noise: str = "units") -> Texts:
         return prober.texts(apart.prompt_NP, codes, noise=noise)
@@ -203,7 +203,7 @@ def _units(prober: Prober, apart: Texts, numbers: list[Attribute]) -> Units | No
 
     redrawn = codes.roll(1, 0)  # another sample's: also codes of the prior, and none its own
     return Units(
-        units=[change(under(one)) for one in changed if one is not None],
+        units=[change(under(one)) for one in changed],
         all_redrawn=change(under(redrawn)),
         other_noise=change(under(codes, "units, other")),
     )

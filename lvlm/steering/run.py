@@ -77,7 +77,7 @@ def steer_run(
         return stored
     prompt_tokens = _prompt_tokens(windows.batch, params.prompt_tokens)
     prompts = Prompts.of(windows.batch, prompt_tokens)
-    units = None if model.latent is None else model.latent.quantizer.kl_dim
+    units = None if model.latent is None else len(model.latent.quantizer.units)
     total, done = _rows_to_draw(params, len(windows.batch), units), 0
 
     def told(rows: int) -> None:
@@ -129,7 +129,7 @@ def _rows_to_draw(params: SteerParams, windows: int, units: int | None) -> int:
     """Texts that will be drawn, for the progress."""
     apart = params.groups * params.samples
     diversity = windows * (1 if params.entropy_nats_per_token is None else 1 + HALVINGS)
-    return apart + diversity + (0 if units is None else 2 * windows + apart * (4 + units))
+    return apart + diversity + (0 if not units else 2 * windows + apart * (4 + units))
 
 
 def steer(

@@ -53,7 +53,8 @@ __all__ = [
 
 
 def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Callable[..., None]:
-    """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross.
+    """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross; a backbone
+    in a few of them.
 
     Args:
         plugin: an installed plugin's name; all installed ones unless given.
@@ -82,10 +83,7 @@ def _cases(registry: Registry, wanted: set[str] | None) -> Iterator[tuple[str, C
             if wanted is None or kind.plugin in wanted:
                 yield f"{role}-{kind.name}", partial(_check_kind, kind)
     for cross in crosses(registry)[0]:
-        suppliers = {
-            registry.get(p.role, p.kind_name()).plugin
-            for p in (cross.encoder, cross.quantizer, cross.injection)
-        }
+        suppliers = {registry.get(p.role, p.kind_name()).plugin for p in cross.parts}
         if wanted is None or suppliers & wanted:
             yield str(cross), partial(_check_cross, cross, registry)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -41,18 +41,25 @@ class Cross:
     injection: Params
     prior: str = "fixed"
     seam: int = 1
+    backbone: Params | None = None
+    """The small decoder of `BACKBONE` unless given."""
+
+    @property
+    def parts(self) -> tuple[Params, ...]:
+        """The params that make this cross another one; the backbone of `BACKBONE` is not among them."""
+        chosen = (self.encoder, self.quantizer, self.injection)
+        return chosen if self.backbone is None else (*chosen, self.backbone)
 
     def __str__(self) -> str:
         per = getattr(self.encoder, "per", "")
-        names = "-".join(p.kind_name() for p in (self.encoder, self.quantizer, self.injection))
-        return f"{names}-per_{per}-{self.prior}"
+        return f"{'-'.join(p.kind_name() for p in self.parts)}-per_{per}-{self.prior}"
 
     def recipe(self, loss: str = "cross_entropy") -> dict[str, Any]:
         """The cross as a recipe of a tiny model."""
         return {
             "name": str(self),
             "model": {
-                "backbone": BACKBONE,
+                "backbone": BACKBONE if self.backbone is None else self.backbone.model_dump(),
                 "seam": self.seam,
                 "encoder": self.encoder.model_dump(),
                 "quantizer": self.quantizer.model_dump(),
@@ -69,8 +76,12 @@ def crosses(
 ) -> tuple[list[Cross], list[Cross]]:
     """All crosses of the registry's kinds with slots per token, per chunk of 3 and per sequence: those that a
     recipe may ask for, and those that it refuses.
+
+    The decoder of `BACKBONE` has all of them. Each other backbone has a few: every encoder and every injection with
+    every kind of slots, every quantizer, and every prior.
     """
-    legal, refused = [], []
+    legal: list[Cross] = []
+    refused: list[Cross] = []
     kinds = registry.kinds
     for encoder, quantizer, injection, per, prior in itertools.product(
         kinds["encoder"].values(), kinds["quantizer"].values(), kinds["injection"].values(),
@@ -84,7 +95,28 @@ def crosses(
             refused.append(cross)
         else:
             legal.append(cross)
-    return legal, refused
+    others = [kind for name, kind in kinds["backbone"].items() if name != BACKBONE["kind"]]
+    sampled = [cross for kind in others for cross in _with_backbone(kind.params.example(), legal)]
+    return legal + sampled, refused
+
+
+def _with_backbone(backbone: Params, legal: Sequence[Cross]) -> list[Cross]:
+    """Few of the legal crosses, with another backbone, that have all that any of them has."""
+
+    def has(cross: Cross) -> set[tuple[str, object]]:
+        per = getattr(cross.encoder, "per", "")
+        names = {f"{part.role} {part.kind_name()}" for part in cross.parts}
+        with_slots = {(name, per) for name in names if not name.startswith("quantizer")}
+        return with_slots | {(name, "any") for name in names} | {("prior", cross.prior)}
+
+    wanted = set().union(*map(has, legal))
+    layers = getattr(backbone, "layers", 2)
+    found = []
+    while wanted:
+        best = max(legal, key=lambda cross: len(has(cross) & wanted))
+        wanted -= has(best)
+        found.append(replace(best, backbone=backbone, seam=min(best.seam, layers - 1)))
+    return found
 
 
 def build_cross(cross: Cross, registry: Registry, *, seed: int = 0) -> LatentLM:
@@ -147,8 +179,11 @@ def padded_batches(
 
 
 def assert_learns(module: nn.Module, objective: Tensor, except_for: set[int] | None = None) -> None:
-    """A gradient that isn't zero reaches every parameter."""
-    named = [(n, p) for n, p in module.named_parameters() if id(p) not in (except_for or set())]
+    """A gradient that isn't zero reaches every parameter, but those that are frozen (`requires_grad` False)."""
+    left_out = except_for or set()
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and id(p) not in left_out]
+    if not named:
+        return
     gradients = torch.autograd.grad(objective, [p for _, p in named], allow_unused=True, retain_graph=True)
     dead = [n for (n, _), g in zip(named, gradients, strict=True) if g is None or not g.abs().sum() > 0]
     assert not dead, f"no gradient reaches {', '.join(dead)}"

@@ -34,6 +34,8 @@ from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator
 from lvlm.testing.data import check_data
 from lvlm.testing.models import check_cache, check_causal, check_gradients
 
+WIDTH = 16
+
 
 def check_backbone(params: BackboneParams) -> None:
     """Shapes, causality, cached equals uncached, every parameter learns."""
@@ -67,7 +69,12 @@ def check_encoder(params: EncoderParams) -> None:
         tokens_BT = token_rows(3)
         hidden_BTD = backbone.embed(tokens_BT).detach()
         keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
-        features_BSE = encoder(tokens_BT, hidden_BTD, keep_BT)
+        given = (tokens_BT.clone(), hidden_BTD.clone(), keep_BT.clone())
+        features_BSE = encoder(*given)
+        for name, ours, theirs in zip(
+            ("tokens_BT", "hidden_BTD", "keep_BT"), (tokens_BT, hidden_BTD, keep_BT), given, strict=True
+        ):
+            assert torch.equal(ours, theirs), f"the encoder writes into {name}"
         slots = here.slots.count(TOKENS)
         assert encoder.slots == here.slots, f"encoder.slots is {encoder.slots}, its params say {here.slots}"
         assert features_BSE.shape == (3, slots, encoder.width), f"features {list(features_BSE.shape)}"
@@ -78,7 +85,8 @@ def check_encoder(params: EncoderParams) -> None:
         other_BT[:, -1] = (other_BT[:, -1] + 1) % VOCAB
         seen = encoder(other_BT, backbone.embed(other_BT).detach(), keep_BT)
         assert not torch.equal(seen, features_BSE), "the last token doesn't matter"
-        keep_BT[0, 4:], keep_BT[1, 1:] = False, False
+        # Tensors of its own: the encoder may have kept those that it was given.
+        keep_BT = torch.arange(TOKENS)[None, :] < torch.tensor([4, 1, TOKENS])[:, None]
         real = here.slots.any(keep_BT)
         padded = encoder(tokens_BT, hidden_BTD, keep_BT)
         junk_BT = torch.where(keep_BT, tokens_BT, (tokens_BT + 3) % VOCAB)
@@ -142,6 +150,7 @@ def check_quantizer(params: QuantizerParams) -> None:
     half = quantizer.float()(q.detach().bfloat16(), p.bfloat16())
     assert half.kl_BSd is not None
     assert half.kl_BSd.dtype == torch.float32, "KL is computed in float32 whatever the input"
+    _check_units(quantizer.double(), latent.codes)
     codes = latent.codes
     wrong = torch.full_like(codes, torch.nan if codes.is_floating_point() else -1)
     for bad, fault in ((wrong, "not finite, or out of range"), (codes.flatten(), "of the wrong shape")):
@@ -150,6 +159,56 @@ def check_quantizer(params: QuantizerParams) -> None:
         except UserError:
             continue
         raise AssertionError(f"codes that are {fault} are accepted: {bad.dtype} {list(bad.shape)}")
+
+
+def _check_units(quantizer: Quantizer, codes: Tensor) -> None:
+    """What the quantizer says of its codes is so: how many numbers or indices they are, and that units change one by
+    one.
+    """
+    if quantizer.num_codes is None:
+        assert quantizer.code_dim is not None, "a quantizer sets num_codes (indices) or code_dim (vectors)"
+        assert codes.is_floating_point(), (
+            f"codes of {quantizer.code_dim} numbers are floats, not {codes.dtype}"
+        )
+        assert codes.shape[2:] == (quantizer.code_dim,), (
+            f"code_dim is {quantizer.code_dim}, the codes are {list(codes.shape)}"
+        )
+        assert len(quantizer.units) in (0, quantizer.code_dim), "the units of a vector are its coordinates"
+    else:
+        assert quantizer.code_dim is None, (
+            "num_codes is for indices and code_dim for vectors: set one of them"
+        )
+        assert codes.dtype == torch.int64, f"indices are int64, not {codes.dtype}"
+        assert codes.ndim == 2, f"indices are [rows, slots], not {list(codes.shape)}"
+        assert 0 <= int(codes.min()) <= int(codes.max()) < quantizer.num_codes, "an index beyond num_codes"
+        assert quantizer.num_codes == 2 ** len(quantizer.units) or not quantizer.units, (
+            f"{quantizer.num_codes} codes are not those of {len(quantizer.units)} bits"
+        )
+    assert len(set(quantizer.units)) == len(quantizer.units), (
+        f"units have names of their own: {quantizer.units}"
+    )
+    before = codes.clone()
+    embedding = quantizer.given(codes).embedding_BSC
+    numbers = codes if quantizer.num_codes is None else _bits(codes, len(quantizer.units))
+    for unit, name in enumerate(quantizer.units):
+        changed = quantizer.with_unit_changed(codes, unit)
+        assert torch.equal(codes, before), (
+            f"{name}: with_unit_changed writes into the codes that it was given"
+        )
+        theirs = changed if quantizer.num_codes is None else _bits(changed, len(quantizer.units))
+        moved = (theirs != numbers).flatten(0, 1)
+        assert moved[:, unit].all(), f"{name} isn't changed in every slot"
+        moved[:, unit] = False
+        assert not moved.any(), f"changing {name} changes other units"
+        assert torch.allclose(quantizer.with_unit_changed(changed, unit).double(), codes.double()), (
+            f"{name} changed twice isn't what it was"
+        )
+        after = quantizer.given(changed).embedding_BSC
+        assert (after != embedding).any(-1).all(), f"changing {name} doesn't show in the embedding"
+
+
+def _bits(codes: Tensor, count: int) -> Tensor:
+    return (codes[..., None] >> torch.arange(count)) & 1
 
 
 def _check_kl_by_sampling(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:
@@ -167,7 +226,7 @@ def _check_kl_by_sampling(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:
 
 
 def check_injection(params: InjectionParams) -> None:
-    """It slices, and a dropped row leaves no trace."""
+    """It slices, a dropped row leaves no trace, and the code moves the logits of a model."""
     slots = Slots(None) if params.needs_fixed_slots else Slots(2)
     injection: Injection = randomise(params.build(width=16, slots=slots).double())
     embedding = torch.randn(2, slots.count(TOKENS), injection.embedding_dim, dtype=torch.float64)
@@ -192,11 +251,32 @@ def check_injection(params: InjectionParams) -> None:
             assert torch.equal(getattr(one, port)[0], getattr(other, port)[0]), (
                 f"a dropped row shows in {port}"
             )
+    _check_effect(injection, embedding)
+
+
+@torch.no_grad()
+def _check_effect(injection: Injection, embedding_BSC: Tensor) -> None:
+    """In a small model with random weights another code makes other logits, and a dropped row's code does not."""
+    model = LatentLM(randomise(_backbone().build(vocab=VOCAB).double()), seam=1).eval()
+    model.injection = injection  # codes are given to it here: there is no path that makes them
+    place, tokens_BT = model.place(torch.arange(TOKENS)), token_rows()
+    hidden_BTD = model.below(tokens_BT, place)
+
+    def logits(embedding_BSC: Tensor, keep_B: Tensor | None = None) -> Tensor:
+        return model.backbone.head(model.above(hidden_BTD, embedding_BSC, place, keep_B=keep_B))
+
+    other_BSC = embedding_BSC * -2
+    difference = (logits(embedding_BSC) - logits(other_BSC)).abs().amax(dim=(1, 2))
+    assert (difference > 1e-9).all(), "the code has no effect on the logits: does the core read this port?"
+    dropped = torch.zeros(len(tokens_BT), dtype=torch.bool)
+    assert torch.equal(logits(embedding_BSC, dropped), logits(other_BSC, dropped)), (
+        "a dropped row's code shows in the logits"
+    )
 
 
 def check_loss(params: LossParams) -> None:
-    """Micro-batches add up, padding costs nothing, and kl_priced is the derivative of the loss."""
-    loss: Loss = params.build()
+    """Micro-batches add up, padding costs nothing, kl_priced is the derivative of the loss, and its parameters learn."""
+    loss: Loss = randomise(params.build(width=WIDTH, vocab=VOCAB).double())
     batch, output = _loss_case()
     total = loss(output, batch, num_tokens=batch.num_targets, step=10_000)
     assert total.loss.ndim == 0, "the loss is a scalar"
@@ -214,23 +294,26 @@ def check_loss(params: LossParams) -> None:
         f"the loss must log {sorted(required)}; it logs {sorted(total.sums)}"
     )
     assert torch.allclose(total.sums["kl"], output.latent.kl_BSd[output.keep_BS].sum()), "'kl' is raw"
-    (slope,) = torch.autograd.grad(total.loss, output.latent.kl_BSd, allow_unused=True)
+    (slope,) = torch.autograd.grad(total.loss, output.latent.kl_BSd, allow_unused=True, retain_graph=True)
     priced = 0.0 if slope is None else (slope * output.latent.kl_BSd).sum() * batch.num_targets
     assert torch.allclose(total.sums["kl_priced"], torch.as_tensor(priced).to(total.sums["kl_priced"])), (
         "'kl_priced' is the raw KL times the derivative of the loss with respect to it, times num_tokens"
     )
+    assert_learns(loss, total.loss)
 
 
 def _loss_case() -> tuple[Batch, Output]:
+    """Rows with padding, hiddens of width `WIDTH` with logits that a head makes of them, and a latent; in float64."""
     generator = generator_of()
     rows_BT = token_rows(4, 6)
     keep_BT = torch.arange(5)[None, :] < torch.tensor([5, 3, 1, 4])[:, None]
     batch = Batch(rows_BT[:, :-1], rows_BT[:, 1:].masked_fill(~keep_BT, IGNORE), keep_BT)
-    logits = torch.randn(4, 5, VOCAB, generator=generator, dtype=torch.float64, requires_grad=True)
+    hidden = torch.randn(4, 5, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(WIDTH, VOCAB, generator=generator, dtype=torch.float64)
     kl = torch.rand(4, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     none = torch.zeros(4, 5, 3, dtype=torch.float64)
     latent = Latent(torch.zeros(4, 5, dtype=torch.long), none, kl, none, none)
-    return batch, Output.of_logits(logits, latent, keep_BT.clone(), Slots(1))
+    return batch, Output(hidden, lambda x_BTD: x_BTD @ head, latent, keep_BT.clone(), Slots(1))
 
 
 def _rows(output: Output, rows: slice) -> Output:
@@ -239,10 +322,11 @@ def _rows(output: Output, rows: slice) -> Output:
     assert latent.kl_BSd is not None
     assert output.keep_BS is not None
     part = replace(latent, kl_BSd=latent.kl_BSd[rows], embedding_BSC=latent.embedding_BSC[rows])
-    return Output.of_logits(output.logits_BTV[rows], part, output.keep_BS[rows], output.slots)
+    return Output(output.hidden_BTD[rows], output.head, part, output.keep_BS[rows], output.slots)
 
 
 def _backbone() -> Any:
+    """The small decoder of `BACKBONE`, as params."""
     registry = Registry.load()
     spec = dict(BACKBONE)
     return registry.get("backbone", spec.pop("kind")).params(**spec)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lvlm.errors import UserError
 from lvlm.interfaces import Batch
 from lvlm.nn.device import standing_for
-from lvlm.recipe.assemble import assemble
+from lvlm.recipe.assemble import assemble, build_loss
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
@@ -38,7 +38,7 @@ def flops_per_token(recipe: Recipe) -> float:
 def _flops_per_token(recipe: Recipe) -> float:
     counter = FlopCounterMode(display=False)
     with without_numbers(), counter, sdpa_kernel(SDPBackend.MATH), standing_for("cuda"):
-        model, loss = assemble(recipe).train(), recipe.loss.build()
+        model, loss = assemble(recipe).train(), build_loss(recipe)
         batch = rows_of(recipe, 2)
         output = model(batch.inputs_BT, batch.keep_BT, z=recipe.train.codes)
         loss(output, batch, num_tokens=1, step=0).loss.backward()

@@ -10,7 +10,7 @@ PyTorch FSDP, arXiv 2304.11277). Nothing here knows a plugin.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lvlm.errors import UserError
 from lvlm.model.latent_lm import LatentLM
@@ -126,6 +127,26 @@ def synchronise_gradients(model: nn.Module, loss: nn.Module, *, last: bool, shar
     for part in parts:
         if isinstance(part, FSDPModule):
             part.set_requires_gradient_sync(last or shard_over != 1)
+
+
+def whole_state(module: nn.Module) -> dict[str, Any]:
+    """The state of a module with every divided parameter put together, the same in all processes. All of them call it."""
+    state = module.state_dict()
+    return {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in state.items()}
+
+
+def load_whole_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give a module, divided or not, the state that `whole_state` made with any number of processes. All of them call it.
+
+    Raises:
+        RuntimeError: the state is another module's.
+    """
+    laid_out = dict(state)
+    for name, ours in module.state_dict().items():
+        if isinstance(ours, DTensor) and name in laid_out:
+            whole = laid_out[name].to(ours.device)
+            laid_out[name] = distribute_tensor(whole, ours.device_mesh, ours.placements)
+    module.load_state_dict(laid_out)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lvlm.errors import UserError
 from lvlm.nn.device import standing_for
-from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
+from lvlm.recipe.assemble import ParameterCount, assemble, build_loss, count_parameters
 from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.system.device import PEAK_TFLOPS, Autocast, pick_autocast
 from lvlm.training.flops import flops_per_token, rows_of, with_layers, without_numbers
@@ -157,7 +157,7 @@ def _peak_of_a_step(
 ) -> dict[str, int]:
     spec = recipe.train
     with without_numbers(), standing_for("cpu" if spec.device == "cpu" else "cuda"):
-        model, loss = assemble(recipe).train(), recipe.loss.build()
+        model, loss = assemble(recipe).train(), build_loss(recipe)
         model.logits_chunk = spec.logits_chunk
         keep_fewer_activations(model, spec.recompute)
         shard(model, loss, mesh, precision=precision, reshard_after_forward=spec.reshard_after_forward)

@@ -30,7 +30,7 @@ from lvlm.likelihood.estimate import estimate
 from lvlm.likelihood.estimators import make_estimators
 from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
-from lvlm.recipe.assemble import assemble
+from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
 from lvlm.runs.folder import parameters_record, read_record, refuse_other_data, update_record
 from lvlm.runs.weights import load_optimiser, load_weights, tensors_of
@@ -39,7 +39,14 @@ from lvlm.system.progress import Display, describe
 from lvlm.system.world import World, led
 from lvlm.training.metrics import Metrics
 from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
-from lvlm.training.parallel import gathered_seam, make_mesh, shard, synchronise_gradients
+from lvlm.training.parallel import (
+    gathered_seam,
+    load_whole_state,
+    make_mesh,
+    shard,
+    synchronise_gradients,
+    whole_state,
+)
 from lvlm.training.recompute import keep_fewer_activations
 from lvlm.training.signals import STOP_SIGNALS, stop_signals
 from lvlm.training.watch import Watch
@@ -90,7 +97,7 @@ class Trainer:
         self.model = assemble(recipe).to(self.device)
         self.model.logits_chunk = self.spec.logits_chunk
         self.parameters_record = parameters_record(self.model)
-        self.loss = recipe.loss.build().to(self.device)
+        self.loss = build_loss(recipe).to(self.device)
         keep_fewer_activations(self.model, self.spec.recompute)
         if self.spec.compile:
             for block in self.model.backbone.blocks:
@@ -146,7 +153,7 @@ class Trainer:
         load_optimiser(self.optimiser, self.model, checkpoint, self.world)
         state = load_trainer_state(checkpoint)
         try:
-            self.loss.load_state_dict(state["loss"])
+            load_whole_state(self.loss, state["loss"])
             if self.precision == "fp16":
                 self.scaler.load_state_dict(state["scaler"])
             self.passed_over, self.spikes = int(state["passed_over"]), int(state["spikes"])
@@ -164,7 +171,7 @@ class Trainer:
     def save(self, bound: tuple[str, float] | None, *, wait: bool = True) -> None:
         """Write a checkpoint of the present step, selected by `bound`; with `wait` off, behind the loop."""
         state: dict[str, Any] = {
-            "loss": self.loss.state_dict(),
+            "loss": whole_state(self.loss),
             "scaler": self.scaler.state_dict(),
             "passed_over": self.passed_over,
             "spikes": self.spikes,

@@ -26,6 +26,6 @@ class CrossEntropyParams(LossParams):
 
     kind: Literal["cross_entropy"] = "cross_entropy"
 
-    def build(self) -> CrossEntropy:
-        """The loss."""
+    def build(self, *, width: int = 0, vocab: int = 0) -> CrossEntropy:
+        """The loss; it has no layers, whatever the width and the vocabulary."""
         return CrossEntropy()

@@ -63,8 +63,8 @@ class ElboParams(LossParams):
         """See `lvlm.interfaces.LossParams`."""
         return self.term in ("target", "lagrangian")
 
-    def build(self) -> ELBO:
-        """The loss."""
+    def build(self, *, width: int = 0, vocab: int = 0) -> ELBO:
+        """The loss; it has no layers, whatever the width and the vocabulary."""
         return ELBO(
             self._term(),
             beta=self.beta,

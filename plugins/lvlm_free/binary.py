@@ -49,6 +49,7 @@ class Binary(Quantizer):
         super().__init__()
         self.posterior_dim = self.prior_dim = self.kl_dim = self.bits = bits
         self.num_codes = 2**bits
+        self.units = tuple(f"bit {bit}" for bit in range(bits))
         self.prior_words = (
             f"bit h of a code, of value 2^h, is 1 with probability sigmoid(number h), h from 0 to {bits - 1}; "
             f"with all-zero numbers a code is a uniform integer from 0 to {2**bits - 1}"
@@ -68,10 +69,6 @@ class Binary(Quantizer):
     def table_parameters(self) -> Iterable[nn.Parameter]:
         """The code tables, listed by themselves in every parameter count."""
         return (self.table_RC,)
-
-    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
-        """A bit flipped."""
-        return codes ^ (1 << unit)
 
     def _bits_of(self, codes_BS: Tensor) -> Tensor:
         return (codes_BS[..., None] >> torch.arange(self.bits, device=codes_BS.device)) & 1

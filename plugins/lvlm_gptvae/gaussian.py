@@ -40,7 +40,8 @@ class Gaussian(Quantizer):
         self.prior_dim = 2 * dim
         self.posterior_dim = 2 * dim if variance == "own" else dim
         self.can_be_prior = isinstance(variance, str) or variance == 1
-        self.kl_dim = self.dim = dim
+        self.kl_dim = self.code_dim = self.dim = dim
+        self.units = tuple(f"coordinate {number}" for number in range(dim))
         if variance == "shared":
             self.raw_log_variance_Z = nn.Parameter(torch.zeros(dim))
         elif isinstance(variance, float):
@@ -84,12 +85,6 @@ class Gaussian(Quantizer):
             latent = self._draw(*self._moments(prior_BSJ), generator)
             latent.prior_BSJ = wide(prior_BSJ)
         return latent
-
-    def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
-        """A coordinate mirrored at the mean of the fixed prior."""
-        mirrored = codes.clone()
-        mirrored[..., unit].neg_()
-        return mirrored
 
     def given(self, codes: Tensor) -> Latent:
         """Vectors [B, S, Z], finite floats."""
