@@ -1,47 +1,111 @@
 """lvlm: a comparative zoo of latent-variable language models.
 
-The verbs of the command line are functions here; each imports what it needs when it is first used.
+The verbs of the command line are functions here, and what they return are the types beside them. Each is
+imported when it is first used, so that `import lvlm` takes no time.
 
-    build(recipe) -> model                 load(run) -> model
-    train(recipe, out) -> run folder       evaluate(run) -> numbers
-    doctor(run) -> findings                study(file, out) -> report
-    generate(model, prompts) -> texts      sample(run, prompt), stream(model, prompts)
-    encode(model, texts) -> codes          interpolate(model, codes, codes, steps)
-    check(recipe) -> resolved values       plan(recipe, gpus=8) -> memory, time, cost
-    export(run, folder) -> weights and recipe, or graphs for other runtimes
-    play(run): a local page
-    train_tokenizer(files, out), prepare_data(files, folder), check_data(folder)
-    kinds(), plugins(), schema()
+    build(recipe, *overrides, …) -> LatentLM
+        Build the model of a recipe, untrained: an ordinary `nn.Module`.
+    check(recipe, *overrides, …) -> Checked
+        Resolve a recipe and build its model without memory (on the meta device); no data is read.
+    check_data(folder)
+        Read all of what `prepare_data` wrote and compare it with its manifest.
+    doctor(run, …) -> Examination
+        Examine whether the latent of a run lives, and find what to try when it doesn't.
+    encode(model, texts, …) -> list[Encoded]
+        Encode texts: the posterior of each, and codes drawn from it.
+    encode_text(run, text, …) -> list[Encoded]
+        Encode a text of any length with the model of a run, in windows.
+    evaluate(run, …) -> Evaluation
+        Evaluate a run's best checkpoint on its test windows.
+    export(run, out, …) -> Path
+        Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
+    generate(model, prompts, tokens=200, …) -> list[Sample]
+        Continue prompts. Codes come from the prior, from the prompt, or from you.
+    interpolate(model, one, other, steps, …) -> list[Tensor]
+        Interpolate between the codes of two rows, both ends among them, in the slots that both have.
+    kinds(role=None, …) -> list[Kind]
+        List every kind of a role, or of all; those of data, which belong to no plugin, come last.
+    lm_eval(run, tasks, …) -> dict[str, Any]
+        Run tasks of EleutherAI's lm-evaluation-harness on a run; needs the extra lm-eval.
+    load(run, …) -> LatentLM
+        Load the model of a run, in evaluation mode, with the weights of a checkpoint.
+    plan(recipe, *overrides, …) -> Plan
+        Plan what a training needs, before it is begun: memory of a device, FLOPs, time, cost.
+    play(run, …)
+        Write and read with a run on a local page, until Ctrl-C; needs the extra play.
+    plugins(…) -> list[PluginInfo]
+        List every plugin, with its kinds, or with the reason why it failed.
+    prepare_data(inputs, out, …) -> Path
+        Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
+    sample(run, prompt, tokens=200, …) -> list[Sample]
+        Continue prompts with the model of a run.
+    schema(…) -> dict[str, Any]
+        Make the JSON Schema of recipes, for the kinds that are installed.
+    score(model, prompt, continuation, …) -> Score
+        Log-probability of a continuation after a prompt, as generation has it.
+    steer(run, …) -> Steering
+        Measure what the codes of a run's best checkpoint steer, and keep it in the run's steering.json.
+    stream(model, prompts, tokens=200, …) -> Generator[Piece, None, list[Sample]]
+        Continue prompts piece by piece: the texts of a row's pieces, put together, are its text.
+    study(source, out, *overrides, …) -> Path
+        Run a study and write its report; what is finished already isn't run again.
+    train(recipe, out, *overrides, …) -> Path
+        Train a recipe into a run folder.
+    train_tokenizer(inputs, out, …) -> Path
+        Learn a byte-level BPE from text; needs the extra tokenizers.
+
+`help(lvlm.train)` describes the arguments; "…" stands for those that are given by name.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lvlm.data.prepare import check_data, prepare_data, train_tokenizer
-    from lvlm.diagnosis.examine import doctor
+    from lvlm.diagnosis.examine import Examination, doctor
     from lvlm.errors import UserError
+    from lvlm.evaluation.result import Evaluation
     from lvlm.evaluation.run import evaluate
     from lvlm.evaluation.tasks import lm_eval
     from lvlm.exporting.export import export
-    from lvlm.generation.encode import encode
-    from lvlm.generation.generate import generate, stream
+    from lvlm.generation.encode import Encoded, encode
+    from lvlm.generation.generate import Piece, Sample, generate, stream
     from lvlm.generation.interpolate import interpolate
-    from lvlm.likelihood.score import score
+    from lvlm.likelihood.score import Score, score
+    from lvlm.model.latent_lm import LatentLM
     from lvlm.playground.play import play
-    from lvlm.recipe.check import build, check
+    from lvlm.recipe.check import Checked, build, check
     from lvlm.recipe.read import schema
+    from lvlm.recipe.recipe import Recipe
     from lvlm.registry.kinds import kinds, plugins
+    from lvlm.registry.plugin import Kind
+    from lvlm.registry.registry import PluginInfo
     from lvlm.runs.load import encode_text, load, sample
+    from lvlm.steering.record import Steering
     from lvlm.steering.run import steer
     from lvlm.studies.run import study
-    from lvlm.training.plan import plan
+    from lvlm.training.plan import Plan, plan
     from lvlm.training.train import train
 
 __version__ = "0.1.0"
+
 __all__ = [
+    "Checked",
+    "Encoded",
+    "Evaluation",
+    "Examination",
+    "Kind",
+    "LatentLM",
+    "Piece",
+    "Plan",
+    "PluginInfo",
+    "Recipe",
+    "Sample",
+    "Score",
+    "Steering",
     "UserError",
+    "__version__",
     "build",
     "check",
     "check_data",
@@ -69,40 +133,51 @@ __all__ = [
     "train_tokenizer",
 ]
 
-
-_HOME = {
-    "UserError": "lvlm.errors",
-    "check_data": "lvlm.data.prepare",
-    "prepare_data": "lvlm.data.prepare",
-    "train_tokenizer": "lvlm.data.prepare",
-    "doctor": "lvlm.diagnosis.examine",
-    "evaluate": "lvlm.evaluation.run",
-    "lm_eval": "lvlm.evaluation.tasks",
-    "export": "lvlm.exporting.export",
-    "encode": "lvlm.generation.encode",
-    "generate": "lvlm.generation.generate",
-    "stream": "lvlm.generation.generate",
-    "interpolate": "lvlm.generation.interpolate",
-    "score": "lvlm.likelihood.score",
-    "play": "lvlm.playground.play",
-    "build": "lvlm.recipe.check",
-    "check": "lvlm.recipe.check",
-    "schema": "lvlm.recipe.read",
-    "kinds": "lvlm.registry.kinds",
-    "plugins": "lvlm.registry.kinds",
-    "encode_text": "lvlm.runs.load",
-    "load": "lvlm.runs.load",
-    "sample": "lvlm.runs.load",
-    "steer": "lvlm.steering.run",
-    "study": "lvlm.studies.run",
-    "plan": "lvlm.training.plan",
-    "train": "lvlm.training.train",
+# The imports above, for when a name is first used; tests/test_face.py holds the two against each other.
+_NAMES_OF_MODULE = {
+    "lvlm.data.prepare": ("check_data", "prepare_data", "train_tokenizer"),
+    "lvlm.diagnosis.examine": ("Examination", "doctor"),
+    "lvlm.errors": ("UserError",),
+    "lvlm.evaluation.result": ("Evaluation",),
+    "lvlm.evaluation.run": ("evaluate",),
+    "lvlm.evaluation.tasks": ("lm_eval",),
+    "lvlm.exporting.export": ("export",),
+    "lvlm.generation.encode": ("Encoded", "encode"),
+    "lvlm.generation.generate": ("Piece", "Sample", "generate", "stream"),
+    "lvlm.generation.interpolate": ("interpolate",),
+    "lvlm.likelihood.score": ("Score", "score"),
+    "lvlm.model.latent_lm": ("LatentLM",),
+    "lvlm.playground.play": ("play",),
+    "lvlm.recipe.check": ("Checked", "build", "check"),
+    "lvlm.recipe.read": ("schema",),
+    "lvlm.recipe.recipe": ("Recipe",),
+    "lvlm.registry.kinds": ("kinds", "plugins"),
+    "lvlm.registry.plugin": ("Kind",),
+    "lvlm.registry.registry": ("PluginInfo",),
+    "lvlm.runs.load": ("encode_text", "load", "sample"),
+    "lvlm.steering.record": ("Steering",),
+    "lvlm.steering.run": ("steer",),
+    "lvlm.studies.run": ("study",),
+    "lvlm.training.plan": ("Plan", "plan"),
+    "lvlm.training.train": ("train",),
 }
 
+_MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
+
+def __dir__() -> list[str]:
+    """The public names, without the submodules that were imported meanwhile."""
+    return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # type checkers see the imports above, and refuse a name that isn't there
+
+    def __getattr__(name: str) -> object:
         import importlib
 
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'lvlm' has no attribute {name!r}")
+        if name in _MODULE_OF_NAME:
+            return getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)
+        from lvlm.errors import nearest
+
+        near = "" if name.startswith("_") else nearest(name, __all__)
+        raise AttributeError(f"module 'lvlm' has no attribute {name!r}{near}", name=name)

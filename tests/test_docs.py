@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
@@ -56,7 +57,9 @@ from pydantic import BaseModel
 import lvlm
 from lvlm import hookspecs
 from lvlm.cli.app import app, main
+from lvlm.cli.words import entries_of
 from lvlm.data import BinsData, HuggingFaceData, MixtureData
+from lvlm.generation.options import Options
 from lvlm.interfaces import PART_ROLES
 from lvlm.likelihood.estimators import is_bound
 from lvlm.recipe import files as recipe_files
@@ -527,9 +530,47 @@ def shipped_table() -> Iterator[str]:
         yield f"| study `{name}` | {read_yaml(path).get('description') or ''} |"
 
 
+def call(name: str) -> str:
+    """A verb with its arguments in order; '…' for those that are given by name."""
+    words = []
+    for parameter in inspect.signature(getattr(lvlm, name)).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            words.append("…")
+            break
+        default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+        words.append(f"{'*' * (parameter.kind is parameter.VAR_POSITIONAL)}{parameter.name}{default}")
+    return f"{name}({', '.join(words)})"
+
+
+def verbs() -> Iterator[tuple[str, str, str]]:
+    """Each verb of `lvlm`: how it is called, what it returns, and the first line of its docstring."""
+    for name in lvlm.__all__:
+        verb = getattr(lvlm, name)
+        if inspect.isfunction(verb):
+            first, *_ = (inspect.getdoc(verb) or "").splitlines()
+            yield call(name), str(inspect.signature(verb).return_annotation), first
+
+
+def verbs_table() -> Iterator[str]:
+    """A row for each verb."""
+    yield from ("| verb | result | what it does |", "|---|---|---|")
+    for called, result, first in verbs():
+        yield f"| `{called}` | {'' if result == 'None' else f'`{result}`'} | {first} |"
+
+
+def generate_table() -> Iterator[str]:
+    """A row for each option of `lvlm.generate`, described as its docstring does."""
+    yield from ("| option | default | meaning |", "|---|---|---|")
+    described = entries_of(inspect.getdoc(lvlm.generate) or "")
+    for field in dataclasses.fields(Options):
+        yield f"| `{field.name}` | `{field.default!r}` | {described[field.name]} |"
+
+
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "kinds": kinds_table,
     "shipped": shipped_table,
+    "verbs": verbs_table,
+    "GenerateOptions": generate_table,
     **{
         cls.__name__: functools.partial(options_table, cls)
         for cls in (

@@ -313,7 +313,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no number of samples": ("free", {"samples": None}, "samples is None; it is a whole number"),
     "true for a number": ("free", {"top_k": True}, "top_k is True; it is a whole number"),
     "a stop in numbers": ("free", {"stop": [1]}, r"stop is \[1\]; it is a text, or several"),
-    "codes of no slot": ("free", {"codes": [torch.tensor(3)]}, "a list of 1; it has a tensor"),
+    "codes of no slot": (
+        "free",
+        {"codes": [torch.tensor(3)]},
+        r"a list of 1 for 1 row; give one tensor \[slots\] per row",
+    ),
     "an empty stop": ("free", {"stop": ["a", ""]}, "stop text is empty"),
 }
 
@@ -373,7 +377,7 @@ def test_codes_of_rows_that_stopped_are_kept_as_far_as_they_go(models: dict[str,
     assert [sample.tokens for sample in again] == [
         sample.tokens for sample in whole
     ]  # the rest is drawn as it was
-    with pytest.raises(UserError, match="a list of 1; it has a tensor .* for each of 4 rows"):
+    with pytest.raises(UserError, match=r"a list of 1 for 4 rows; give one tensor \[slots\] per row"):
         generate(models["free"], ["abcd", "x"], 12, codes=stopped[:1], **options)
 
 

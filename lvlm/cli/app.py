@@ -21,6 +21,7 @@ from lvlm.cli.data import data_app, tokenizer_app
 from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
+from lvlm.cli.words import Described, described_by
 from lvlm.errors import Interrupted, UserError
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another process
@@ -64,14 +65,13 @@ app = typer.Typer(
 )
 
 
+@described_by("train")
 def train(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A YAML file or a shipped recipe; none with --resume.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Argument()] = None,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(help="The run's folder; runs/NAME unless given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    out: Annotated[str | None, typer.Option(show_default="runs/NAME")] = None,
+    resume: Annotated[bool, typer.Option("--resume")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
     plugin: PluginFiles = None,
 ) -> None:
     """Train a recipe into a run folder."""
@@ -101,10 +101,11 @@ def _folder(out: str | None, source: str) -> Path:
     return Path(out)
 
 
+@described_by("study")
 def study(
-    source: Annotated[str, typer.Argument(help="A study's YAML file, or the name of a shipped one (demo).")],
+    source: str,
     overrides: Overrides = None,
-    out: Annotated[str | None, typer.Option(help="The study's folder; runs/NAME unless given.")] = None,
+    out: Annotated[str | None, typer.Option(show_default="runs/NAME")] = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Train and compare the arms of a study over its seeds; finished runs are not run again."""
@@ -151,7 +152,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """Every command, in the order of `lvlm --help`."""
 
 for name, command in COMMANDS.items():
-    app.command(name=name)(command)
+    app.command(name=name, cls=Described)(command)
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 

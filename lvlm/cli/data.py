@@ -7,13 +7,7 @@ from typing import Annotated
 import typer
 
 from lvlm.cli.shared import progress
-
-Inputs = Annotated[
-    list[str],
-    typer.Argument(help="Files and folders: .txt, .jsonl, either gzipped; or a saved Hugging Face dataset."),
-]
-
-FieldOption = Annotated[str, typer.Option(help="Of each row, what holds its text.")]
+from lvlm.cli.words import Described, described_by
 
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -25,15 +19,14 @@ def _tokenizer() -> None:
     """A group, though it has one command."""
 
 
-@tokenizer_app.command(name="train")
+@tokenizer_app.command(name="train", cls=Described)
+@described_by("train_tokenizer")
 def train_tokenizer(
-    inputs: Inputs,
-    vocab: Annotated[
-        int, typer.Option(help="Ids, those of all bytes and of the end of a document among them.")
-    ] = 8192,
-    out: Annotated[str, typer.Option(help="The file to write.")] = "tokenizer.json",
-    field: FieldOption = "text",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    inputs: list[str],
+    vocab: int = 8192,
+    out: str = "tokenizer.json",
+    field: str = "text",
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
 ) -> None:
     """Learn a byte-level BPE from text; the end of a document is <|endoftext|>."""
     import lvlm
@@ -43,16 +36,15 @@ def train_tokenizer(
     )
 
 
-@data_app.command(name="prepare")
+@data_app.command(name="prepare", cls=Described)
+@described_by("prepare_data")
 def prepare_data(
-    inputs: Inputs,
-    out: Annotated[str, typer.Option(help="A folder that isn't there yet.")],
-    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json; bytes unless given.")] = None,
-    field: FieldOption = "text",
-    end_of_document: Annotated[
-        str | None, typer.Option(help="The token behind a document; the tokenizer's own unless given.")
-    ] = None,
-    held_out: Annotated[float, typer.Option(help="The share of validation, and of test.")] = 0.05,
+    inputs: list[str],
+    out: Annotated[str, typer.Option()],
+    tokenizer: str | None = None,
+    field: str = "text",
+    end_of_document: str | None = None,
+    held_out: float = 0.05,
 ) -> None:
     """Tokenise text once, into files for kind: bins. Reads a piece at a time; what has the name --out is whole."""
     import lvlm
@@ -64,8 +56,9 @@ def prepare_data(
     print(folder)
 
 
-@data_app.command(name="check")
-def check_data(folder: Annotated[str, typer.Argument(help="Bins.")]) -> None:
+@data_app.command(name="check", cls=Described)
+@described_by("check_data")
+def check_data(folder: str) -> None:
     """Read all of bins and compare with what was written."""
     import lvlm
 

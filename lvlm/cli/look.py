@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
-from lvlm.cli.shared import AsJSON, Overrides, PluginFiles, RecipeArgument, RunArgument, show
+from lvlm.cli.shared import AsJSON, Overrides, PluginFiles, show
+from lvlm.cli.words import described_by
 
 
+@described_by("check")
 def check(
-    recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJSON = False, plugin: PluginFiles = None
+    recipe: str, overrides: Overrides = None, as_json: AsJSON = False, plugin: PluginFiles = None
 ) -> None:
     """Resolve a recipe: values with their origins, parameters by part, shapes at the seam. Trains nothing."""
     import lvlm
@@ -26,19 +28,16 @@ def check(
         show(*checked_tables(checked))
 
 
+@described_by("plan", price="price_per_hour")
 def plan(
-    recipe: RecipeArgument,
+    recipe: str,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(help="Processes that train together.")] = 1,
-    memory: Annotated[str | None, typer.Option(help="Of a device: 80GB.")] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="For its peak: H100, A100, …; or say train.peak_tflops.")
-    ] = None,
-    mfu: Annotated[float, typer.Option(help="The share of the peak that the model's products get.")] = 0.4,
-    tokens: Annotated[
-        str | None, typer.Option(help="To train on: 300B; the recipe's steps unless given.")
-    ] = None,
-    price: Annotated[float | None, typer.Option(help="Of a device and hour.")] = None,
+    gpus: int = 1,
+    memory: str | None = None,
+    gpu: str | None = None,
+    mfu: float = 0.4,
+    tokens: str | None = None,
+    price: float | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -58,15 +57,12 @@ def plan(
         show(*plan_tables(found))
 
 
+@described_by("export")
 def export(
-    run: RunArgument,
-    out: Annotated[str, typer.Argument(help="A folder that isn't there yet.")],
-    format: Annotated[
-        str, typer.Option(help="safetensors, which lvlm reads; onnx or torch-export, for other runtimes.")
-    ] = "safetensors",
-    step: Annotated[
-        int | None, typer.Option(help="Of which checkpoint; the best by bound unless given.")
-    ] = None,
+    run: str,
+    out: Annotated[str, typer.Argument()],
+    format: str = "safetensors",
+    step: int | None = None,
     plugin: PluginFiles = None,
 ) -> None:
     """Write a run without its optimiser: as a folder that lvlm reads like a run, or as graphs, checked against PyTorch."""
@@ -79,6 +75,7 @@ def export(
         print(f"differs from PyTorch by {max(off.values()):.2g} at most", file=sys.stderr)
 
 
+@described_by("plugins")
 def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
     """List the plugins, what they supply, and why one failed."""
     from dataclasses import asdict
@@ -93,10 +90,9 @@ def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
         show(plugins_table(found))
 
 
+@described_by("kinds")
 def kinds(
-    role: Annotated[
-        str | None, typer.Argument(help="backbone, encoder, quantizer, injection, loss or data.")
-    ] = None,
+    role: Annotated[str | None, typer.Argument()] = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -111,6 +107,7 @@ def kinds(
         show(*kinds_tables(found))
 
 
+@described_by("schema")
 def schema(plugin: PluginFiles = None) -> None:
     """Print the JSON Schema of recipes, for editors."""
     import lvlm

@@ -7,25 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from lvlm.cli.shared import AsJSON, PluginFiles, RunArgument, listed, progress, show
+from lvlm.cli.shared import AsJSON, PluginFiles, listed, progress, show
+from lvlm.cli.words import described_by
 from lvlm.errors import UserError
 
 
+@described_by("evaluate")
 def evaluate(
-    run: RunArgument,
-    estimators: Annotated[
-        str | None,
-        typer.Option(
-            help="exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as iwae_prior, smc_mixture."
-        ),
-    ] = None,
-    k: Annotated[str | None, typer.Option(help="Codes per slot and particles: 16, or 4,16,64.")] = None,
-    windows: Annotated[int | None, typer.Option(help="How many test windows.")] = None,
-    chunk: Annotated[int | None, typer.Option(help="Tokens between two looks at a filter's weights.")] = None,
-    resampling: Annotated[str | None, typer.Option(help="systematic, stratified or multinomial.")] = None,
-    resample_below: Annotated[
-        float | None, typer.Option(help="Share of K under which the effective sample size must fall.")
-    ] = None,
+    run: str,
+    estimators: Annotated[str | None, typer.Option(metavar="NAME,…")] = None,
+    k: Annotated[str | None, typer.Option(metavar="N,…")] = None,
+    windows: int | None = None,
+    chunk: int | None = None,
+    resampling: str | None = None,
+    resample_below: float | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -58,13 +53,14 @@ def _whole(text: str) -> int:
         raise UserError(f"k is {text!r}; it is a whole number, or several with commas between") from None
 
 
+@described_by("lm_eval")
 def lm_eval(
-    run: RunArgument,
-    tasks: Annotated[str, typer.Option(help="Names of lm-eval's tasks, with commas between.")],
-    k: Annotated[int, typer.Option(help="Particles, the same for every choice.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Documents of each task; all unless given.")] = None,
-    include_path: Annotated[str | None, typer.Option(help="A folder with further tasks.")] = None,
+    run: str,
+    tasks: Annotated[str, typer.Option(metavar="NAME,…")],
+    k: int = 16,
+    seed: int = 0,
+    limit: int | None = None,
+    include_path: str | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -84,11 +80,10 @@ def lm_eval(
         show(tasks_table(found))
 
 
+@described_by("doctor")
 def doctor(
-    run: RunArgument,
-    step: Annotated[
-        int | None, typer.Option(help="Of which checkpoint; the best by bound unless given.")
-    ] = None,
+    run: str,
+    step: int | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -105,18 +100,15 @@ def doctor(
         show(*examination_tables(examination))
 
 
+@described_by("steer", entropy="entropy_nats_per_token")
 def steer(
-    run: RunArgument,
-    groups: Annotated[int | None, typer.Option(help="Prompts; samples of one share its codes.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples of each prompt.")] = None,
-    sources: Annotated[
-        int | None, typer.Option(help="Test windows whose codes go to another prompt.")
-    ] = None,
-    prompt_tokens: Annotated[int | None, typer.Option(help="Tokens of a window that are given.")] = None,
-    entropy: Annotated[
-        float | None, typer.Option(help="Mean token entropy at which diversity is measured, nats.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all noise.")] = None,
+    run: str,
+    groups: int | None = None,
+    samples: int | None = None,
+    sources: int | None = None,
+    prompt_tokens: int | None = None,
+    entropy: float | None = None,
+    seed: int | None = None,
     control: Annotated[
         str | None, typer.Option(help="A run that lvlm steer has measured, on data with a positive control.")
     ] = None,

@@ -11,17 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe (free).")]
+Overrides = Annotated[list[str] | None, typer.Argument()]
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, the value in YAML: model.quantizer.bits=8")
-]
-
-RunArgument = Annotated[str, typer.Argument(help="A run's folder.")]
-
-PluginFiles = Annotated[
-    list[str] | None, typer.Option("--plugin", help="A single-file plugin; may be given several times.")
-]
+PluginFiles = Annotated[list[str] | None, typer.Option("--plugin")]
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from lvlm.evaluation.words import gaps
 
 if TYPE_CHECKING:
+    from lvlm.evaluation.result import Evaluation
     from lvlm.recipe.check import Checked
     from lvlm.registry.plugin import Kind
     from lvlm.registry.registry import PluginInfo
@@ -28,7 +29,7 @@ def new_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
     return table
 
 
-def evaluation_table(result: dict[str, Any]) -> Iterator[Table | Text]:
+def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
     """The estimates of one run, bounds apart from what has seen the answer, and what the gaps between them suggest."""
     title = f"step {result['step']}, {result['windows']} test windows ({result['windows_hash'][:12]})"
     columns = ("estimate", "nats/token", "± s.e.", "± draws", "bits/byte", "ESS", "var(log w)", "what it is")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lvlm.cli.codes import given_codes, slots_of
-from lvlm.cli.shared import AsJSON, PluginFiles, RunArgument, show
+from lvlm.cli.shared import AsJSON, PluginFiles, show
+from lvlm.cli.words import described_by
 from lvlm.errors import OutOfDistribution, UserError
 
 if TYPE_CHECKING:
@@ -23,28 +24,6 @@ if TYPE_CHECKING:
 SHOWN_OF_A_PROMPT = 20  # tokens, in a title
 
 MOST_COLUMNS = 3  # that a terminal has room for unasked
-
-Seed = Annotated[int, typer.Option(help="Of codes and tokens; row i has seed + i.")]
-
-Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
-
-TopK = Annotated[int | None, typer.Option(help="Choose among so many likeliest tokens.")]
-
-TopP = Annotated[
-    float | None, typer.Option(help="Choose among the likeliest tokens of this probability together.")
-]
-
-MinP = Annotated[
-    float | None, typer.Option(help="Choose among tokens at least so many times as likely as the likeliest.")
-]
-
-Penalty = Annotated[
-    float, typer.Option("--repetition-penalty", help="Above 1, tokens come again less often.")
-]
-
-Precision = Annotated[str, typer.Option(help="Of the weights: fp32, bf16, or int8 (needs the extra int8).")]
-
-Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto is a GPU where there is one.")]
 
 
 @contextmanager
@@ -62,25 +41,22 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 @_warnings_as_lines()
+@described_by("sample")
 def sample(
-    run: RunArgument,
-    prompt: Annotated[list[str], typer.Option(help="What the text begins with; may be given several times.")],
-    tokens: Annotated[int, typer.Option(help="How many tokens to add, at most.")] = 200,
-    seed: Seed = 0,
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    repetition_penalty: Penalty = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a sample; several times.")] = None,
-    samples: Annotated[int, typer.Option(help="How many texts of each prompt.")] = 1,
-    share_codes: Annotated[
-        bool, typer.Option("--share-codes", help="The samples of a prompt have the same codes.")
-    ] = False,
-    code_seed: Annotated[int | None, typer.Option(help="Of the codes alone, the same for all rows.")] = None,
-    prompt_codes: Annotated[
-        str, typer.Option(help="Codes of the prompt: posterior (the encoder, on the prompt alone) or prior.")
-    ] = "posterior",
+    run: str,
+    prompt: Annotated[list[str], typer.Option()],
+    tokens: int = 200,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    stop: Annotated[list[str] | None, typer.Option()] = None,
+    samples: int = 1,
+    share_codes: Annotated[bool, typer.Option("--share-codes")] = False,
+    code_seed: int | None = None,
+    prompt_codes: str = "posterior",
     codes_of: Annotated[str | None, typer.Option(help="Take the codes of this text.")] = None,
     code: Annotated[
         str | None, typer.Option(help="An index for every slot, or 3,17,4 for the first slots.")
@@ -89,24 +65,22 @@ def sample(
         str | None, typer.Option(help="A code for every slot as bits, bit 0 first: 0110.")
     ] = None,
     vector: Annotated[str | None, typer.Option(help="A continuous code for every slot: 0.5,-1.2,…")] = None,
-    codes: Annotated[
-        str | None, typer.Option(help="Codes from a file that `lvlm encode --out` wrote.")
+    codes_file: Annotated[
+        str | None, typer.Option("--codes", help="Codes from a file that `lvlm encode --out` wrote.")
     ] = None,
-    hold: Annotated[
-        str | None, typer.Option(help="Slots that keep given codes, 0:8 or 1,5; the others are drawn.")
-    ] = None,
+    hold: Annotated[str | None, typer.Option(metavar="0:8|1,5")] = None,
     flip: Annotated[
         list[int] | None, typer.Option(help="Flip a bit of the codes, and show both texts; several times.")
     ] = None,
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Texts in columns.")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print a single text while it is made.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile a step, for many tokens.")] = False,
-    precision: Precision = "fp32",
-    device: Device = "auto",
+    compile: Annotated[bool, typer.Option("--compile")] = False,
+    precision: str = "fp32",
+    device: str = "auto",
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """Continue prompts, with codes that are drawn, of another text, or given."""
+    """Continue prompts. Codes come from the prior, from another text, or from you."""
     import lvlm
     from lvlm.generation import codes as turn
 
@@ -118,7 +92,7 @@ def sample(
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
     model = lvlm.load(run, **_loading(plugin, precision, device))
-    given = given_codes(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes)
+    given = given_codes(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes_file)
     if given is not None:
         options["codes"] = given
     if hold is not None:
@@ -146,15 +120,16 @@ def sample(
 
 
 @_warnings_as_lines()
+@described_by("encode_text")
 def encode(
-    run: RunArgument,
+    run: str,
     file: Annotated[str | None, typer.Argument(help="A text file, or - for the standard input.")] = None,
-    text: Annotated[str | None, typer.Option(help="The text itself, in place of a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the codes, which are drawn from the posterior.")] = 0,
+    text: str | None = None,
+    seed: int = 0,
     out: Annotated[str | None, typer.Option(help="Write codes, numbers and KL to this .npz file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    precision: Precision = "fp32",
-    device: Device = "auto",
+    precision: str = "fp32",
+    device: str = "auto",
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -183,27 +158,22 @@ def encode(
 
 
 @_warnings_as_lines()
+@described_by("lvlm.generation.interpolate:texts_between", "load")
 def interpolate(
-    run: RunArgument,
-    one: Annotated[str, typer.Argument(metavar="A", help="A text.")],
-    other: Annotated[str, typer.Argument(metavar="B", help="Another.")],
-    steps: Annotated[int, typer.Option(help="How many texts, both ends among them.")] = 5,
-    how: Annotated[
-        str | None, typer.Option(help="linear or spherical (continuous codes), hamming (discrete ones).")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="What every text begins with; what A and B share unless given.")
-    ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="How many to add; as many as the longer text has unless given.")
-    ] = None,
-    seed: Seed = 0,
-    temperature: Temperature = 1.0,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    precision: Precision = "fp32",
-    device: Device = "auto",
+    run: str,
+    one: Annotated[str, typer.Argument(metavar="A")],
+    other: Annotated[str, typer.Argument(metavar="B")],
+    steps: int = 5,
+    how: str | None = None,
+    prompt: str | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    precision: str = "fp32",
+    device: str = "auto",
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:

@@ -145,12 +145,13 @@ def train_tokenizer(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Path:
-    """Learn a byte-level BPE; needs the extra `tokenizers`.
+    """Learn a byte-level BPE from text; needs the extra tokenizers.
 
     Args:
-        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
-        out: the tokenizer.json to write.
-        vocab: ids, those of all bytes and of <|endoftext|> among them; fewer where the text gives no more.
+        inputs: files and folders: .txt, .jsonl, either gzipped; or a saved Hugging Face dataset.
+        out: the file to write.
+        vocab: ids, those of all bytes and of the end of a document among them; fewer where the text gives no
+            more.
         field: of each row, what holds its text.
         overwrite: replace the file.
         console: where progress goes, and what the text gave where that is less; quiet unless given.
@@ -184,10 +185,10 @@ def prepare_data(
     """Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
 
     Args:
-        inputs: files and folders of .txt and .jsonl, perhaps gzipped, and datasets that were saved to disk.
+        inputs: as for `train_tokenizer`.
         out: a folder that isn't there yet.
         tokenizer: a tokenizer.json; bytes unless given.
-        field: of each row, what holds its text.
+        field: as for `train_tokenizer`.
         end_of_document: the token behind a document; the tokenizer's own unless given.
         held_out: the share of validation, and of test.
         console: where progress goes; quiet unless given.
@@ -210,6 +211,9 @@ def prepare_data(
 
 def check_data(folder: str | Path) -> None:
     """Read all of what `prepare_data` wrote and compare it with its manifest.
+
+    Args:
+        folder: a folder that `lvlm data prepare` wrote.
 
     Raises:
         UserError: it isn't what was written.

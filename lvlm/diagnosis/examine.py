@@ -21,14 +21,15 @@ from rich.console import Console
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
 from lvlm.diagnosis.measured import Measured
+from lvlm.interfaces.brief import Brief
 from lvlm.runs.checkpoint import Checkpoints
 from lvlm.runs.folder import refuse_other_data
 from lvlm.runs.load import load_run
 from lvlm.system.progress import Display
 
 
-@dataclass(frozen=True)
-class Examination:
+@dataclass(frozen=True, repr=False)
+class Examination(Brief):
     """What was found. `newest_step` is that of the run's last checkpoint; `measured` is None without a latent."""
 
     run: str
@@ -68,9 +69,15 @@ def doctor(
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
 ) -> Examination:
-    """Whether the latent of a run lives, in numbers and in words, and what to try when it doesn't.
+    """Examine whether the latent of a run lives, and find what to try when it doesn't.
 
-    Looks at the best checkpoint by bound, or at that of `step`, on validation windows; changes nothing.
+    Looks at the checkpoint on validation windows; changes nothing.
+
+    Args:
+        run: as for `load`.
+        step: as for `load`.
+        plugin_files: as for `build`.
+        console: where progress goes; quiet unless given.
 
     Raises:
         UserError: no such run or checkpoint, or a damaged one.

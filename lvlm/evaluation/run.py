@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from lvlm.errors import UserError
+from lvlm.evaluation.result import Estimated, Evaluation, LatentUsed
 from lvlm.evaluation.settings import Settings
 from lvlm.evaluation.store import EvaluationStore, with_stored
 from lvlm.generation.generate import generate
@@ -52,13 +53,13 @@ def evaluate_run(
     registry: Registry | None = None,
     plugin_files: tuple[str, ...] = (),
     progress: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate the best checkpoint of a run on its test windows. What the recipe declares is written to
     evaluation.json and evaluation.npz, which reports read; every number is kept in `evaluations` and not computed twice.
 
     Raises:
-        UserError: no such run, a damaged checkpoint, too little data, other data than it was trained on, an estimator
-            that the model doesn't allow.
+        UserError: no such run, a damaged checkpoint, too little data, other data than it was trained on, an
+            estimator that the model doesn't allow.
     """
     model, resolved, step = load_run(folder, registry=registry, plugin_files=plugin_files)
     recipe, spec = resolved.recipe, resolved.recipe.evaluate
@@ -98,7 +99,7 @@ def evaluate_run(
     record = read_record(folder)
     headline = label_of(spec.headline, spec.k) if model.latent is not None else "nll_exact"
     latent = _latent_facts(estimates, recipe, windows.batch)
-    result: dict[str, Any] = {
+    result: Evaluation = {
         "schema": SCHEMA,
         "step": step,
         "windows_hash": windows.digest,
@@ -125,7 +126,7 @@ def evaluate_run(
     return result
 
 
-def _write(folder: Path, result: dict[str, Any], arrays: dict[str, Any]) -> None:
+def _write(folder: Path, result: Evaluation, arrays: dict[str, Any]) -> None:
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     try:
@@ -135,7 +136,7 @@ def _write(folder: Path, result: dict[str, Any], arrays: dict[str, Any]) -> None
         raise UserError(f"{folder}: the evaluation could not be written: {error.strerror or error}") from None
 
 
-def _described(estimates: Estimates, name: str, bytes_per_token: float | None) -> dict[str, Any]:
+def _described(estimates: Estimates, name: str, bytes_per_token: float | None) -> Estimated:
     nats = estimates.nats_per_token(name)
     quality = estimates.quality.get(name, Quality())
     return {
@@ -172,7 +173,7 @@ def _slots(recipe: Recipe, batch: Batch) -> int:
     return int(recipe.model.encoder.slots.any(batch.keep_BT).sum())
 
 
-def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[str, Any] | None:
+def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> LatentUsed | None:
     if estimates.latent is None:
         return None
     slots = _slots(recipe, batch)
@@ -189,7 +190,7 @@ def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[st
     }
 
 
-def _alive(model: LatentLM, recipe: Recipe, latent: dict[str, Any] | None) -> bool | None:
+def _alive(model: LatentLM, recipe: Recipe, latent: LatentUsed | None) -> bool | None:
     """Whether the latent is used; None without one, and where the KL has a floor and so can't tell."""
     if latent is None or model.latent is None:
         return None
@@ -219,25 +220,28 @@ def evaluate(
     resample_below: float | None = None,
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a run's best checkpoint on its test windows.
 
     With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and shown by
     reports; with any it is returned alone. No number is computed twice either way.
 
     Args:
-        run: its folder.
-        estimators: of `lvlm.likelihood.names.ESTIMATOR_NAMES`: 'elbo', 'smc', 'smc_mixture', …
-        k: particles, one number or several.
-        windows: how many.
-        chunk: tokens between two looks at a filter's weights.
-        resampling: 'systematic', 'stratified' or 'multinomial'.
-        resample_below: the share of K under which the effective sample size must fall.
-        plugin_files: single-file plugins.
+        run: as for `load`.
+        estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as
+            iwae_prior, smc_mixture.
+        k: codes per slot and particles; one number or several.
+        windows: how many test windows.
+        chunk: tokens between resampling checks of the particle filter.
+        resampling: how particles are drawn anew: systematic, stratified or multinomial.
+        resample_below: the share of K under which the effective sample size must fall before a filter
+            resamples.
+        plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't allow.
+        UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't
+            allow.
     """
     ks = [k] if isinstance(k, int) else k
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)

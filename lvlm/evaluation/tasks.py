@@ -23,16 +23,16 @@ def lm_eval(
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Results of tasks of EleutherAI's lm-evaluation-harness; needs the extra `lm-eval`.
+    """Run tasks of EleutherAI's lm-evaluation-harness on a run; needs the extra lm-eval.
 
     Args:
-        run: its folder.
-        tasks: names; lm-eval's own may download their data.
+        run: as for `load`.
+        tasks: names of lm-eval's tasks, which may download their data.
         k: particles, the same for every choice.
         seed: of all noise.
         limit: documents of each task; all unless given.
         include_path: a folder with further tasks.
-        plugin_files: single-file plugins.
+        plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
     Raises:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lvlm.evaluation.result import Evaluation
 
 
-def gaps(result: dict[str, Any]) -> Iterator[str]:
+def gaps(result: Evaluation) -> Iterator[str]:
     """What the differences between the bounds of one model suggest."""
     nats = {name: one["nats_per_token"] for name, one in result["estimates"].items() if one["bound"]}
     error = {name: one["noise_stderr"] or 0.0 for name, one in result["estimates"].items()}

@@ -270,26 +270,25 @@ def export(
     step: int | None = None,
     plugin_files: Sequence[str] = (),
 ) -> Path:
-    """A run's best checkpoint, or that of `step`, in a folder, without the optimiser.
+    """Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
 
     Args:
-        run: its folder.
+        run: as for `load`.
         out: a folder that isn't there yet.
-        format: 'safetensors' is a folder that `load` reads, with the weights in one file; 'onnx' and 'torch-export' are
-            graphs of the decoder for other runtimes, with codes as an input, compared with PyTorch before they are kept.
-        step: of which checkpoint.
-        plugin_files: single-file plugins.
+        format: which form: safetensors, a folder that lvlm reads like a run; onnx or torch-export, for other
+            runtimes. Those are graphs of the decoder, with codes as an input, compared with PyTorch before
+            they are kept.
+        step: as for `load`.
+        plugin_files: as for `build`.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become a graph,
-            or a graph that computes something else.
+        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become
+            a graph, or a graph that computes something else.
         lvlm.errors.MissingLibrary: 'onnx' without its libraries.
     """
-    # MOVED
-
     return export_as(Path(run), Path(out), format=format, step=step, plugin_files=tuple(plugin_files))
 
 

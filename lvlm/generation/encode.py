@@ -18,6 +18,7 @@ from lvlm.generation.decoding import draw_codes
 from lvlm.generation.options import row_seeds
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.generation.row_text import UNFINISHED
+from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.noise import POSTERIOR_CODES, generators
 
@@ -30,8 +31,8 @@ WINDOWS_AT_ONCE = 16
 LONGEST_CHARACTER = 4  # tokens: UTF-8's bytes
 
 
-@dataclass(frozen=True)
-class Encoded:
+@dataclass(frozen=True, repr=False)
+class Encoded(Brief):
     """What the encoder says of a text; all on the CPU.
 
     tokens         its ids
@@ -70,7 +71,9 @@ class Encoded:
 
 @torch.no_grad()
 def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) -> list[Encoded]:
-    """The posterior of each text, and codes drawn from it: those that `generate` with this seed gives such a prompt.
+    """Encode texts: the posterior of each, and codes drawn from it.
+
+    They are the codes that `generate` with this seed gives such a prompt.
 
     Args:
         model: with a latent.

@@ -11,17 +11,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
 
 from lvlm.errors import NotFinite, OutOfDistribution, UserError
 from lvlm.generation.decoding import Decoding, Given, RowCodes
-from lvlm.generation.options import Options
+from lvlm.generation.options import GenerateOptions, Options, shows_options
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import log_probs
+from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.noise import TOKENS, generators
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 65_536
 
 
-@dataclass(frozen=True)
-class Sample:
+@dataclass(frozen=True, repr=False)
+class Sample(Brief):
     """One text.
 
     prompt        its tokens
@@ -64,23 +65,47 @@ class Piece:
     text: str
 
 
+@shows_options
 def generate(
-    model: LatentLM, prompts: Prompt | Sequence[Prompt], tokens: int = 200, **options: Any
+    model: LatentLM,
+    prompts: Prompt | Sequence[Prompt],
+    tokens: int = 200,
+    **options: Unpack[GenerateOptions],
 ) -> list[Sample]:
-    """Continue prompts.
+    """Continue prompts. Codes come from the prior, from the prompt, or from you.
 
     Args:
         model: of `lvlm.load`, or any other of the zoo.
         prompts: one or several: text, bytes, token ids; or a tensor [B, T] of ids.
-        tokens: how many to add to each, at most.
-        options: fields of `Options`.
+        tokens: how many to add to each prompt, at most.
+        temperature: what logits are divided by; 0 takes the likeliest token.
+        top_k: choose among so many likeliest tokens.
+        top_p: choose among the likeliest tokens that together have this probability.
+        min_p: choose among tokens at least so many times as likely as the likeliest, from 0 to 1.
+        repetition_penalty: above 1, tokens of the prompt and of what was written come again less often. Their
+            logits are divided by it where positive, and multiplied where negative.
+        seed: of codes and tokens; row i has seed + i. A list gives one for each row.
+        samples: how many texts of each prompt.
+        share_codes: the samples of a prompt have the codes of its first one; their tokens differ.
+        code_seed: of the codes alone, the same for all rows; the seed unless given. A list gives one for each
+            row.
+        codes: given codes, for as many first slots as there are: [S, …] or [1, S, …] for all rows, or
+            [B, S, …], or a list of one [S, …] a row; a single number (or a vector [Z]) is the code of every
+            slot. The slots count from the prompt's first token; those after the given ones are drawn.
+        hold: the slots that keep given codes, all unless named; the others are drawn.
+        prompt_codes: where codes of the prompt's slots come from: posterior (the encoder, which sees the
+            prompt alone) or prior.
+        stop: a text that ends a sample and isn't part of it. A list gives several. They are found across the
+            borders of tokens.
+        compile: compile a step, which is worth it for many tokens. Attention then looks at the whole capacity
+            of the cache, so that shapes stay the same.
 
     Returns:
         `samples` texts of each prompt, prompt by prompt.
 
     Raises:
-        UserError: an empty prompt, a token that isn't in the vocabulary, more tokens than the context holds, options out
-            of range, codes that don't fit.
+        UserError: an empty prompt, a token that isn't in the vocabulary, more tokens than the context holds,
+            options out of range, codes that don't fit.
         NotFinite: the model says NaN or infinity.
     """
     chosen = Options.of(options)
@@ -93,12 +118,25 @@ def generate(
             return samples
 
 
+@shows_options
 def stream(
-    model: LatentLM, prompts: Prompt | Sequence[Prompt], tokens: int = 200, **options: Any
+    model: LatentLM,
+    prompts: Prompt | Sequence[Prompt],
+    tokens: int = 200,
+    **options: Unpack[GenerateOptions],
 ) -> Generator[Piece, None, list[Sample]]:
-    """As `generate`, piece by piece: the texts of a row's pieces, put together, are its text.
+    """Continue prompts piece by piece: the texts of a row's pieces, put together, are its text.
 
-    A generator: what it returns (the value of its StopIteration) is what `generate` returns. Mistakes are told at the call.
+    A generator: what it returns (the value of its StopIteration) is what `generate` returns.
+
+    Args:
+        model: as for `generate`.
+        prompts: as for `generate`.
+        tokens: as for `generate`.
+        options: as for `generate`.
+
+    Raises:
+        UserError: as for `generate`; at the call, before the first piece.
     """
     chosen, rows = Options.of(options), token_rows(model, prompts)
     check_rows(model, rows, tokens)
@@ -204,9 +242,7 @@ def _given(
     lengths = None
     if isinstance(codes, list | tuple):
         if len(codes) != rows or not all(isinstance(one, Tensor) and one.ndim for one in codes):
-            raise UserError(
-                f"codes is a list of {len(codes)}; it has a tensor [slots, …] for each of {rows} rows"
-            )
+            raise UserError(_no_list_of_codes(codes, rows, whole))
         lengths = torch.tensor([len(one) for one in codes])
         codes = torch.nn.utils.rnn.pad_sequence(list(codes), batch_first=True)
     codes = torch.as_tensor(codes).to(model.device)
@@ -235,6 +271,17 @@ def _given(
         hold_BS = hold_BS & (torch.arange(count) < lengths[:, None])
     codes = codes.expand(rows, *codes.shape[1:]) if codes.shape[0] == 1 else codes
     return Given(codes, hold_BS.to(model.device))
+
+
+def _no_list_of_codes(codes: Sequence[object], rows: int, whole: int) -> str:
+    """Error text for a list that doesn't hold one tensor of codes for each row."""
+    shape = "[slots]" if whole == 2 else "[slots, Z]"
+    plain = all(isinstance(one, int | float) for one in codes)
+    instead = f", or torch.tensor({list(codes) if len(codes) <= 8 else '…'})" if plain else ""
+    return (
+        f"codes is a list of {len(codes)} for {rows} {'row' if rows == 1 else 'rows'}; "
+        f"give one tensor {shape} per row{instead}"
+    )
 
 
 def _uniforms(seeds: list[int], tokens: int) -> Tensor:

@@ -25,16 +25,17 @@ MOST_STEPS = 1024
 def interpolate(
     model: LatentLM, one: Tensor, other: Tensor, steps: int, *, how: Way | None = None, seed: int = 0
 ) -> list[Tensor]:
-    """Codes on the way from one row's to another's, both ends among them; of the slots that both have.
+    """Interpolate between the codes of two rows, both ends among them, in the slots that both have.
 
     Args:
         model: whose codes they are.
         one: [S] or [S, Z].
         other: the same, of as many slots or of another number.
         steps: how many, at least 2.
-        how: 'linear' or 'spherical' (Shoemake 1985; for Gaussian codes, whose length then stays) for continuous codes;
-            'hamming' for discrete ones: what differs changes one by one, in an order of the seed: bits where codes have
-            bits (`Quantizer.units`), whole codes elsewhere. 'linear' or 'hamming' unless given.
+        how: which way: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming
+            unless given. Spherical (Shoemake 1985) is for Gaussian codes, whose length then stays. With
+            hamming what differs changes one by one, in an order of the seed: bits where codes have bits,
+            whole codes elsewhere.
         seed: of that order.
 
     Raises:
@@ -99,12 +100,13 @@ def texts_between(
     Args:
         model: with a latent.
         one: a text.
-        other: a text.
-        steps: how many, both ends among them.
-        prompt: what each begins with; what the two texts have in common at their start, at least one token, unless given.
-        tokens: how many follow; as many as the longer text has unless given.
-        how: of `interpolate`.
-        options: of `lvlm.generate`.
+        other: another text.
+        steps: how many texts, both ends among them.
+        prompt: what every text begins with; what the two have in common at their start, at least one token,
+            unless given.
+        tokens: how many to add; as many as the longer text has unless given.
+        how: as for `interpolate`.
+        options: as for `generate`.
 
     Raises:
         UserError: as `encode`, `interpolate` and `lvlm.generate`.

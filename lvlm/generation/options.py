@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from torch import Tensor
 
@@ -25,22 +26,28 @@ _TYPES: tuple[tuple[str, Any, str], ...] = (
 )
 
 
+class GenerateOptions(TypedDict, total=False):
+    """Options of `lvlm.generate`, which describes them, for type checkers: the fields of `Options`."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int | Sequence[int]
+    samples: int
+    share_codes: bool
+    code_seed: int | Sequence[int] | None
+    codes: Tensor | Sequence[Tensor] | int | None
+    hold: Iterable[int] | None
+    prompt_codes: PromptCodes
+    stop: str | Sequence[str]
+    compile: bool
+
+
 @dataclass(frozen=True)
 class Options(Sampling):
-    """How text is made: the fields of `Sampling`, and these.
-
-    seed          of row i it is seed + i; or one for each row
-    samples       texts of each prompt
-    share_codes   samples of a prompt have the codes of its first one; their tokens differ
-    code_seed     of the codes, where it isn't the seed; one for all rows, or one for each
-    codes         given codes, for as many first slots as there are: [S, …] or [1, S, …] for all rows, or [B, S, …], or a
-                  list of one [S, …] a row; a single number (or a vector [Z]) is the code of every slot. The slots count
-                  from the prompt's first token; those after the given ones are drawn.
-    hold          the slots that keep their given codes; all unless said. The others are drawn.
-    prompt_codes  where codes of the prompt's slots come from: 'posterior' (the encoder, which sees the prompt alone)
-                  or 'prior'
-    stop          texts that end a row; they aren't part of it
-    compile       compile a step: worth it for many tokens
+    """Options of `lvlm.generate`, which describes them, with their defaults: those of `Sampling`, and these.
 
     Raises:
         UserError: one of them is out of range.
@@ -78,7 +85,7 @@ class Options(Sampling):
             raise UserError("hold says which given codes stay, but no codes are given")
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> Options:
+    def of(cls, options: GenerateOptions) -> Options:
         """Options by name.
 
         Raises:
@@ -119,3 +126,20 @@ def row_seeds(seed: int | Sequence[int], rows: int, *, step: int = 1) -> list[in
         if not isinstance(one, int) or not 0 <= one < 2**63:
             raise UserError(f"seed is {one!r}; it is a whole number from 0 to 2^63 - 1")
     return seeds
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shows_options(function: F) -> F:
+    """Put each of `Options` with its default in place of `**options` in a signature, for `help` and Tab."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+        )
+        for field in dataclasses.fields(Options)
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function

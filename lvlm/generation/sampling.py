@@ -21,14 +21,10 @@ LOWEST_TEMPERATURE = 1e-6  # below, logits divided by it overflow; nothing but t
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen.
+    """How a token is chosen; `lvlm.generate` describes the fields.
 
-    temperature         logits are divided by it; 0 takes the likeliest token
-    top_k               among so many likeliest tokens
-    top_p               among the likeliest that together have this probability (Holtzman et al. 2020, arXiv 1904.09751)
-    min_p               among those at least so many times as likely as the likeliest (Nguyen et al. 2024, arXiv 2407.01082)
-    repetition_penalty  logits of tokens that the row has are divided by it where positive, and multiplied where
-                        negative (Keskar et al. 2019, arXiv 1909.05858); 1 leaves them
+    top-p is of Holtzman et al. 2020 (arXiv 1904.09751), min-p of Nguyen et al. 2024 (arXiv 2407.01082), the
+    repetition penalty of Keskar et al. 2019 (arXiv 1909.05858).
 
     Raises:
         UserError: one of them is out of range.

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lvlm.interfaces.brief import Brief
+
 IGNORE = -100  # a target that costs nothing; torch's own ignore_index
 
 
@@ -45,8 +47,8 @@ class Slots:
         return keep_BS.index_add(1, slot_T, keep_BT.to(torch.int32)) > 0
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Brief):
     """Rows of tokens; padding stands on the right.
 
     inputs_BT   int64 token ids, any valid id where padded
@@ -76,8 +78,8 @@ class Batch:
         return self.inputs_BT.shape[0]
 
 
-@dataclass
-class Latent:
+@dataclass(repr=False)
+class Latent(Brief):
     """What a quantizer returns: a differentiable sample and, from a posterior, its KL.
 
     codes         the sampled values: int64 [B, S] for discrete families, float [B, S, Z] for continuous ones
@@ -98,8 +100,8 @@ class Latent:
     penalty_BS: Tensor | None = None
 
 
-@dataclass
-class Conditioning:
+@dataclass(repr=False)
+class Conditioning(Brief):
     """What a code does to the stack. A backbone knows these ports and no latents.
 
     prefix_BPD     rows put in front of the stack at the seam, at positions -P..-1
@@ -116,8 +118,8 @@ class Conditioning:
     add_BTD: Tensor | None = None
 
 
-@dataclass
-class Output:
+@dataclass(repr=False)
+class Output(Brief):
     """What `LatentLM.forward` returns, always.
 
     hidden_BTD    the last hidden, before the head
@@ -153,8 +155,8 @@ class Output:
         return self.head(self.hidden_BTD)
 
 
-@dataclass(frozen=True)
-class Terms:
+@dataclass(frozen=True, repr=False)
+class Terms(Brief):
     """A loss and what is logged beside it.
 
     loss  what is differentiated: the objective in nats, divided by `num_tokens`

@@ -58,7 +58,7 @@ def score(
         continuation: token ids, at least one.
         k: particles.
         seed: of the codes' noise.
-        chunk: tokens between two looks at the weights.
+        chunk: tokens between resampling checks of the particle filter.
         rows: particles per forward.
         autocast: makes the precision context of a forward.
 

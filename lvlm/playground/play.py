@@ -20,15 +20,15 @@ def play(
     plugin_files: Sequence[str] = (),
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Write and read with a run on a local page, until Ctrl-C; needs the extra `play`.
+    """Write and read with a run on a local page, until Ctrl-C; needs the extra play.
 
     Args:
-        run: its folder.
+        run: as for `load`.
         study: a study's folder, for its rate-distortion plane; the run's own study unless given.
         host: the address to listen at; other machines reach all but loopback.
         port: 7860 unless given, or a free one where that is taken.
         open_browser: open the page.
-        plugin_files: single-file plugins.
+        plugin_files: as for `build`.
         tell: is called with where the page is.
 
     Raises:

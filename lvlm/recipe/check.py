@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
 from lvlm.recipe.read import RecipeSource, read_recipe
@@ -14,12 +15,13 @@ from lvlm.recipe.recipe import Resolved
 
 
 def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
-    """The model of a recipe, untrained: an ordinary `nn.Module`.
+    """Build the model of a recipe, untrained: an ordinary `nn.Module`.
 
     Args:
-        recipe: a YAML file, the name of a shipped recipe ('free'), or a mapping.
-        overrides: 'model.quantizer.bits=8'.
-        plugin_files: single-file plugins.
+        recipe: a YAML file, or the name of a shipped recipe, such as free. From Python also a mapping, or a
+            `Recipe`.
+        overrides: settings as key=value, the value in YAML: model.quantizer.bits=8.
+        plugin_files: a single-file plugin. Several are a list.
 
     Raises:
         UserError: with all that is wrong with the recipe.
@@ -27,8 +29,8 @@ def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     return assemble(read_recipe(recipe, overrides, plugin_files=plugin_files).recipe)
 
 
-@dataclass(frozen=True)
-class Checked:
+@dataclass(frozen=True, repr=False)
+class Checked(Brief):
     """What `check` found: the values with their origins, parameters by part, and shapes at the seam."""
 
     resolved: Resolved
@@ -38,6 +40,11 @@ class Checked:
 
 def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
     """Resolve a recipe and build its model without memory (on the meta device); no data is read.
+
+    Args:
+        recipe: as for `build`.
+        overrides: as for `build`.
+        plugin_files: as for `build`.
 
     Raises:
         UserError: with all that is wrong with the recipe.

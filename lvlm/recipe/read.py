@@ -211,5 +211,9 @@ RecipeSource = str | Path | Mapping[str, Any] | Recipe
 
 
 def schema(*, plugin_files: Sequence[str] = ()) -> dict[str, Any]:
-    """JSON Schema of a recipe, for the kinds that are installed."""
+    """Make the JSON Schema of recipes, for the kinds that are installed.
+
+    Args:
+        plugin_files: as for `build`.
+    """
     return json_schema(Registry.load(files=plugin_files))

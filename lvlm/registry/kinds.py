@@ -10,12 +10,20 @@ from lvlm.registry.registry import PluginInfo, Registry
 
 
 def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:
-    """Every plugin, with its kinds, or with the reason why it failed."""
+    """List every plugin, with its kinds, or with the reason why it failed.
+
+    Args:
+        plugin_files: as for `build`.
+    """
     return Registry.load(files=plugin_files).plugins
 
 
 def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[Kind]:
-    """Every kind of a role, or of all.
+    """List every kind of a role, or of all.
+
+    Args:
+        role: one of backbone, encoder, quantizer, injection, loss, data and estimator; all unless given.
+        plugin_files: as for `build`.
 
     Raises:
         UserError: an unknown role.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from lvlm.errors import UserError, nearest
 from lvlm.generation.encode import Encoded, encode_in_windows
 from lvlm.generation.generate import Sample, generate
+from lvlm.generation.options import GenerateOptions, shows_options
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.precision import Precision, check_precision, convert
 from lvlm.runs.folder import is_run, read_record
@@ -30,17 +31,17 @@ def load(
     precision: Precision = "fp32",
     device: str | torch.device = "cpu",
 ) -> LatentLM:
-    """The model of a run, in evaluation mode, with the weights of its best checkpoint by bound, or of `step`.
+    """Load the model of a run, in evaluation mode, with the weights of a checkpoint.
 
     Executes nothing that the run holds.
 
     Args:
-        run: its folder.
-        plugin_files: single-file plugins.
-        step: of which checkpoint.
-        precision: of the weights: 'fp32', 'bf16' or 'int8', see `lvlm.model.precision`. Less than fp32 is for generating
-            and encoding.
-        device: where to; 'auto' is a GPU where there is one.
+        run: a run's folder.
+        plugin_files: as for `build`.
+        step: of which checkpoint; the best by bound unless given.
+        precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for
+            generating and encoding.
+        device: where it computes: cpu, cuda, …; auto is a GPU where there is one.
 
     Raises:
         UserError: no such run or checkpoint, or a damaged one.
@@ -51,6 +52,7 @@ def load(
     return convert(load_run(run, plugin_files=plugin_files, step=step)[0].to(place), precision)
 
 
+@shows_options
 def sample(
     run: str | Path,
     prompt: str | Sequence[str],
@@ -59,18 +61,18 @@ def sample(
     plugin_files: Sequence[str] = (),
     precision: Precision = "fp32",
     device: str | torch.device = "auto",
-    **options: Any,
+    **options: Unpack[GenerateOptions],
 ) -> list[Sample]:
-    """Texts that continue prompts: `generate` with the model of a run.
+    """Continue prompts with the model of a run.
 
     Args:
-        run: its folder.
-        prompt: one or several.
-        tokens: how many to add to each, at most.
-        plugin_files: single-file plugins.
-        precision: of the weights, as for `load`.
+        run: as for `load`.
+        prompt: what the text begins with. A list gives several.
+        tokens: as for `generate`.
+        plugin_files: as for `build`.
+        precision: as for `load`.
         device: as for `load`.
-        options: of `lvlm.generation.options.Options`: temperature, seed, samples, codes, stop, …
+        options: as for `generate`.
 
     Raises:
         UserError: no such run, a prompt that the model can't read, options out of range.
@@ -88,14 +90,16 @@ def encode_text(
     precision: Precision = "fp32",
     device: str | torch.device = "auto",
 ) -> list[Encoded]:
-    """What the encoder of a run says of a text, in windows of as many tokens as a row had in training, each by itself.
+    """Encode a text of any length with the model of a run, in windows.
+
+    A window has as many tokens as a row had in training, and is encoded by itself.
 
     Args:
-        run: its folder.
-        text: of any length.
-        seed: of the codes; of window i it is seed + i.
-        plugin_files: single-file plugins.
-        precision: of the weights, as for `load`.
+        run: as for `load`.
+        text: the text itself, of any length.
+        seed: of the codes, which are drawn from the posterior; of window i it is seed + i.
+        plugin_files: as for `build`.
+        precision: as for `load`.
         device: as for `load`.
 
     Raises:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lvlm.interfaces import Section
+from lvlm.interfaces.brief import brief_of
 from lvlm.statistics.agreement import Interval
 
 VERSION = 1  # of what the numbers mean; a change of any measure is a new one
@@ -121,6 +122,11 @@ class Steering(Section):
     units: Units | None
     diversity: Diversity
     groups: list[Group]
+
+    def __repr__(self) -> str:
+        return brief_of("Steering", ((name, getattr(self, name, None)) for name in type(self).model_fields))
+
+    __str__ = __repr__
 
     @property
     def control_came_out(self) -> bool:

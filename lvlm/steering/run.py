@@ -146,15 +146,17 @@ def steer(
 ) -> Steering:
     """Measure what the codes of a run's best checkpoint steer, and keep it in the run's steering.json.
 
+    What isn't given is as the recipe's `steer` says, or that section's default.
+
     Args:
-        run: its folder. What isn't given is as its recipe's `steer` says, or that section's default.
+        run: as for `load`.
         groups: prompts, from the test windows; samples of one share its codes.
-        samples: of each prompt.
+        samples: samples of each prompt.
         sources: test windows whose codes are carried over to another prompt.
         prompt_tokens: tokens of a window that are given.
-        entropy_nats_per_token: the mean token entropy at which diversity is measured.
+        entropy_nats_per_token: mean token entropy at which diversity is measured, nats.
         seed: of all noise.
-        plugin_files: single-file plugins.
+        plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
     Raises:

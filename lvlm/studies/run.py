@@ -101,6 +101,14 @@ def study(
 ) -> Path:
     """Run a study and write its report; what is finished already isn't run again.
 
+    Args:
+        source: a study's YAML file, or the name of a shipped study, such as demo.
+        out: the study's folder.
+        overrides: as for `build`.
+        plugin_files: as for `build`.
+        console: where progress and the table go; quiet unless given.
+        command: what the report says that it was made with.
+
     Returns:
         The path of the HTML report.
 

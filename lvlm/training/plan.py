@@ -20,6 +20,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh
 
 from lvlm.errors import UserError
+from lvlm.interfaces.brief import Brief
 from lvlm.nn.device import standing_for
 from lvlm.recipe.assemble import ParameterCount, assemble, build_loss, count_parameters
 from lvlm.recipe.read import RecipeSource, read_recipe
@@ -41,8 +42,8 @@ HOLDERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Brief):
     """What one process of a training holds at its peak, and how long all of them take.
 
     parameters       by part, of the whole model
@@ -249,26 +250,24 @@ def plan(
     price_per_hour: float | None = None,
     plugin_files: Sequence[str] = (),
 ) -> Plan:
-    """What a training needs, before it is begun: memory of a device under the sharding plan, FLOPs, time, cost.
+    """Plan what a training needs, before it is begun: memory of a device, FLOPs, time, cost.
 
-    Reads no data and needs no GPU.
+    Memory is that of the sharding plan. Reads no data and needs no GPU.
 
     Args:
         recipe: as for `build`.
-        overrides: 'train.recompute=full'.
+        overrides: as for `build`.
         gpus: processes that train together.
-        memory: of a device, in bytes or as '80GB'.
-        gpu: a known one, for its peak: 'H100'; or say train.peak_tflops.
+        memory: of a device, in bytes or with a unit: 80GB.
+        gpu: a known GPU, for its peak: H100, A100, …; or say train.peak_tflops.
         mfu: the share of the peak that the model's products get.
-        tokens: to train on, as a number or as '300B'; the recipe's steps unless given.
-        price_per_hour: of a device.
-        plugin_files: single-file plugins.
+        tokens: to train on, as a number or in short: 300B; the recipe's steps unless given.
+        price_per_hour: the price of a device and hour.
+        plugin_files: as for `build`.
 
     Raises:
         UserError: with all that is wrong with the recipe; processes that don't come out even; an unknown GPU.
     """
-    # MOVED
-
     resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
     return make_plan(
         resolved.recipe,

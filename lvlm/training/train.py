@@ -33,13 +33,14 @@ def train(
     """Train a recipe into a run folder.
 
     Args:
-        recipe: as for `build`; None with `resume`, for the run's own.
+        recipe: a YAML file, or the name of a shipped recipe, such as free; none to resume a run with its own.
+            From Python also a mapping, or a `Recipe`.
         out: the run's folder.
-        overrides: 'train.steps=100'.
-        resume: go on where the run stopped, exactly; begin where the folder is new, so that a job that may be
-            started again can always say it.
-        overwrite: delete a run that is there.
-        plugin_files: single-file plugins.
+        overrides: as for `build`.
+        resume: go on where the run in the folder stopped, exactly; begin where there is none. So a job that
+            may be started again can always say it.
+        overwrite: replace the run in the folder.
+        plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
     Raises:

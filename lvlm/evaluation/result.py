@@ -1,0 +1,85 @@
+"""What an evaluation returns, and what evaluation.json holds."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Estimated(TypedDict):
+    """One estimate over the test windows.
+
+    nats_per_token       the mean over target tokens
+    stderr               its standard error over windows
+    bits_per_byte        the same in bits per byte of text; None where the data can't say
+    bound                whether it is an upper bound on the negative log-likelihood
+    noise_stderr         standard error of the estimator's own draws, nats per token; None without draws
+    ess                  effective sample size of its particles, mean over windows; None without particles
+    log_weight_variance  variance of their log-weights, mean over windows; None without particles
+    """
+
+    nats_per_token: float
+    stderr: float
+    bits_per_byte: float | None
+    bound: bool
+    noise_stderr: float | None
+    ess: float | None
+    log_weight_variance: float | None
+
+
+class LatentUsed(TypedDict):
+    """What the codes of the test windows cost.
+
+    budget_nats_per_slot  KL that the loss gives away; None without a budget
+    slots_per_row         mean over windows
+    kl_nats_per_slot      raw KL
+    active_units          units whose KL is over the threshold of `lvlm.likelihood.life`, of `units`
+    kl_by_slot            nats, mean over windows, slot by slot
+    """
+
+    budget_nats_per_slot: float | None
+    slots_per_row: float
+    kl_nats_per_slot: float
+    active_units: int
+    units: int
+    kl_by_slot: list[float]
+
+
+class Evaluation(TypedDict):
+    """An evaluation of a run's best checkpoint, as `lvlm.evaluate` returns it: a dict of plain values.
+
+    schema                    version of this format
+    step                      of the checkpoint
+    windows_hash              of the test windows, of which there are `windows` with `target_tokens` targets
+    codec                     its name
+    bytes_per_token           None where the data can't say
+    headline                  the name of the estimate that reports compare; None where it wasn't asked for
+    settings                  of each estimator, by name
+    estimates                 by name
+    excess_nats_per_sequence  each bound minus the data's own NLL: mean and stderr; empty without it
+    ce_by_position            nats per token of the cross-entropy at each position; None without targets there
+    latent                    None without a latent
+    alive                     whether the latent is used; None without one, or where its KL can't tell
+    parameters                by part
+    tokens_per_second         of the training; None where it wasn't measured
+    peak_memory_mib           of the training; None where it wasn't measured
+    sample                    a text of the model, to look at; None with options of one's own
+    """
+
+    schema: int
+    step: int
+    windows_hash: str
+    windows: int
+    target_tokens: int
+    codec: str
+    bytes_per_token: float | None
+    headline: str | None
+    settings: dict[str, str]
+    estimates: dict[str, Estimated]
+    excess_nats_per_sequence: dict[str, dict[str, float]]
+    ce_by_position: list[float | None] | None
+    latent: LatentUsed | None
+    alive: bool | None
+    parameters: dict[str, int]
+    tokens_per_second: float | None
+    peak_memory_mib: float | None
+    sample: dict[str, Any] | None
