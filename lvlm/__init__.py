@@ -24,7 +24,7 @@ imported when it is first used, so that `import lvlm` takes no time.
     interpolate(model, one, other, steps, …) -> list[Tensor]
         Interpolate between the codes of two rows, both ends among them, in the slots that both have.
     kinds(role=None, …) -> list[Kind]
-        List every kind of a role, or of all; those of data, which belong to no plugin, come last.
+        List every kind of a role, or of all.
     lm_eval(run, tasks, …) -> dict[str, Any]
         Run tasks of EleutherAI's lm-evaluation-harness on a run; needs the extra lm-eval.
     load(run, …) -> LatentLM

@@ -46,6 +46,11 @@ def register_losses(register: Register) -> None:
 
 
 @hookspec
+def register_terms(register: Register) -> None:
+    """Supply KL terms, which a loss may take: subclasses of `lvlm.objective.TermParams`."""
+
+
+@hookspec
 def register_data(register: Register) -> None:
     """Supply kinds of data: subclasses of `lvlm.data.DataParams`."""
 

@@ -265,11 +265,18 @@ def test_codes_and_dim_differ() -> None:
 # ---------------------------------------------------------------------------------------------------------- in use
 
 
+CODEBOOKS: dict[str, Any] = {
+    name: kind.params.example()
+    for name, kind in Registry.load(strict=True).kinds["quantizer"].items()
+    if kind.plugin == "codebooks"
+}
+
+
 def test_without_the_library_kinds_are_known_and_told_in_words(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    for kind in ("fsq", "vq"):
+    for kind in CODEBOOKS:
         params = registry.get("quantizer", kind).params.example()
         with pytest.raises(
             MissingLibrary,
@@ -286,24 +293,20 @@ def test_conformance_skips_what_lacks_its_library(monkeypatch: pytest.MonkeyPatc
         check(lambda: check_kind(FSQParams.example()))
 
 
-RECIPES = {"fsq": {"kind": "fsq", "levels": [4, 3]}, "vq": {"kind": "vq", "codes": 9, "dim": 4}}
-CODES = {"fsq": 12, "vq": 9}
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text"))
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", CODEBOOKS)
 def test_a_run_with_a_learned_prior(kind: str, text: Path, tmp_path: Path) -> None:
-    recipe = tiny(
-        "free", text, model={"quantizer": RECIPES[kind], "prior": "learned"}, train={"steps": 4}
-    )  # fmt: skip
+    params = CODEBOOKS[kind]
+    quantizer = params.model_dump()
+    recipe = tiny("free", text, model={"quantizer": quantizer, "prior": "learned"}, train={"steps": 4})
     run = lvlm.train(recipe, tmp_path / "run")
     first, *_, last = logged(run)
     assert first["kl"] == pytest.approx(
-        math.log(CODES[kind]), rel=1e-4
+        math.log(params.build(embedding_dim=4).num_codes), rel=1e-4
     )  # the head of the prior starts at zero
     assert last["kl"] != first["kl"]
     assert weights(run)["latent.prior_head.weight"].abs().sum() > 0
@@ -325,7 +328,9 @@ def test_a_run_with_a_learned_prior(kind: str, text: Path, tmp_path: Path) -> No
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("kind", ["fsq", "vq"])
+@pytest.mark.parametrize("kind", CODEBOOKS)
 def test_a_check_builds_it_without_memory(kind: str) -> None:
     shapes = lvlm.check("free", f"model.quantizer={{kind: {kind}}}").shapes
-    assert shapes["prior_BSJ"] == (16, 128, {"fsq": 1000, "vq": 512}[kind])
+    usual = type(CODEBOOKS[kind])().build(embedding_dim=4)
+    assert shapes["prior_BSJ"] == (16, 128, usual.num_codes)
+    assert usual.num_codes > 100

@@ -58,9 +58,7 @@ import lvlm
 from lvlm import hookspecs
 from lvlm.cli.app import app, main
 from lvlm.cli.words import entries_of
-from lvlm.data import BinsData, HuggingFaceData, MixtureData
 from lvlm.generation.options import Options
-from lvlm.interfaces import PART_ROLES
 from lvlm.likelihood.estimators import is_bound
 from lvlm.recipe import files as recipe_files
 from lvlm.recipe.plain_yaml import read_yaml
@@ -69,6 +67,7 @@ from lvlm.recipe.recipe import Recipe
 from lvlm.recipe.sections import EvaluateParams, ModelParams, SteerParams, TrainParams
 from lvlm.recipe.study import StudyParams, read_study
 from lvlm.registry.registry import Registry
+from lvlm.testing.parts import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "docs" / "plugin-template"
@@ -77,7 +76,11 @@ PAGES = [path for path in PAGES if path.exists()]
 DOCS = "\n".join(path.read_text() for path in PAGES if path.parent == ROOT / "docs")
 QUICK = {"check", "data", "kinds", "plan", "plugins", "schema", "tokenizer"}
 ONLY_WHERE_SHOWN = {"plan"}  # quick, but a few seconds each
-DATA_WITH_TABLES: tuple[type[BaseModel], ...] = (BinsData, HuggingFaceData, MixtureData)
+DATA_WITH_OPTIONS: list[type[BaseModel]] = [
+    kind.params
+    for kind in Registry.load(only=()).kinds["data"].values()
+    if kind.params.model_fields.keys() > {"kind"}
+]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -430,7 +433,7 @@ def test_hooks_are_mentioned(hook: str) -> None:
 
 
 def test_checks_are_mentioned() -> None:
-    for role in PART_ROLES:
+    for role in CHECKS:
         assert f"`check_{role}`" in DOCS, role
 
 
@@ -580,7 +583,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
             EvaluateParams,
             SteerParams,
             StudyParams,
-            *DATA_WITH_TABLES,
+            *DATA_WITH_OPTIONS,
         )
     },
 }

@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import code_perplexity, measure, training_record
 from lvlm.diagnosis.measured import Measured
 from lvlm.errors import UserError
-from lvlm.interfaces import Backbone, Batch, Encoder, Slots
+from lvlm.interfaces import Backbone, Batch, Case, Encoder, Remedy, Slots
 from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.objective import HingeParams
 from lvlm.recipe.read import read_recipe
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.registry import Registry
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
-from lvlm.runs.load import read_run
 from lvlm.runs.manifest import Checkpoint
+from lvlm.runs.read import read_run
 from lvlm.runs.weights import stored_optimiser, tensors_of
 from lvlm.training.optim import make_optimiser
 from lvlm_free.add import Add
@@ -290,7 +291,7 @@ def test_a_dead_latent(examined: Examined) -> None:
         "The latent is dead: its raw KL is 0.0012 nats per slot, 0.36 % of the budget of 0.3466; it lives from 5 %."
     )
     first, *others = found[0].tries
-    assert first.overrides == ("loss.term=lagrangian", "loss.budget_bits=0.5")
+    assert first.overrides == ("loss.term.kind=lagrangian", "loss.budget_bits=0.5")
     given = tries(found)
     assert "model.token_dropout=0.3" in given
     assert "model.quantizer.embedding_std=0.1" in given
@@ -305,15 +306,15 @@ def test_a_dead_latent(examined: Examined) -> None:
 
 def test_a_dead_latent_without_a_budget_is_given_time(examined: Examined) -> None:
     given = tries(examined("loss.budget_bits=0", "loss.beta=2", "loss.per=sequence", sure=0.1)[1])
-    assert given[:3] == ["loss.term=lagrangian", "loss.budget_bits=0.5", "loss.per=slot"]
+    assert given[:3] == ["loss.term.kind=lagrangian", "loss.budget_bits=0.5", "loss.per=slot"]
     assert "loss.beta={start: 0, end: 2, steps: 200}" in given
     assert "loss.autoencoder_steps=100" in given
 
 
 def test_what_the_recipe_says_already_is_not_advised(examined: Examined) -> None:
     said = ("model.token_dropout=0.1", "model.quantizer.embedding_std=0.2", "loss.autoencoder_steps=5")
-    pulled = ("loss.term=lagrangian", "loss.lagrangian_rate=0.02", "train.encoder_learning_rate_factor=5")
-    assert tries(examined(*said, *pulled, sure=0.1)[1]) == ["loss.lagrangian_rate=0.2"]
+    pulled = ("loss.term.kind=lagrangian", "loss.term.rate=0.02", "train.encoder_learning_rate_factor=5")
+    assert tries(examined(*said, *pulled, sure=0.1)[1]) == ["loss.term.rate=0.2"]
 
 
 def test_an_encoder_that_stands_still_is_told(examined: Examined) -> None:
@@ -494,7 +495,7 @@ def test_a_latent_that_was_too_dear_is_dead(runs: Path) -> None:
 
 
 def test_the_price_is_that_of_the_checkpoint_s_controller(text: Path, tmp_path: Path) -> None:
-    run = lvlm.train(tiny("free", text, loss={"term": "lagrangian"}), tmp_path / "run")
+    run = lvlm.train(tiny("free", text, loss={"term": {"kind": "lagrangian"}}), tmp_path / "run")
     measured = lvlm.doctor(run).measured
     price = load_trainer_state(Checkpoints(run).best())["loss"]["term._extra_state"]["price_u"]
     assert float(price) not in (0.0, 1.0)
@@ -580,7 +581,7 @@ def test_what_the_console_shows(runs: Path, run_doctor: Lvlm) -> None:
         assert any(line.startswith(name) for line in lines), name
     assert any("at most 48, the slots seen" in line for line in lines)
     assert any(line.startswith("bad The latent is dead: ") for line in lines)
-    assert any(line.startswith("try loss.term=lagrangian loss.budget_bits=0.5: ") for line in lines)
+    assert any(line.startswith("try loss.term.kind=lagrangian loss.budget_bits=0.5: ") for line in lines)
     assert any(line.startswith("try 'loss.beta={start: 0, end: 100, steps: 5}': ") for line in lines), (
         "unquoted"
     )
@@ -618,3 +619,26 @@ def test_mistakes_are_told_in_words(runs: Path, run_doctor: Lvlm, text: Path) ->
         assert (status, out) == (2, "")
         assert told in err
         assert "Traceback" not in err
+
+
+def test_a_kind_says_itself_what_to_try(examined: Examined, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor asks each kind of the recipe, those among a kind's options too; what a recipe refuses is left out."""
+    cases: list[Case] = []
+
+    def remedies(_: BinaryParams, case: Case) -> Iterator[Remedy]:
+        cases.append(case)
+        yield Remedy(("bits=0",), "refused")
+        yield Remedy(("bits=3", "bits_per_group=1"), f"it is {case.trouble}")
+
+    def faster(*_: Any) -> Iterator[Remedy]:
+        yield Remedy(("kind=mask",), "of the term")
+
+    monkeypatch.setattr(BinaryParams, "remedies", remedies)
+    monkeypatch.setattr(HingeParams, "remedies", faster)
+    _, found = examined(sure=0.1)
+    given = {one.overrides: one.why for one in found[0].tries}
+    assert given["model.quantizer.bits=3", "model.quantizer.bits_per_group=1"] == "it is dead"
+    assert given["loss.term.kind=mask",] == "of the term"
+    assert not any("quantizer.bits=0" in override for overrides in given for override in overrides)
+    assert {case.trouble for case in cases} >= {"dead"}
+    assert all(case.steps > 0 and case.units > 0 for case in cases)

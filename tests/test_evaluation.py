@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import lvlm
 from lvlm.data.letters import ENTROPY_NATS
 from lvlm.errors import UserError
-from tests.tiny import tiny, write_text
+from tests.tiny import land_better_checkpoint, steps_of, tiny, write_text
 
 FILTER = '''
 """The exact Bayes filter of the letters data, as a backbone without anything to learn."""
@@ -145,8 +146,6 @@ def test_only_what_is_new_is_computed(run: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_has_seen_the_answer_is_averaged_over_the_same_draws_however_it_is_asked(
     tmp_path: Path, run: Path
 ) -> None:
-    import shutil
-
     found = []
     for asked in (["smc"], ["elbo", "smc"]):
         copy = shutil.copytree(run, tmp_path / str(len(asked)), ignore=shutil.ignore_patterns("evaluations"))
@@ -164,6 +163,55 @@ def test_options_leave_the_declared_evaluation_alone(run: Path) -> None:
     assert (run / "evaluation.json").read_text() == before
 
 
+@pytest.mark.parametrize("moment", ["data", "estimate"])
+def test_a_better_checkpoint_that_lands_in_the_middle_lends_its_name_to_no_number(
+    moment: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers, step and hash are of the checkpoint that was best when the run was opened."""
+    old, new = (shutil.copytree(run, tmp_path / name, ignore=NO_NUMBERS) for name in ("old", "new"))
+    alone = lvlm.evaluate(old)
+    with monkeypatch.context() as patch:
+        land_meanwhile(patch, new, moment)
+        found = lvlm.evaluate(new)
+    assert len(steps_of(new)) == len(steps_of(old)) + 1, "nothing landed"
+    assert found == alone == json.loads((new / "evaluation.json").read_text())
+    assert stored_weights(new) == stored_weights(old)
+    better = lvlm.evaluate(new)
+    assert better["step"] == found["step"] + 1
+    assert nats(better)["elbo"] != nats(found)["elbo"]
+    assert len(stored_weights(new)) == 2
+
+
+NO_NUMBERS = shutil.ignore_patterns("evaluation*")
+
+
+def land_meanwhile(patch: pytest.MonkeyPatch, run: Path, moment: str) -> None:
+    """A better checkpoint lands when the data are opened, or in front of the first estimate."""
+    from lvlm.data.text import TextData
+
+    at: tuple[Any, str] = {
+        "data": (TextData, "open"),
+        "estimate": (sys.modules["lvlm.evaluation.run"], "estimate"),
+    }[moment]
+    original, landed = getattr(*at), []
+
+    def first(*asked: Any, **options: Any) -> Any:
+        if not landed:
+            landed.append(land_better_checkpoint(run))
+        return original(*asked, **options)
+
+    patch.setattr(*at, first)
+
+
+def stored_weights(run: Path) -> set[str]:
+    """The hashes of weights that numbers are filed under."""
+    found = set()
+    for path in (run / "evaluations").iterdir():
+        with np.load(path) as arrays:
+            found.add(json.loads(str(arrays["about"]))["weights"])
+    return found
+
+
 def test_a_damaged_store_is_computed_anew(run: Path) -> None:
     first = nats(lvlm.evaluate(run))
     for number, file in enumerate(sorted((run / "evaluations").iterdir())):
@@ -176,10 +224,10 @@ def test_numbers_do_not_depend_on_rows_per_forward_or_threads(run: Path) -> None
 
     from lvlm.likelihood.estimate import estimate
     from lvlm.likelihood.estimators import make_estimators
-    from lvlm.runs.load import load_run
+    from lvlm.runs.opened import open_run
 
-    model, resolved, _ = load_run(run)
-    windows = resolved.recipe.data.open().windows(5, "test").batch
+    opened = open_run(run)
+    model, windows = opened.model, opened.recipe.data.open().windows(5, "test").batch
     battery = make_estimators(
         ["elbo", "prior", "iwae", "iwae_prior", "smc", "smc_prior", "smc_mixture", "smc_deferred"],
         [5],

@@ -21,6 +21,7 @@ from lvlm.errors import MissingLibrary, UserError
 from lvlm.exporting import export as exporting
 from lvlm.exporting.graphs import trace
 from lvlm.recipe import files as recipe_files
+from lvlm.registry.registry import Registry
 from lvlm.testing import randomise
 from tests.tiny import tiny, write_text
 
@@ -48,13 +49,14 @@ def run_of(
         tiny(arm, text, model=SMALL, train={"steps": 1, "evaluate_every": 1, "warmup_steps": 0}),
         folder / "run",
     )
-    load_run = exporting.load_run
+    open_run = exporting.open_run
 
-    def loaded(*asked: Any, **options: Any) -> Any:
-        model, *rest = load_run(*asked, **options)
-        return randomise(model), *rest
+    def opened(*asked: Any, **options: Any) -> Any:
+        found = open_run(*asked, **options)
+        randomise(found.model)
+        return found
 
-    patch.setattr(exporting, "load_run", loaded)
+    patch.setattr(exporting, "open_run", opened)
     return run, randomise(lvlm.load(run))
 
 
@@ -165,8 +167,9 @@ def test_the_command_line_exports_graphs(text: Path, tmp_path: Path, monkeypatch
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["binary_token_kv", "gaussian_sequence_prefix", "fsq_chunk_kv"])
-def test_an_embedding_of_codes_is_that_of_given_codes(name: str) -> None:
-    quantizer = randomise(lvlm.build(f"cross/{name}")).latent.quantizer
+@pytest.mark.parametrize("kind", Registry.load(strict=True).kinds["quantizer"])
+def test_an_embedding_of_codes_is_that_of_given_codes(kind: str, registry: Registry) -> None:
+    params: Any = registry.get("quantizer", kind).params.example()
+    quantizer = randomise(params.build(embedding_dim=6))
     latent = quantizer.sample(torch.zeros(2, 3, quantizer.prior_dim))
     assert torch.allclose(quantizer.embed(latent.codes), quantizer.given(latent.codes).embedding_BSC)

@@ -424,6 +424,8 @@ def test_bits_and_indices_are_the_same_codes(models: dict[str, LatentLM]) -> Non
         turn.flip(models["free"], codes, 0, slots=[16])
     with pytest.raises(UserError, match="continuous"):
         turn.flip(models["gptvae"], torch.zeros(1, 2), 0)
+    with pytest.raises(UserError, match="a code has 2 numbers; the vector has 3"):
+        turn.code_of(models["gptvae"], vector=[0.0, 1.0, 2.0])
     for how in (
         {},
         {"index": 1, "bits": "0000"},
@@ -436,6 +438,25 @@ def test_bits_and_indices_are_the_same_codes(models: dict[str, LatentLM]) -> Non
     ):
         with pytest.raises(UserError):
             turn.code_of(models["free"], **how)
+
+
+@pytest.mark.parametrize("levels", [[4, 2], [5, 3]], ids=["8 codes", "15 codes"])
+def test_indices_without_bits_say_so_and_change_slot_by_slot(levels: list[int]) -> None:
+    """A grid of 8 points has no bits either: the index counts levels."""
+    quantizer = f"model.quantizer={{kind: fsq, levels: {levels}}}"
+    model = lvlm.build("free", "model.backbone.width=32", quantizer)
+    last = math.prod(levels) - 1
+    words = rf"the codes of FSQ are indices without bits: give an index from 0 to {last} \(--code\)"
+    one, other = torch.tensor([0, 1, 2, 3]), torch.tensor([7, 1, 5, 0])
+    for wrong in (lambda: turn.flip(model, one, 0), lambda: turn.code_of(model, bits="011")):
+        with pytest.raises(UserError, match=words):
+            wrong()
+    with pytest.raises(UserError, match=f"an index from 0 to {last}, not a vector"):
+        turn.code_of(model, vector=[0.0, 1.0])
+    assert turn.code_of(model, index=last).item() == last
+    way = interpolate(model, one, other, 4)
+    assert [int((now != one).sum()) for now in way] == [0, 1, 2, 3]
+    assert all(((now == one) | (now == other)).all() for now in way)
 
 
 @given(st.integers(2, 9), st.integers(0, 99))

@@ -83,10 +83,10 @@ def test_local_tasks_run_and_say_the_same_again(run: Path, tasks: Path) -> None:
 
 def harness(run: Path, **options: Any) -> Any:
     from lvlm.evaluation.harness import HarnessLM
-    from lvlm.runs.load import load_run
+    from lvlm.runs.opened import open_run
 
-    model, resolved, _ = load_run(run)
-    return HarnessLM(model, resolved.recipe.data.codec, k=3, **options)
+    opened = open_run(run)
+    return HarnessLM(opened.model, opened.recipe.data.codec, k=3, **options)
 
 
 def request(*args: Any) -> Any:

@@ -27,6 +27,7 @@ from lvlm.objective import (
     Controller,
     Lagrangian,
     LocalTerm,
+    PIDParams,
     bernoulli_kl,
     cross_entropy_nats,
     gaussian_kl,
@@ -45,6 +46,8 @@ from lvlm_free.kv import KVParams
 from lvlm_free.learned_query import LearnedQueryParams
 from lvlm_free.mapper import TILE, code_bits, code_probabilities, group_gradient
 from lvlm_gptvae.gaussian import Gaussian, GaussianParams
+
+REGISTRY = Registry.load()
 
 # ---------------------------------------------------------------------------------------------------- KL
 
@@ -275,7 +278,7 @@ def test_the_score_function_charges_a_code_what_it_can_move(per: int | None) -> 
         BinaryParams(bits=1, estimator="reinforce"),
         KVParams(),
     )
-    model = build_cross(recipe, Registry.load(), seed=1)
+    model = build_cross(recipe, REGISTRY, seed=1)
     assert model.latent is not None
     tokens = token_rows(1, 5, seed=2)
     batch = batch_of(tokens)
@@ -528,7 +531,7 @@ def test_controllers_agree_over_two_processes(tmp_path: Path) -> None:
 
 def test_a_pid_that_has_no_say_does_not_wind_up() -> None:
     batch, logits, kl = case()
-    loss = ElboParams(term="pid", budget_bits=0.1, autoencoder_steps=50).build()
+    loss = ElboParams(term=PIDParams(), budget_bits=0.1, autoencoder_steps=50).build()
     term = loss.term
     assert isinstance(term, PID)
     prices = []
@@ -548,12 +551,14 @@ def test_a_pid_that_has_no_say_does_not_wind_up() -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["loss.term=lagrangian", "model.prior=learned"], "this loss pays for KL that is missing"),
-        (["loss.term=lagrangian", "loss.budget_bits=0"], "steers to its budget"),
-        (["loss.term=target", "loss.budget_bits=.inf"], "steers to its budget"),
-        (["loss.term=pid", "loss.per=sequence"], "follows a mean over the batch"),
-        (["loss.pid_integral=0.5"], "pid_integral does nothing with term 'hinge'"),
-        (["loss.term=pid", "loss.pid_integral=0", "loss.pid_proportional=0"], "never charges anything"),
+        (["loss.term.kind=lagrangian", "model.prior=learned"], "this loss pays for KL that is missing"),
+        (["loss.term.kind=lagrangian", "loss.budget_bits=0"], "steers to its budget"),
+        (["loss.term.kind=target", "loss.budget_bits=.inf"], "steers to its budget"),
+        (["loss.term.kind=pid", "loss.per=sequence"], "follows a mean over the batch"),
+        (["loss.term.integral=0.5"], "loss.term.integral: unknown key 'integral'; known: kind"),
+        (["loss.term=pid"], "loss.term: needs 'kind'; known: clamp, hinge, lagrangian"),
+        (["loss.term.kind=pdi"], "unknown term 'pdi'; known: .*did you mean 'pid'"),
+        (["loss.term={kind: pid, integral: 0, proportional: 0}"], "never charges anything"),
         (["loss.beta={start: 0, end: 1, steps: 9, cycle_steps: 5}"], "cycle_steps 5 are fewer"),
         (["loss.beta=.inf"], "finite"),
         (["model.quantizer.temperature=0.5"], "temperature does nothing with estimator 'exact'"),
@@ -568,7 +573,7 @@ def test_a_pid_that_has_no_say_does_not_wind_up() -> None:
 )  # fmt: skip
 def test_options_that_cannot_work_are_refused_in_words(overrides: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        read_recipe("free", overrides, registry=Registry.load())
+        read_recipe("free", overrides, registry=REGISTRY)
 
 
 @pytest.mark.parametrize("name", ["lagrangian", "target"])
@@ -576,7 +581,7 @@ def test_a_two_sided_term_pulls_a_dead_latent_up(name: Any) -> None:
     """Nothing reads the code, so the ELBO alone would leave its KL at zero; a one-sided hinge does."""
     ends: dict[str, float] = {}
     for label in (name, "hinge"):
-        loss = ElboParams(term=label, budget_bits=0.5).build()
+        loss = ElboParams(term=REGISTRY.get("term", label).params(), budget_bits=0.5).build()
         logits = torch.full((1, 1, 4), 0.01, requires_grad=True)
         optimiser = torch.optim.Adam([logits], lr=0.03)
         batch, ce, _ = case()
@@ -653,7 +658,7 @@ def test_a_ramp_may_begin_later() -> None:
 @pytest.mark.parametrize("per", ["unit", "slot", "sequence"])
 def test_padding_and_duplicating_leave_the_loss_unchanged(term: Any, per: Any, duplicated: bool) -> None:
     batch, logits, kl = case()
-    loss = ElboParams(term=term, per=per, budget_bits=0.5).build()
+    loss = ElboParams(term=REGISTRY.get("term", term).params(), per=per, budget_bits=0.5).build()
     whole = loss(output_of(logits, kl, KEEP), batch, num_tokens=batch.num_targets, step=0).loss
     if duplicated:
         twice = Batch(*(x.repeat(2, 1) for x in (batch.inputs_BT, batch.targets_BT, batch.keep_BT)))
@@ -673,3 +678,25 @@ def test_all_codes_of_a_few_bits_are_told_apart() -> None:
     assert [tuple(row) for row in bits.tolist()] == [
         tuple(reversed(b)) for b in itertools.product((0, 1), repeat=3)
     ]
+
+
+def test_a_recipe_of_an_older_run_has_its_term_as_a_word() -> None:
+    """Lvlm 0.1 saved `term: pid` with the options of every term beside it."""
+    old = {
+        "kind": "elbo",
+        "term": "pid",
+        "per": "slot",
+        "budget_bits": 0.5,
+        "pid_proportional": 0.2,
+        "pid_integral": 0.1,
+        "lagrangian_rate": 0.01,
+        "lagrangian_largest": 10.0,
+    }
+    with pytest.raises(UserError, match="loss.term: needs 'kind'"):
+        read_recipe({"extends": "free", "loss": old}, registry=REGISTRY)
+    loss = read_recipe({"extends": "free", "loss": old}, registry=REGISTRY, saved=True).recipe.loss
+    assert loss.model_dump()["term"] == {"kind": "pid", "proportional": 0.2, "integral": 0.1}
+    again = read_recipe(
+        {"extends": "free", "loss": loss.model_dump(mode="json")}, registry=REGISTRY, saved=True
+    ).recipe.loss
+    assert again == loss

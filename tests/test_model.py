@@ -104,11 +104,18 @@ def test_illegal_crosses_are_refused_in_words(cross: Cross) -> None:
 
 
 def test_there_are_crosses_of_every_kind() -> None:
-    assert {type(c.injection) for c in LEGAL} == {KVParams, AddParams, PrefixParams}
-    assert len(LEGAL) == 2 * 4 * 2 * (
-        3 + 3 + 1
-    )  # encoders x quantizers x priors x (slots that fit the injection)
-    assert len(REFUSED) == 2 * 4 * 2 * 2
+    for role in ("encoder", "quantizer", "injection"):
+        assert {getattr(c, role).kind_name() for c in LEGAL} == REGISTRY.kinds[role].keys()
+    encoders, quantizers, injections = (
+        len(REGISTRY.kinds[role]) for role in ("encoder", "quantizer", "injection")
+    )
+    of_one_sequence = sum(kind.params.needs_fixed_slots for kind in REGISTRY.kinds["injection"].values())
+    rest = encoders * quantizers * 2  # x priors
+    assert len([c for c in LEGAL if c.backbone is None]) == rest * (
+        3 * (injections - of_one_sequence) + of_one_sequence
+    )  # slots that fit
+    assert len(REFUSED) == rest * 2 * of_one_sequence
+    assert of_one_sequence
 
 
 @given(padded_batches())

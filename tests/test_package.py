@@ -1,15 +1,18 @@
-"""The package as a stranger gets it: the wheel works without the checkout, and the core knows no plugin."""
+"""The package as a stranger gets it: the wheel works without the checkout, the core knows no plugin, imports no circle."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
+import grimp
 import pytest
 
 import lvlm
@@ -28,6 +31,18 @@ def test_the_core_imports_no_plugin(path: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
     assert not {name for name in imported if name.startswith("lvlm_")}
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    """Not inside a wing either; imports for type checking and inside functions count. `make lint` checks the layers."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    graph = grimp.build_graph(*config["root_packages"], cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in sorted(graph.modules)}
+    assert imports["lvlm.registry.registry"] >= {"lvlm.registry.plugin", "lvlm.registry.roles"}
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
 
 
 def test_the_wheel_holds_core_plugins_and_recipes_and_works_elsewhere(tmp_path: Path) -> None:

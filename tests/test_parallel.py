@@ -102,8 +102,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, Pat
     return {name: folder / name for name in RECIPES}
 
 
-def assert_same_training(one: Path, other: Path) -> None:
-    """Losses to 1e-5, every gradient of the first step, and the weights, to float32's rounding."""
+def assert_same_training(one: Path, other: Path, **loading: Any) -> None:
+    """Losses to 1e-5, every gradient of the first step, and the weights, to float32's rounding; `loading`
+    are options of `lvlm.load`.
+    """
     for event in ("train", "evaluate"):
         for a, b in zip(logged(one, event), logged(other, event), strict=True):
             assert a == pytest.approx(b, abs=1e-5)
@@ -111,8 +113,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert any(gradient.abs().max() > 1e-4 for gradient in gradients[0])
-    mine = weights(one)
-    for name, value in weights(other).items():
+    mine = weights(one, **loading)
+    for name, value in weights(other, **loading).items():
         torch.testing.assert_close(value, mine[name], rtol=0, atol=2e-5)
 
 

@@ -122,7 +122,7 @@ BROKEN = {
     "misspelt": (
         quantizer("mine").replace("def register_quantizers", "def register_quantisers"),
         "no hook is called 'register_quantisers'; known: register_backbones, register_data, register_encoders, "
-        "register_estimators, register_injections, register_losses, register_quantizers; did you mean 'register_quantizers'?",
+        "register_estimators, register_injections, register_losses, register_quantizers, register_terms; did you mean 'register_quantizers'?",
     ),
     "no argument": (
         quantizer("mine").replace("quantizers(register)", "quantizers()"),

@@ -334,6 +334,45 @@ def test_a_run_that_died_while_it_was_made_is_not_in_the_way(
     assert steps_of(lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
 
 
+@pytest.mark.parametrize("renamed", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_run_that_was_killed_while_it_was_made_is_not_in_the_way(
+    number: int, renamed: bool, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before or after each of the renames that make run.json, a tokenizer and recipe.yaml: nothing tidies up then."""
+    recipe, out = tiny("baseline", text, train={"steps": 2}), tmp_path / "run"
+    monkeypatch.setattr("lvlm.data.text.TextData.files", lambda _: {"codec.json": b"{}"})
+    replace, calls = os.replace, 0
+
+    def killed(*paths: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < number or renamed:
+            replace(*paths)
+        if calls == number:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            lvlm.train(recipe, out)
+    names = ["run.json", "files/codec.json", "recipe.yaml"]
+    assert {name for name in everything(out) if "writing" not in name} == set(names[: number - 1 + renamed])
+    assert len([name for name in everything(out) if f".writing-{os.getpid()}" in name]) == (not renamed)
+    if number == 3 and renamed:  # it was born
+        assert "holds a run" in refused(lambda: lvlm.train(recipe, out))
+        return
+    assert steps_of(lvlm.train(recipe, out)) == [2]
+    assert not [name for name in everything(out) if "writing" in name]
+
+
+def test_a_file_that_another_program_left_half_written_is_not_touched(text: Path, tmp_path: Path) -> None:
+    (tmp_path / ".thesis.tex.writing-12").write_text("years")
+    assert "holds other files and no run" in refused(lambda: lvlm.train(tiny("free", text), tmp_path))
+    assert set(everything(tmp_path)) == {".thesis.tex.writing-12"}
+
+
 def test_an_empty_folder_is_fine(text: Path, tmp_path: Path) -> None:
     assert steps_of(lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
 

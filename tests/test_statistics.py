@@ -22,16 +22,16 @@ def test_identical_arms_do_not_differ_at_all(seeds: int, sequences: int, seed: i
 def test_mean_is_summed_nats_over_summed_targets() -> None:
     """Long windows count for more: 30 nats over 15 tokens, not the mean of 1 and 2.5 nats per token."""
     arm, control = np.array([[5.0, 25.0]]), np.zeros((1, 2))
-    assert paired_bootstrap(arm, control, [5, 10]).mean == pytest.approx(2.0)
-    assert bootstrap(arm, [5, 10]).mean == pytest.approx(2.0)
-    assert paired_bootstrap(arm, control, [1, 1]).mean == pytest.approx(15.0)
+    assert paired_bootstrap(arm, control, [5, 10]).value == pytest.approx(2.0)
+    assert bootstrap(arm, [5, 10]).value == pytest.approx(2.0)
+    assert paired_bootstrap(arm, control, [1, 1]).value == pytest.approx(15.0)
 
 
 def test_constant_gap_has_no_width_and_scales_with_the_targets() -> None:
     """What makes a window hard cancels, however much the windows differ."""
     control = np.random.default_rng(0).normal(200, 60, (3, 40))
     gap = paired_bootstrap(control + 7.0, control, np.full(40, 70))
-    assert [gap.mean, gap.low, gap.high] == pytest.approx([0.1, 0.1, 0.1])
+    assert [gap.value, gap.low, gap.high] == pytest.approx([0.1, 0.1, 0.1])
 
 
 def test_is_deterministic_and_independent_of_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,9 +40,9 @@ def test_is_deterministic_and_independent_of_the_block_size(monkeypatch: pytest.
     arm, control, targets = rng.normal(10, 1, (3, 16)), rng.normal(10, 1, (3, 16)), np.ones(16)
     whole = paired_bootstrap(arm, control, targets)
     assert paired_bootstrap(arm, control, targets) == whole
-    monkeypatch.setattr("lvlm.report.statistics._WEIGHTS_IN_MEMORY", 16 * 300)
+    monkeypatch.setattr("lvlm.statistics.bootstrap._WEIGHTS_IN_MEMORY", 16 * 300)
     split = paired_bootstrap(arm, control, targets)
-    assert [split.mean, split.low, split.high] == pytest.approx([whole.mean, whole.low, whole.high])
+    assert [split.value, split.low, split.high] == pytest.approx([whole.value, whole.low, whole.high])
 
 
 def test_seeds_widen_the_interval() -> None:
@@ -60,8 +60,8 @@ def test_arms_with_unlike_numbers_of_seeds_are_compared() -> None:
     """Then their seeds are drawn apart."""
     rng = np.random.default_rng(3)
     gap = paired_bootstrap(rng.normal(11, 0.1, (2, 32)), rng.normal(10, 0.1, (3, 32)), np.ones(32))
-    assert gap.low < gap.mean < gap.high
-    assert gap.mean == pytest.approx(1.0, abs=0.1)
+    assert gap.low < gap.value < gap.high
+    assert gap.value == pytest.approx(1.0, abs=0.1)
 
 
 def test_coverage_on_a_known_case() -> None:
@@ -72,9 +72,9 @@ def test_coverage_on_a_known_case() -> None:
         control = rng.normal(50, 10, (1, 48)) + np.zeros((12, 1))
         found = paired_bootstrap(control + gap_SN, control, np.ones(48), draws=300, seed=trial)
         held += found.low <= 0.5 <= found.high
-    low, high = clopper_pearson(held, trials)
-    assert low < 0.97
-    assert high > 0.93, f"{held} of {trials} intervals hold the truth"
+    share = clopper_pearson(held, trials)
+    assert share.low < 0.97
+    assert share.high > 0.93, f"{held} of {trials} intervals hold the truth"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,9 @@ def test_coverage_on_a_known_case() -> None:
 )
 def test_clopper_pearson_by_hand(k: int, n: int, low: float, high: float) -> None:
     """The ends for none and for all have a closed form; the others are textbook values."""
-    assert clopper_pearson(k, n) == pytest.approx((low, high), abs=1e-4)
+    found = clopper_pearson(k, n)
+    assert found.value == k / n
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 0), (-1, 3), (4, 3)])

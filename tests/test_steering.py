@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,15 @@ from lvlm.errors import UserError
 from lvlm.interfaces import Encoder, Slots
 from lvlm.model.latent_lm import LatentLM
 from lvlm.report import ReportRun, read_report, render_report
-from lvlm.statistics.agreement import Interval, icc, interval, kappa, mean, minus
+from lvlm.statistics.agreement import icc, kappa, mean, minus
+from lvlm.statistics.bootstrap import group_bootstrap
 from lvlm.statistics.diversity import distinct, self_bleu
+from lvlm.statistics.interval import Interval
 from lvlm.steering.control import HIDDEN, Gate, read_control
 from lvlm.steering.measure import differ, measure, same, share_of, spread
 from lvlm.steering.probe import Prober, Prompts
 from lvlm.steering.record import Steering, read_steering
-from lvlm.steering.run import steer_run
-from tests.tiny import tiny, write_text
+from tests.tiny import land_better_checkpoint, steps_of, tiny, write_text
 
 CODEC = LettersData().codec
 
@@ -66,17 +69,19 @@ def test_icc_agrees_with_the_anova_of_scipy_also_in_unequal_groups() -> None:
 
 def test_icc_is_one_for_equal_members_and_about_zero_for_independent_ones() -> None:
     rng = np.random.default_rng(1)
-    fixed = interval(icc(np.repeat(rng.integers(57, size=(50, 1)), 6, axis=1).astype(float)), 50, seed=0)
+    fixed = group_bootstrap(
+        icc(np.repeat(rng.integers(57, size=(50, 1)), 6, axis=1).astype(float)), 50, seed=0
+    )
     assert fixed == Interval(value=1.0, low=1.0, high=1.0)
     assert fixed.above_zero
-    free = interval(icc(rng.integers(57, size=(200, 6)).astype(float)), 200, seed=0)
+    free = group_bootstrap(icc(rng.integers(57, size=(200, 6)).astype(float)), 200, seed=0)
     assert free.value == pytest.approx(0, abs=0.05)
     assert not free.without_zero
 
 
 def test_where_nothing_varies_there_is_no_icc() -> None:
-    assert interval(icc(np.full((4, 3), 7.0)), 4, seed=0) == Interval()
-    assert interval(icc(np.full((4, 3), np.nan)), 4, seed=0) == Interval()
+    assert group_bootstrap(icc(np.full((4, 3), 7.0)), 4, seed=0) is None
+    assert group_bootstrap(icc(np.full((4, 3), np.nan)), 4, seed=0) is None
 
 
 def test_kappa_by_hand() -> None:
@@ -99,8 +104,8 @@ def test_an_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
     rng, held = np.random.default_rng(3), 0
     for seed in range(200):
         groups = rng.normal(size=(40, 1)) + rng.normal(size=(40, 4))  # the true ICC is one half
-        found = interval(icc(groups), 40, seed=seed)
-        assert found.low is not None and found.high is not None
+        found = group_bootstrap(icc(groups), 40, seed=seed)
+        assert found is not None
         held += found.low <= 0.5 <= found.high
     assert 0.85 <= held / 200 <= 0.99
 
@@ -108,7 +113,7 @@ def test_an_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
 def test_a_difference_is_paired_by_group() -> None:
     rng = np.random.default_rng(4)
     values_G = rng.normal(scale=10, size=50)
-    found = interval(minus(mean(values_G + 1), mean(values_G)), 50, seed=0)
+    found = group_bootstrap(minus(mean(values_G + 1), mean(values_G)), 50, seed=0)
     assert found.low == pytest.approx(1)
     assert found.high == pytest.approx(1)
 
@@ -322,8 +327,8 @@ def test_a_baseline_has_nothing_to_share() -> None:
     found = measured(model)
     assert not found.has_latent
     assert found.units is None
-    assert found.numbers[0].icc.shared == Interval()
-    assert found.numbers[0].icc.apart.value is not None
+    assert found.numbers[0].icc.shared is None
+    assert found.numbers[0].icc.apart is not None
     assert found.numbers[0].transfer is None
 
 
@@ -359,7 +364,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_measured_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = steer_run(run)
+    found = lvlm.steer(run)
     assert found.settings["groups"] == 4
     assert found.settings["prompt_tokens"] == 1
     assert {n.name for n in found.numbers} == {"word_length", "capitals", "digits", "punctuation"}
@@ -368,6 +373,35 @@ def test_a_run_is_measured_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert lvlm.steer(run) == found
     with pytest.raises(BaseException, match="measured again"):
         lvlm.steer(run, seed=1)
+
+
+@pytest.mark.parametrize("moment", ["data", "measure"])
+def test_a_better_checkpoint_that_lands_in_the_middle_lends_its_name_to_no_number(
+    moment: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers, step and key are of the checkpoint that was best when the run was opened."""
+    no_numbers = shutil.ignore_patterns("steering.json")
+    old, new = (shutil.copytree(run, tmp_path / name, ignore=no_numbers) for name in ("old", "new"))
+    alone = lvlm.steer(old)
+    at: tuple[Any, str] = {
+        "data": (TextData, "open"),
+        "measure": (sys.modules["lvlm.steering.run"], "measure"),
+    }[moment]
+    original = getattr(*at)
+
+    def meanwhile(*asked: Any, **options: Any) -> Any:
+        land_better_checkpoint(new)
+        return original(*asked, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*at, meanwhile)
+        found = lvlm.steer(new)
+    assert len(steps_of(new)) == len(steps_of(old)) + 1, "nothing landed"
+    assert found == alone == read_steering(new)
+    better = lvlm.steer(new)
+    assert better.step == found.step + 1
+    assert better.key != found.key
+    assert better.groups != found.groups
 
 
 @pytest.mark.parametrize(
@@ -383,11 +417,11 @@ def test_what_cannot_be_measured(run: Path, asked: dict[str, Any], message: str)
 
 
 def test_damaged_or_older_files_are_measured_anew(run: Path) -> None:
-    found = steer_run(run)
+    found = lvlm.steer(run)
     for damage in ("{", json.dumps({**json.loads(found.model_dump_json()), "version": 0})):
         (run / "steering.json").write_text(damage)
         assert read_steering(run) is None
-        assert steer_run(run) == found
+        assert lvlm.steer(run) == found
 
 
 def test_no_null_without_a_positive_control(read: Steering, deaf: Steering) -> None:
@@ -449,10 +483,8 @@ def test_a_study_measures_the_arms_that_say_so_and_reports_them(tmp_path: Path) 
 def test_with_a_control_in_the_study_the_report_draws_every_arm(
     run: Path, read: Steering, tmp_path: Path
 ) -> None:
-    from lvlm.evaluation.run import evaluate_run
-
-    evaluate_run(run)
-    mine = steer_run(run)
+    lvlm.evaluate(run)
+    mine = lvlm.steer(run)
     (run / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
     try:
         report = read_report(

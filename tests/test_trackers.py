@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import lvlm
-from lvlm.errors import MissingLibrary
+from lvlm.errors import MissingLibrary, UserError
 from tests.tiny import logged, tiny, write_text
 
 
@@ -44,3 +44,38 @@ def test_a_service_that_is_not_installed_is_told(
     recipe = tiny("free", write_text(tmp_path), train={"trackers": [library]})
     with pytest.raises(MissingLibrary, match=rf"pip install -e '\.\[{library}\]'"):
         lvlm.train(recipe, tmp_path / "run")
+
+
+def test_a_strangers_tracker_is_one_function_behind_an_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution = tmp_path / "stranger-1.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (distribution / "entry_points.txt").write_text(
+        "[lvlm.trackers]\nlines = stranger_lines:Lines\nbroken = nowhere:x\n"
+    )
+    (tmp_path / "stranger_lines.py").write_text(
+        "class Lines:\n"
+        "    def __init__(self, run, config):\n"
+        "        self.file = (run / 'lines.txt').open('w')\n"
+        "        print(config['name'], file=self.file)\n"
+        "    def log(self, event, step, numbers):\n"
+        "        print(event, step, sorted(numbers)[0], file=self.file)\n"
+        "    def close(self):\n"
+        "        self.file.close()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = write_text(tmp_path)
+    run = lvlm.train(tiny("free", text, train={"trackers": ["lines"]}), tmp_path / "run")
+    first, *lines = (run / "lines.txt").read_text().splitlines()
+    assert first == "free"
+    assert [int(line.split()[1]) for line in lines if line.startswith("train")] == [
+        e["step"] for e in logged(run)
+    ]
+    with pytest.raises(UserError, match=r"'broken' \(nowhere:x\) failed to load: ModuleNotFoundError"):
+        lvlm.train(tiny("free", text, train={"trackers": ["broken"]}), tmp_path / "other")
+    with pytest.raises(
+        UserError, match="unknown tracker 'linse'; known: broken, lines, trackio, wandb; did you mean 'lines'"
+    ):
+        lvlm.check(tiny("free", text, train={"trackers": ["linse"]}))

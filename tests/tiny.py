@@ -13,6 +13,7 @@ import torch
 import lvlm
 from lvlm.recipe.tree import Origin, merge, plain
 from lvlm.runs.checkpoint import Checkpoints
+from lvlm.runs.weights import tensors_of
 from lvlm.training.metrics import read_metrics
 from lvlm.training.trainer import Trainer
 
@@ -65,9 +66,21 @@ def steps_of(run: Path) -> list[int]:
     return [checkpoint.step for checkpoint in Checkpoints(run).list()]
 
 
-def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
-    """Of the newest checkpoint, or of `step`."""
-    return lvlm.load(run, step=step or steps_of(run)[-1]).state_dict()
+def land_better_checkpoint(run: Path) -> None:
+    """Save a checkpoint of other weights with a lower bound, as a training does that goes on meanwhile."""
+    model, best = lvlm.load(run), Checkpoints(run).best()
+    assert best.manifest.bound is not None
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), alpha=0.1)
+    Checkpoints(run, keep=9).save(
+        tensors_of(model), {}, step=best.step + 1, bound_name="elbo", bound=best.manifest.bound - 1.0
+    )
+
+
+def weights(run: Path, step: int | None = None, **loading: Any) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint, or of `step`; `loading` are options of `lvlm.load`."""
+    return lvlm.load(run, step=step or steps_of(run)[-1], **loading).state_dict()
 
 
 def logged(run: Path, event: str = "train") -> list[dict[str, Any]]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from lvlm.cli.tables import heading, in_digits, new_table
+from lvlm.cli.tables import heading, new_table
 from lvlm.steering.control import HIDDEN, WHY_HIDDEN
 
 if TYPE_CHECKING:
     from lvlm.diagnosis.examine import Examination
     from lvlm.diagnosis.measured import Measured
-    from lvlm.statistics.agreement import Interval
+    from lvlm.statistics.interval import Interval
     from lvlm.steering.control import Gate
     from lvlm.steering.record import Steering, Units
 
@@ -29,15 +29,17 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
     table = new_table(*columns, numbers=columns[1:4])
     hidden = False
 
-    def add(name: str, one: Interval, other: Interval, difference: Interval, what: str) -> None:
+    def add(
+        name: str, one: Interval | None, other: Interval | None, difference: Interval | None, what: str
+    ) -> None:
         nonlocal hidden
         if gate.shows(difference):
-            span = "–" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-            cells = [
-                in_digits(one.value, ".3f"),
-                in_digits(other.value, ".3f"),
-                in_digits(difference.value, "+.3f") + span,
-            ]
+            cells = ["-" if found is None else f"{found.value:.3f}" for found in (one, other)]
+            cells.append(
+                "-"
+                if difference is None
+                else f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+            )
         else:
             hidden, cells = True, [HIDDEN] * 3
         table.add_row(name, *cells, what)
@@ -61,8 +63,8 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
     if not found.has_latent:
         yield Text("no latent: there are no codes to share")
     for check in found.checks:
-        low, high = in_digits(check.share.low, ".3f"), in_digits(check.share.high, ".3f")
-        yield Text(f"{check.name}: {in_digits(check.share.value, '.3f')} of prior texts [{low}, {high}]")
+        share = check.share
+        yield Text(f"{check.name}: {share.value:.3f} of prior texts [{share.low:.3f}, {share.high:.3f}]")
     for number in found.numbers:
         if number.spread is not None:
             spread = number.spread

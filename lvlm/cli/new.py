@@ -14,6 +14,9 @@ from lvlm.errors import UserError, listing, nearest
 FILES = ("README.md", "pyproject.toml", "tests/test_conformance.py")
 """What a package has beside its module, relative to its folder."""
 
+IN_CROSSES = ("encoder", "quantizer", "injection")
+"""The roles that conformance combines with each other."""
+
 
 def new(
     role: Annotated[
@@ -109,12 +112,12 @@ def _text(file: str, role: str, name: str) -> str:
     text = (templates_dir() / file).read_text(encoding="utf-8")
     article = "An" if role[0] in "aeiou" else "A"
     described = f"{article} {role} for lvlm." if role != "data" else "A kind of data for lvlm."
-    text = text.replace("A Laplace quantizer for lvlm.", described)
+    text = text.replace("A Laplace quantizer for lvlm.", described.replace("A term", "A KL term"))
     return text.replace("lvlm-laplace", f"lvlm-{name.replace('_', '-')}").replace("laplace", name)
 
 
 def _readme(role: str, name: str) -> str:
-    what = f"the {role} `{name}`" if role != "data" else f"the data `{name}`"
+    what = f"the {'KL term' if role == 'term' else role} `{name}`"
     return f"""# lvlm-{name.replace("_", "-")}
 
 A plugin for lvlm: {what}.
@@ -123,7 +126,7 @@ A plugin for lvlm: {what}.
 |---|---|
 | `lvlm_{name}.py` | the kind: change it into yours |
 | `pyproject.toml` | the entry point of the group `lvlm` that makes it a plugin |
-| `tests/test_conformance.py` | what lvlm expects of any {role}{"" if role == "data" else ", by itself and in crosses"} |
+| `tests/test_conformance.py` | what lvlm expects of any {role}{", by itself and in crosses" if role in IN_CROSSES else ""} |
 
 Into an environment that has lvlm, and pytest and hypothesis for the test (its extra `testing`):
 

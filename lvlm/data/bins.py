@@ -23,9 +23,9 @@ from lvlm.data.codecs import TextCodec, open_codec
 from lvlm.data.corpus import WindowParams
 from lvlm.data.documents import SPLITS
 from lvlm.data.rows import Documents, TokenFile, TokenSource
-from lvlm.data.text import missing
 from lvlm.errors import UserError, listing
 from lvlm.interfaces import Section
+from lvlm.system.files import missing
 
 FORMAT: Final = "lvlm bins 1"
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
+from lvlm.system.files import reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -78,8 +79,8 @@ class CharacterCodec:
                 upper = character.upper()
                 near = f"; did you mean {upper!r}?" if upper in self.symbols else ""
                 raise UserError(
-                    f"the {self.name} data has no symbol for the character {character!r} at position {position};"
-                    f" known: {self._known}{near}"
+                    f"the {self.name} data has no symbol for the character {character!r} at position"
+                    f" {position}; known: {self._known}{near}"
                 )
         return [self.symbols.index(character) for character in text]
 
@@ -148,14 +149,10 @@ def open_codec(tokenizer: str | Path | None) -> TextCodec:
     path = Path(os.path.expanduser(tokenizer))
     if path.is_dir():
         path /= "tokenizer.json"
-    try:
+    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    way_out = f"{nearest(path.name, there)}; `lvlm tokenizer train` makes one"
+    with reading(f"tokenizer {str(tokenizer)!r}: cannot be read", way_out):
         changed = path.stat().st_mtime_ns
-    except OSError as error:
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"tokenizer {str(tokenizer)!r}: cannot be read: {error.strerror or error}{nearest(path.name, there)}; "
-            "`lvlm tokenizer train` makes one"
-        ) from None
     return _read(path, changed)
 
 

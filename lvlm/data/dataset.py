@@ -1,4 +1,4 @@
-"""A Hugging Face dataset as a recipe names it: where it is, which of its splits, how its documents become rows."""
+"""A Hugging Face dataset as a recipe names it: where it is, its splits, how its documents become rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lvlm.data.codecs import end_of
 from lvlm.data.corpus import TokenizedParams
 from lvlm.data.documents import datasets_library, is_saved_dataset, reason_of, saved_splits
 from lvlm.data.rows import Documents
-from lvlm.data.text import missing
 from lvlm.errors import UserError, listing, nearest
+from lvlm.system.files import missing
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 

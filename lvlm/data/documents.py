@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from lvlm.data.codecs import BLOCK_BYTES, BLOCKS_AT_ONCE, ByteCodec, TextCodec, id_type
 from lvlm.data.text import find, text_of
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
+from lvlm.system.files import reading
 
 SPLITS = ("train", "validation", "test")
 
@@ -171,19 +172,18 @@ def _pieces_of_file(name: str, path: Path, field_name: str) -> Iterator[Piece]:
     suffixes = path.suffixes
     zipped = suffixes[-1:] == [".gz"]
     rows = suffixes[: -1 if zipped else None][-1:] == [".jsonl"]
-    try:
-        with cast("IO[bytes]", gzip.open(path) if zipped else open(path, "rb")) as file:
-            if rows:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        text = text_of(line.rstrip(b"\n"), field_name, f"{path}:{number}")
-                        yield Piece(text, text, ends=True)
-            else:
-                yield from _stretches(file, name.encode(errors="surrogateescape"))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"input: '{path}' is not a whole gzip file: {error}") from None
-    except OSError as error:
-        raise UserError(f"input: cannot read '{path}': {error.strerror or error}") from None
+    with reading(f"input: cannot read '{path}'"):
+        try:
+            with cast("IO[bytes]", gzip.open(path) if zipped else open(path, "rb")) as file:
+                if rows:
+                    for number, line in enumerate(file, start=1):
+                        if line.strip():
+                            text = text_of(line.rstrip(b"\n"), field_name, f"{path}:{number}")
+                            yield Piece(text, text, ends=True)
+                else:
+                    yield from _stretches(file, name.encode(errors="surrogateescape"))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"input: '{path}' is not a whole gzip file: {error}") from None
 
 
 def _stretches(file: IO[bytes], key: bytes) -> Iterator[Piece]:

@@ -12,6 +12,7 @@ from lvlm.data.bins_writer import write_bins
 from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
 from lvlm.data.documents import Piece, pieces_of
 from lvlm.errors import UserError
+from lvlm.system.files import new_folder, write_atomically, writing
 from lvlm.system.progress import Display
 
 SMALLEST_VOCAB = 257  # all bytes and the end of a document
@@ -32,8 +33,6 @@ def prepare_bins(
     progress: Callable[[float], None] | None = None,
 ) -> Path:
     """See `lvlm.prepare_data`. Written beside and renamed, so that what has the name is whole."""
-    from lvlm.system.files import new_folder
-
     if not inputs:
         raise UserError("input: name files or folders to prepare")
     if not 0 < held_out <= 0.25:
@@ -68,8 +67,6 @@ def train_bpe(
     tell: Callable[[str], object] = str,
 ) -> Path:
     """See `lvlm.train_tokenizer`; `tell` is told where the tokenizer isn't quite what was asked for."""
-    from lvlm.system.files import write_atomically
-
     if not inputs:
         raise UserError("input: name files or folders to learn from")
     if vocab < SMALLEST_VOCAB:
@@ -78,10 +75,8 @@ def train_bpe(
         )
     if vocab > LARGEST_VOCAB:
         raise UserError(f"vocab is {vocab}; it is at most {LARGEST_VOCAB}, as an id has 32 bits")
-    try:
+    with writing(out):  # whose name may be too long
         is_folder, is_there = out.is_dir(), out.exists()
-    except OSError as error:  # a name too long
-        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
     if is_folder:
         raise UserError(f"{out}: is a folder; name a file")
     if is_there and not overwrite:
@@ -115,11 +110,9 @@ def train_bpe(
         show_progress=False,
     )
     bpe.train_from_iterator(texts(), trainer)
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, bpe.to_str(pretty=True))
-    except OSError as error:
-        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
     if (reached := bpe.get_vocab_size()) < vocab:
         tell(f"the text gave {reached} ids, not {vocab}: it has nothing more to merge")
     if replaced_bytes:
@@ -163,8 +156,6 @@ def train_tokenizer(
         UserError: bad input, or the file is taken.
         lvlm.errors.MissingLibrary: `tokenizers` isn't installed.
     """
-    from lvlm.data.prepare import train_bpe
-
     with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
         return train_bpe(
             inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share,
@@ -200,8 +191,6 @@ def prepare_data(
         UserError: bad input, a tokenizer without that token, too little text, or the folder is taken.
         lvlm.errors.MissingLibrary: `tokenizers` or `datasets` isn't installed, and is needed.
     """
-    from lvlm.data.prepare import prepare_bins
-
     with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
         return prepare_bins(
             inputs, Path(out), tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
@@ -218,6 +207,4 @@ def check_data(folder: str | Path) -> None:
     Raises:
         UserError: it isn't what was written.
     """
-    from lvlm.data.prepare import check_bins
-
     check_bins(Path(folder))

@@ -52,17 +52,17 @@ class Source(abc.ABC):
     fingerprint: str
     """The first 16 hex digits of a sha256 over the content and the rule that splits it."""
     bytes_per_token: float | None = None
-    """Bytes of text that a target token stands for, measured where tokens differ; None where bytes make no sense."""
+    """Bytes of text that a target token stands for, measured where tokens differ; None without bytes."""
     fewer_rows_are_a_prefix: bool = True
-    """Whether fewer training rows of a seed and step are the first of more. False for data read in epochs alone."""
+    """Whether fewer training rows of a seed and step are the first of more; False for data read in epochs."""
 
     @abc.abstractmethod
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
         """The training rows [rows, T] of one step: a pure function of its arguments and the content.
 
         Fewer rows of the same seed and step are a prefix of more. So resuming, and sharing a step out over
-        micro-batches or ranks, cannot change the data. (Data read in epochs count windows by `rows`: they keep
-        this for a run's own number of rows alone, and say so by `fewer_rows_are_a_prefix`.)
+        micro-batches or ranks, cannot change the data. (Data read in epochs count windows by `rows`. They
+        keep this for a run's own number of rows alone, and say so by `fewer_rows_are_a_prefix`.)
         """
 
     @abc.abstractmethod
@@ -105,8 +105,9 @@ class StreamSource(Source):
 
     @abc.abstractmethod
     def stream(self, *, seed: int, rows: int, part: int, parts: int) -> RowStream:
-        """Batches of `rows` rows from every document whose number is `part` modulo `parts`; what is mixed is mixed by the
-        seed.
+        """Batches of `rows` rows from every document whose number is `part` modulo `parts`.
+
+        What is mixed is mixed by the seed.
         """
 
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
@@ -127,7 +128,7 @@ class DataParams(Params):
     may_be_part: ClassVar[bool] = True
     """Whether a recipe may name this kind as a part of another, of a mixture for one."""
     holds: ClassVar[str | None] = None
-    """The option that holds other data by name, each of any kind that may be a part; None for kinds that hold none.
+    """The option that holds other data by name, each of any kind that may be a part; None for no such option.
     It is declared as `dict[str, SerializeAsAny[DataParams]]`."""
 
     _kept: Path | None = PrivateAttr(default=None)
@@ -137,8 +138,8 @@ class DataParams(Params):
         """A small instance for tests, like `example`, for kinds that read files.
 
         Args:
-            folder: holds a small corpus, `text.txt` and `rows.jsonl`, the bins of the latter in `bins`, and has room
-                for more.
+            folder: holds a small corpus (`text.txt`, `rows.jsonl`, and the bins of the latter in `bins`),
+                and has room for more.
         """
         return cls.example()
 
@@ -188,7 +189,7 @@ class DataParams(Params):
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """What can be measured on a text of these data, so that steering can be: those of any text unless said."""
+        """What can be measured on a text of these data, and so steering; what any text has, unless said."""
         return text_attributes(self.codec)
 
     def open(self) -> Source:
@@ -203,8 +204,9 @@ class DataParams(Params):
 def uniforms(shape: tuple[int, ...], split: str, *, seed: int = 0, step: int = 0) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) that depend on the arguments alone; fewer rows are a prefix of more.
 
-    Philox is keyed by (seed, step), and the split ('mixture' is the choice between parts) is the top word of its counter: streams of two different
-    (split, seed, step) can never overlap. So held-out rows are out of reach of every training seed.
+    Philox is keyed by (seed, step), and the split ('mixture' is the choice between parts) is the top word of
+    its counter: streams of two different (split, seed, step) can never overlap. So held-out rows are out of
+    reach of every training seed.
     """
     assert 0 <= seed < 2**64, f"seed {seed} is not in 0..2**64-1"
     assert 0 <= step < 2**64, f"step {step} is not in 0..2**64-1"

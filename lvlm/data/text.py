@@ -15,6 +15,7 @@ from pydantic import Field
 from lvlm.data.corpus import CorpusParams, File, split_files
 from lvlm.data.rows import TokenSource
 from lvlm.errors import UserError, listing, nearest
+from lvlm.system.files import missing, reading
 
 SUFFIXES = (".txt", ".jsonl", ".gz")  # what is read from a folder
 
@@ -64,10 +65,8 @@ def find(paths: Sequence[str], where: str = "data.path") -> Iterator[tuple[str, 
     """
     seen: set[Path] = set()  # a file given twice could otherwise stand in two splits, under two names
     for given in paths:
-        try:
+        with reading(f"{where}: cannot read {given!r}"):
             found = _find(given, where)
-        except OSError as error:
-            raise UserError(f"{where}: cannot read {given!r}: {error.strerror or error}") from None
         for name, path in found:
             if (place := path.resolve()) not in seen:
                 seen.add(place)
@@ -80,10 +79,8 @@ def read(path: Path, field: str) -> bytes:
     Raises:
         UserError: when the file cannot be read, is a broken gzip file, or holds a bad JSON line.
     """
-    try:
+    with reading(f"data.path: cannot read '{path}'"):
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"data.path: cannot read '{path}': {error.strerror or error}") from None
     suffixes = path.suffixes
     if suffixes[-1:] == [".gz"]:
         suffixes.pop()
@@ -112,18 +109,6 @@ def _find(given: str, where: str) -> list[tuple[str, Path]]:
     if not found:
         raise UserError(f"{where}: the folder {given!r} holds no file that ends in {', '.join(SUFFIXES)}")
     return found
-
-
-def missing(given: str, path: Path) -> str:
-    """'no file or folder …': where the path breaks off, and what is there instead."""
-    while not path.parent.exists() and path.parent != path:
-        path = path.parent
-    if not path.parent.is_dir():
-        where = f"{str(path.parent)!r} is no folder"
-    else:
-        near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
-        where = f"the folder {str(path.parent)!r} holds no {path.name!r}{near}"
-    return f"no file or folder {given!r}: {where}"
 
 
 def text_of(line: bytes, field: str, where: str) -> bytes:

@@ -12,7 +12,7 @@ Shape legend: see `lvlm.interfaces`; N windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,7 @@ from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
 from lvlm.diagnosis.measured import Measured
 from lvlm.interfaces.brief import Brief
-from lvlm.runs.checkpoint import Checkpoints
-from lvlm.runs.folder import refuse_other_data
-from lvlm.runs.load import load_run
+from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.progress import Display
 
 
@@ -39,31 +37,8 @@ class Examination(Brief):
     findings: list[Finding]
 
 
-def examine(
-    folder: Path,
-    *,
-    step: int | None = None,
-    plugin_files: tuple[str, ...] = (),
-    progress: Callable[[float], None] | None = None,
-) -> Examination:
-    """Examine the best checkpoint of a run, or that of `step`.
-
-    Raises:
-        UserError: no such run or checkpoint, a damaged one, other data than it was trained on.
-    """
-    model, resolved, step = load_run(folder, plugin_files=plugin_files, step=step)
-    checkpoints = {checkpoint.step: checkpoint for checkpoint in Checkpoints(folder).list()}
-    measured = None
-    if model.latent is not None:
-        data = resolved.recipe.data.open()
-        refuse_other_data(folder, data.fingerprint)
-        windows = data.windows(resolved.recipe.train.evaluate_windows)
-        measured = measure(model, resolved.recipe, windows, checkpoints[step], progress=progress)
-    return Examination(str(folder), step, max(checkpoints), measured, findings_of(measured, resolved))
-
-
 def doctor(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     *,
     step: int | None = None,
     plugin_files: Sequence[str] = (),
@@ -74,13 +49,21 @@ def doctor(
     Looks at the checkpoint on validation windows; changes nothing.
 
     Args:
-        run: as for `load`.
+        run: as for `load`, or a run that is open.
         step: as for `load`.
         plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
     Raises:
-        UserError: no such run or checkpoint, or a damaged one.
+        UserError: no such run or checkpoint, a damaged one, or other data than it was trained on.
     """
     with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
-        return examine(Path(run), step=step, plugin_files=tuple(plugin_files), progress=display.share)
+        opened = open_run(run, step=step, plugin_files=plugin_files)
+        measured = None
+        if opened.model.latent is not None:
+            windows = opened.data.windows(opened.recipe.train.evaluate_windows)
+            measured = measure(
+                opened.model, opened.recipe, windows, opened.checkpoint, progress=display.share
+            )
+    findings = findings_of(measured, opened.resolved)
+    return Examination(str(opened), opened.step, opened.newest_step, measured, findings)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from lvlm.diagnosis.remedies import (
     Options,
     Try,
+    from_kind,
     to_charge,
     to_connect,
     to_revive,
@@ -21,7 +22,6 @@ from lvlm.diagnosis.remedies import (
     to_vary,
 )
 from lvlm.likelihood.life import ALIVE_NATS_PER_SLOT, ALIVE_SHARE_OF_BUDGET, IGNORED_SHARE_OF_KL, is_ignored
-from lvlm.objective import NATS_PER_BIT
 
 if TYPE_CHECKING:
     from lvlm.diagnosis.measured import Measured
@@ -77,10 +77,10 @@ def _life(m: Measured, options: Options) -> Iterator[Finding]:
     elif not m.alive and budget:
         say = f"The latent is dead: its {kl}, {_percent(m.kl_nats_per_slot / budget)} of the budget of "
         say += f"{budget:.4f}; it lives from {_percent(ALIVE_SHARE_OF_BUDGET)}."
-        yield Finding("bad", say, tuple(to_revive(options)))
+        yield Finding("bad", say, tuple(to_revive(options, m)))
     elif not m.alive:
         say = f"The latent is dead: its {kl}; it lives from {ALIVE_NATS_PER_SLOT:g}. The codes say nothing of their text."
-        yield Finding("bad", say, tuple(to_revive(options)))
+        yield Finding("bad", say, tuple(to_revive(options, m)))
     elif budget:
         say = f"The latent lives: its {kl}, {_percent(m.kl_nats_per_slot / budget)} of the budget of {budget:.4f}."
         yield Finding("good", say)
@@ -92,18 +92,15 @@ def _price(m: Measured, options: Options) -> Iterator[Finding]:
     """Whether what the KL costs is what was meant."""
     if not m.alive:
         return
-    budget, bits = m.budget_nats_per_slot, m.kl_nats_per_slot / NATS_PER_BIT
+    budget = m.budget_nats_per_slot
     if not budget and m.beta_effective == 0:
         say = "At this step the loss charges nothing for the KL, however large, and elbo pays for all of it: "
         say += f"{m.kl_nats_per_token:.4f} nats/token."
-        yield Finding("note", say, tuple(to_charge(options)))
+        yield Finding("note", say, tuple(to_charge(options, m)))
     elif budget and m.kl_nats_per_slot > FAR_ABOVE_BUDGET * budget:
         say = f"The raw KL is {m.kl_nats_per_slot / budget:.1f} times its budget"
         say += "" if m.beta_effective is None else f"; a nat of it costs {m.beta_effective:.3g} on average"
-        tries = [Try((f"loss.budget_bits={bits / _units(m, options):.3g}",), "if so much is meant")]
-        if options.number("loss.beta") > 0:
-            dearer = f"loss.beta={2 * options.number('loss.beta'):g}"
-            tries.insert(0, Try((dearer,), "a nat above the budget costs twice as much"))
+        tries = from_kind(options, m, "over_budget", "loss")
         yield Finding("note", f"{say}.", tuple(tries))
 
 
@@ -115,23 +112,23 @@ def _variety(m: Measured, options: Options) -> Iterator[Finding]:
     if seen and seen > 1 and (m.code_perplexity or 0) < ONE_CODE_PERPLEXITY:
         say = f"One code is all there is: the codes' perplexity is {m.code_perplexity:.2f} over {seen} slots, so the "
         say += "KL is what it costs to name the same code every time."
-        yield Finding("bad", say, tuple(to_vary(options)))
+        yield Finding("bad", say, tuple(to_vary(options, m)))
     elif cost is not None and not _unread(m) and is_ignored(cost, m.worth_nats_per_token):
         say = "The codes tell no row from another: those of another row cost the decoder only "
         say += f"{cost:.4f} nats/token more, where codes from the prior cost {m.worth_nats_per_token:.4f}."
-        yield Finding("bad", say, tuple(to_vary(options)))
+        yield Finding("bad", say, tuple(to_vary(options, m)))
 
 
 def _reading(m: Measured, options: Options) -> Iterator[Finding]:
     """Whether the decoder listens, and what it makes of it."""
     change, worth, cost = m.output_change_nats_per_token, m.worth_nats_per_token, m.kl_nats_per_token
     if m.alive and not _unread(m):
-        yield _exchange(worth / cost, options)
+        yield _exchange(worth / cost, m, options)
     elif change < SAME_OUTPUT_NATS_PER_TOKEN:
         say = "The output is all but the same for any code: between two codes drawn from the prior the next-token "
         say += f"distributions differ by {change:.1e} nats/token"
         say += f", while {cost:.4f} nats/token of KL are paid." if m.alive else "."
-        yield Finding("bad", say, tuple(to_connect(options)))
+        yield Finding("bad", say, tuple(to_connect(options, m)))
     elif not m.alive:
         say = "The decoder isn't deaf: between two codes drawn from the prior its next-token distributions differ "
         say += f"by {change:.1e} nats/token. What is missing is an encoder that says something."
@@ -140,10 +137,10 @@ def _reading(m: Measured, options: Options) -> Iterator[Finding]:
         say = f"The latent is ignored: it pays {cost:.4f} nats/token of KL, and codes from the posterior predict only "
         say += f"{worth:z.4f} ± {m.worth_stderr:.4f} nats/token better than codes from the prior; "
         say += f"it is read from {_percent(IGNORED_SHARE_OF_KL)} of the KL."
-        yield Finding("bad", say, tuple(to_connect(options)))
+        yield Finding("bad", say, tuple(to_connect(options, m)))
 
 
-def _exchange(saved: float, options: Options) -> Finding:
+def _exchange(saved: float, m: Measured, options: Options) -> Finding:
     """What comes of codes that are read; `saved` is nats of cross-entropy per nat of KL."""
     if saved >= 1:
         say = "The decoder reads the codes, and they pay off: "
@@ -151,7 +148,7 @@ def _exchange(saved: float, options: Options) -> Finding:
     say = f"The decoder reads the codes, yet they cost more than they bring: a nat of KL saves {saved:.2f} nats of "
     say += "cross-entropy, so elbo is above ce_prior. Where a budget makes the KL free, nothing in the training asks "
     say += "it to pay off; as a bound it is worse than not encoding at all."
-    return Finding("note", say, tuple(to_save(options)))
+    return Finding("note", say, tuple(to_save(options, m)))
 
 
 def _unread(m: Measured) -> bool:
@@ -163,7 +160,7 @@ def _learning(m: Measured, options: Options) -> Iterator[Finding]:
     if m.encoder_share < NO_GRADIENT_SHARE:
         say = f"The encoder gets no gradient: its norm is {m.encoder_gradient_norm:.1e} of {m.gradient_norm:.1e} in all, "
         say += "so it doesn't learn."
-        yield Finding("bad", say, tuple(to_connect(options) if _unread(m) else to_settle_later(options)))
+        yield Finding("bad", say, tuple(to_connect(options, m) if _unread(m) else to_settle_later(options)))
     if m.never_updated:
         shown = ", ".join(m.never_updated[:3]) + (", …" if len(m.never_updated) > 3 else "")
         say = f"{len(m.never_updated)} of {m.trainable} tensors never got a gradient in training, nor changed: {shown}."
@@ -172,8 +169,3 @@ def _learning(m: Measured, options: Options) -> Iterator[Finding]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
-
-
-def _units(m: Measured, options: Options) -> int:
-    """What budget_bits is granted to, per slot."""
-    return m.units if options.value("loss.per") == "unit" else 1

@@ -1,21 +1,20 @@
-"""What to try when a latent does not live, as options of the run's own recipe."""
+"""What to try when a latent does not live: the kinds' own remedies, and the options that every recipe has."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lvlm.errors import UserError
+from lvlm.interfaces import Case, LossParams, Params, Trouble
+from lvlm.interfaces.remedy import SHORT_RUN_STEPS
+from lvlm.registry.roles import nested_roles
 
 if TYPE_CHECKING:
+    from lvlm.diagnosis.measured import Measured
     from lvlm.recipe.recipe import Resolved
-
-
-SHORT_RUN_STEPS = 1000  # in which what starts at zero hasn't got far
-
-PULLING_TERMS = ("target", "lagrangian")  # what is short of its budget is pulled up
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,12 @@ class Options:
         value = self.value(path)
         return float(value) if isinstance(value, int | float) else math.nan
 
+    def another(self, path: str, role: str, present: str, names: Iterable[str] | None = None) -> str | None:
+        """The override to the first other kind of a role that the recipe takes; None where it takes none."""
+        choices = self.registry.kinds[role] if names is None else names
+        overrides = (f"{path}.kind={name}" for name in choices if name != present)
+        return next((one for one in overrides if self.take((one,))), None)
+
     def take(self, overrides: tuple[str, ...]) -> bool:
         """Whether the recipe is one with these overrides too."""
         from lvlm.recipe.read import read_recipe
@@ -56,29 +61,25 @@ class Options:
 # ---- what to try, in the order of promise; what the recipe refuses is dropped later -----------------------------
 
 
-def to_revive(options: Options) -> Iterator[Try]:
+def from_kind(options: Options, measured: Measured, trouble: Trouble, *path: str) -> Iterator[Try]:
+    """Remedies of the kind at a place of the recipe, and of the kinds among its options."""
+    found: Any = options.recipe
+    for key in path:
+        found = getattr(found, key)
+    if not isinstance(found, Params):
+        return
+    steps = options.recipe.train.steps
+    for remedy in found.remedies(Case(trouble, steps, measured.kl_nats_per_slot, measured.units)):
+        yield Try(tuple(f"{'.'.join(path)}.{option}" for option in remedy.options), remedy.why)
+    for option in nested_roles(type(found)):
+        yield from from_kind(options, measured, trouble, *path, option)
+
+
+def to_revive(options: Options, measured: Measured) -> Iterator[Try]:
     """A latent that the encoder says nothing with."""
-    bits, term = options.number("loss.budget_bits"), options.value("loss.term")
-    free = bits > 0
-    if term is not None and term not in PULLING_TERMS:
-        per = ("loss.per=slot",) if options.value("loss.per") == "sequence" else ()
-        usual = 0.1 if options.value("loss.per") == "unit" else 0.5
-        budget = bits if 0 < bits < math.inf else usual
-        pull = ("loss.term=lagrangian", f"loss.budget_bits={budget:g}", *per)
-        yield Try(pull, "the price falls below zero until the KL has reached its budget, and stays there")
-    if term == "lagrangian":
-        rate = f"loss.lagrangian_rate={10 * options.number('loss.lagrangian_rate'):g}"
-        yield Try((rate,), "the multiplier grows faster")
-    steps, beta = int(options.number("train.steps")), options.number("loss.beta")
-    if beta > 0 and not free:
-        ramp = f"loss.beta={{start: 0, end: {beta:g}, steps: {max(1, steps // 2)}}}"
-        yield Try((ramp,), "codes become useful before they are charged for")
-    if options.number("loss.autoencoder_steps") == 0 and not free:
-        yield Try(
-            (f"loss.autoencoder_steps={max(1, steps // 4)}",), "the same, with no charge at all at first"
-        )
+    yield from from_kind(options, measured, "dead", "loss")
     yield from _less_context(options)
-    yield from _from_the_start(options)
+    yield from _from_the_parts(options, measured, "dead")
     factor = options.number("train.encoder_learning_rate_factor")
     if factor < 3:
         faster = f"train.encoder_learning_rate_factor={3 if factor else 1}"
@@ -88,32 +89,30 @@ def to_revive(options: Options) -> Iterator[Try]:
         )
 
 
-def to_connect(options: Options) -> Iterator[Try]:
+def to_connect(options: Options, measured: Measured) -> Iterator[Try]:
     """A decoder that doesn't listen."""
     assert options.recipe.model.injection is not None
-    yield from _from_the_start(options)
+    yield from _from_the_parts(options, measured, "unread")
     seam, present = options.recipe.model.seam_index, options.recipe.model.injection.kind_name()
     if seam > 0:
         yield Try((f"model.seam={seam // 2}",), "more blocks above the seam can make use of the code")
-    others = (
-        f"model.injection.kind={name}" for name in options.registry.kinds["injection"] if name != present
-    )
-    if other := next((other for other in others if options.take((other,))), None):
+    if other := options.another("model.injection", "injection", present):
         yield Try((other,), "another way into the stack; for more: lvlm kinds injection")
     yield from _less_context(options)
-    yield from to_save(options)
-    steps = options.number("train.steps")
+    yield from to_save(options, measured)
+    steps = options.recipe.train.steps
     if steps < SHORT_RUN_STEPS:
-        yield Try((f"train.steps={SHORT_RUN_STEPS}",), f"{steps:.0f} steps are few to learn a code in")
+        yield Try((f"train.steps={SHORT_RUN_STEPS}",), f"{steps} steps are few to learn a code in")
 
 
-def to_vary(options: Options) -> Iterator[Try]:
+def to_vary(options: Options, measured: Measured) -> Iterator[Try]:
     """Codes that are all alike."""
     if options.recipe.model.prior == "fixed":
         yield Try(
             ("model.prior=learned",), "what all rows have in common costs nothing, and the KL shows the rest"
         )
-    yield from to_save(options)
+    yield from to_save(options, measured)
+    yield from _from_the_parts(options, measured, "alike")
     yield from to_settle_later(options)
 
 
@@ -124,22 +123,22 @@ def to_settle_later(options: Options) -> Iterator[Try]:
         yield Try(slower, "the encoder isn't sure before the decoder listens")
 
 
-def to_save(options: Options) -> Iterator[Try]:
+def to_save(options: Options, measured: Measured) -> Iterator[Try]:
     """KL that brings nothing."""
-    bits, asks = options.number("loss.budget_bits"), options.value("loss.term") in PULLING_TERMS
-    if 0 < bits < math.inf:
-        why = "less KL is asked for" if asks else "less KL is free"
-        yield Try((f"loss.budget_bits={bits / 2:g}",), why)
+    yield from from_kind(options, measured, "costly", "loss")
 
 
-def to_charge(options: Options) -> Iterator[Try]:
-    """KL without a price."""
-    if options.number("loss.beta") == 0:
-        yield Try(("loss.beta=1",), "the objective is the elbo")
-    elif options.number("loss.budget_bits") == math.inf:
-        yield Try(("loss.budget_bits=0.5",), "a budget with an end")
-    elif options.value("loss.beta") is None and options.value("loss.beta.end") is None:
-        yield Try(("loss.kind=elbo",), "the objective is the elbo")
+def to_charge(options: Options, measured: Measured) -> Iterator[Try]:
+    """KL without a price: the loss's own remedies, or else a loss that has a price."""
+    own = list(from_kind(options, measured, "uncharged", "loss"))
+    yield from own
+    losses = options.registry.kinds["loss"].values()
+    pricing = [
+        kind.name for kind in losses if issubclass(kind.params, LossParams) and kind.params.needs_latent
+    ]
+    present = options.recipe.loss.kind_name()
+    if not own and present not in pricing and (other := options.another("loss", "loss", present, pricing)):
+        yield Try((other,), "an objective that charges for the KL")
 
 
 def _less_context(options: Options) -> Iterator[Try]:
@@ -147,10 +146,6 @@ def _less_context(options: Options) -> Iterator[Try]:
         yield Try(("model.token_dropout=0.3",), "where the last tokens don't tell, the code is worth reading")
 
 
-def _from_the_start(options: Options) -> Iterator[Try]:
-    std, steps = options.number("model.quantizer.embedding_std"), options.number("train.steps")
-    if std == 0 and steps < SHORT_RUN_STEPS:
-        yield Try(
-            ("model.quantizer.embedding_std=0.1",),
-            "codes matter from the first step, and a short run has few",
-        )
+def _from_the_parts(options: Options, measured: Measured, trouble: Trouble) -> Iterator[Try]:
+    for part in ("quantizer", "encoder", "injection"):
+        yield from from_kind(options, measured, trouble, "model", part)

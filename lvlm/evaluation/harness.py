@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +23,6 @@ from lvlm.errors import UserError, nearest
 from lvlm.generation.generate import generate
 from lvlm.likelihood.score import score
 from lvlm.model.latent_lm import LatentLM
-from lvlm.runs.load import load_run
-from lvlm.system.device import pick_autocast, pick_device
 
 MOST_NEW_TOKENS = 256  # lm-eval's own default where a task says none
 
@@ -147,56 +144,37 @@ class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
         return generate(self.model, prompt, tokens, temperature=temperature, top_k=top_k, seed=seed)[0].tokens
 
 
-def run_tasks(
-    run: Path,
-    tasks: Sequence[str],
-    *,
-    k: int = 16,
-    seed: int = 0,
-    limit: int | None = None,
-    include_path: Path | None = None,
-    plugin_files: Sequence[str] = (),
-    progress: Callable[[float], None] | None = None,
-) -> dict[str, Any]:
-    """lm-eval's results of a run's best checkpoint: {'results': {task: {metric: value}}, …}, and what was asked for.
+def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> TaskManager:
+    """Where lm-eval finds tasks: its own, and those of a folder.
 
     Raises:
-        UserError: no such run, an unknown task, a choice longer than the context.
+        UserError: no such folder, or an unknown task.
     """
-    if k < 1:
-        raise UserError(f"k is {k}; it is at least 1")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}; it is at least 1")
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"{include_path}: no folder of tasks")
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
     for task in tasks:
         if not manager.match_tasks([task]):
             raise UserError(f"unknown task {task!r}; see: lm_eval ls tasks{nearest(task, manager.all_tasks)}")
-    model, resolved, step = load_run(run, plugin_files=plugin_files)
-    device = pick_device(resolved.recipe.train.device)
-    _, autocast = pick_autocast(resolved.recipe.train.precision, device)
-    adapter = HarnessLM(
-        model.to(device),
-        resolved.recipe.data.codec,
-        k=k,
-        seed=seed,
-        autocast=autocast,
-        progress=progress,
-    )
+    return manager
+
+
+def results_of(
+    adapter: HarnessLM, tasks: Sequence[str], manager: TaskManager, *, limit: int | None = None
+) -> dict[str, dict[str, float]]:
+    """lm-eval's numbers: {task: {metric: value}}.
+
+    Raises:
+        UserError: a choice is longer than the context.
+    """
     found = lm_eval.simple_evaluate(
         model=adapter, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=False
     )
     assert found is not None
-    if adapter.truncated:
-        print(f"{adapter.truncated} contexts were cut on the left to fit {adapter.context}", file=sys.stderr)
-    results = {
+    return {
         task: {name: value for name, value in numbers.items() if _is_number(value)}
         for task, numbers in found["results"].items()
     }
-    return {
-        "step": step, "k": k, "seed": seed, "limit": limit, "truncated": adapter.truncated, "results": results,
-    }  # fmt: skip
 
 
 def _is_number(value: object) -> bool:

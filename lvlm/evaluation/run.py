@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from lvlm.errors import UserError
 from lvlm.evaluation.result import Estimated, Evaluation, LatentUsed
 from lvlm.evaluation.settings import Settings
 from lvlm.evaluation.store import EvaluationStore, with_stored
@@ -26,89 +25,81 @@ from lvlm.likelihood.life import is_alive
 from lvlm.likelihood.names import EstimatorName, Resampling
 from lvlm.objective import NATS_PER_BIT
 from lvlm.recipe.assemble import build_loss
-from lvlm.runs.checkpoint import Checkpoints
-from lvlm.runs.folder import parameters_record, read_record, refuse_other_data
-from lvlm.runs.load import load_run
-from lvlm.system.device import pick_autocast, pick_device
-from lvlm.system.files import write_atomically
+from lvlm.runs.folder import parameters_record, read_record
+from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.system.files import write_atomically, writing
 from lvlm.system.progress import Display
 
 if TYPE_CHECKING:
     from lvlm.data import Source
+    from lvlm.data.source import Windows
     from lvlm.model.latent_lm import LatentLM
     from lvlm.recipe.recipe import Recipe
-    from lvlm.registry.registry import Registry
 
 
 SCHEMA = 2
-AS_DECLARED = Settings()
 
 SAMPLE_TOKENS = 120
 
 
-def evaluate_run(
-    folder: Path,
-    settings: Settings = AS_DECLARED,
+def evaluate(
+    run: str | Path | OpenedRun,
     *,
-    registry: Registry | None = None,
-    plugin_files: tuple[str, ...] = (),
-    progress: Callable[[float], None] | None = None,
+    estimators: Sequence[EstimatorName] | None = None,
+    k: int | Sequence[int] | None = None,
+    windows: int | None = None,
+    chunk: int | None = None,
+    resampling: Resampling | None = None,
+    resample_below: float | None = None,
+    plugin_files: Sequence[str] = (),
+    console: Console | None = None,
+    label: str | None = None,
 ) -> Evaluation:
-    """Evaluate the best checkpoint of a run on its test windows. What the recipe declares is written to
-    evaluation.json and evaluation.npz, which reports read; every number is kept in `evaluations` and not computed twice.
+    """Evaluate a run's best checkpoint on its test windows.
+
+    With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and
+    evaluation.npz and shown by reports; with any it is returned alone. Every number is kept in the run's
+    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened: one that lands
+    meanwhile changes nothing.
+
+    Args:
+        run: as for `load`, or a run that is open.
+        estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as
+            iwae_prior, smc_mixture.
+        k: codes per slot and particles; one number or several.
+        windows: how many test windows.
+        chunk: tokens between resampling checks of the particle filter.
+        resampling: how particles are drawn anew: systematic, stratified or multinomial.
+        resample_below: the share of K under which the effective sample size must fall before a filter
+            resamples.
+        plugin_files: as for `build`.
+        console: where progress goes; quiet unless given.
+        label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, a damaged checkpoint, too little data, other data than it was trained on, an
-            estimator that the model doesn't allow.
+        UserError: no such run, or a damaged one; too little data, or other data than it was trained on; options out of
+            range; an estimator that the model doesn't allow.
     """
-    model, resolved, step = load_run(folder, registry=registry, plugin_files=plugin_files)
-    recipe, spec = resolved.recipe, resolved.recipe.evaluate
-    device = pick_device(recipe.train.device)
-    precision, autocast = pick_autocast(recipe.train.precision, device)
-    model.to(device)
-    data = recipe.data.open()
-    refuse_other_data(folder, data.fingerprint)
-    windows = data.windows(settings.windows or spec.windows, split="test")
-    estimators = make_estimators(
-        list(settings.estimators or spec.estimators),
-        list(settings.ks or [spec.k]),
-        has_latent=model.latent is not None,
-        chunk=settings.chunk or spec.chunk,
-        resampling=settings.resampling or spec.resampling,
-        resample_below=spec.resample_below if settings.resample_below is None else settings.resample_below,
-    )
-    best = Checkpoints(folder).best()
-    common = {
-        "weights": ",".join(best.manifest.sha256[name] for name in best.files("model")),
-        "seed": spec.seed,
-        "precision": precision,
-        "device": device.type,
-    }
-    stored = EvaluationStore(folder, windows.digest, common)
-
-    def compute(missing: list[Estimator], describe: int, told: Callable[[float], None] | None) -> Estimates:
-        return estimate(
-            model, windows.batch, missing, rows=spec.rows, seed=spec.seed, describe=describe, autocast=autocast,
-            progress=told,
-        )  # fmt: skip
-
-    estimates = with_stored(stored, estimators, windows.batch, compute, progress)
-    oracle = data.oracle_nll_nats(windows.batch)
-    if oracle is not None:
-        estimates.nats["nll_oracle"] = oracle
-    record = read_record(folder)
-    headline = label_of(spec.headline, spec.k) if model.latent is not None else "nll_exact"
-    latent = _latent_facts(estimates, recipe, windows.batch)
+    ks = [k] if isinstance(k, int) else k
+    settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
+    with Display(console or Console(quiet=True), label or f"evaluating {run}", 100) as display:
+        opened = open_run(run, plugin_files=plugin_files)
+        recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
+        windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
+        used = _estimators(settings, opened)
+        estimates = _estimates(opened, windows_used, used, display.share)
+    data, headline = opened.data, label_of(spec.headline, spec.k) if model.latent is not None else "nll_exact"
+    latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
     result: Evaluation = {
         "schema": SCHEMA,
-        "step": step,
-        "windows_hash": windows.digest,
-        "windows": len(windows.batch),
+        "step": opened.step,
+        "windows_hash": windows_used.digest,
+        "windows": len(windows_used.batch),
         "target_tokens": int(estimates.targets.sum()),
         "codec": recipe.data.codec.name,
         "bytes_per_token": data.bytes_per_token,
         "headline": headline if headline in estimates.nats else None,
-        "settings": {one.label: repr(one) for one in estimators},
+        "settings": {one.label: repr(one) for one in used},
         "estimates": {name: _described(estimates, name, data.bytes_per_token) for name in estimates.nats},
         "excess_nats_per_sequence": _excess(estimates),
         "ce_by_position": None
@@ -122,18 +113,61 @@ def evaluate_run(
         "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
     }
     if settings.as_declared:
-        _write(folder, result, {"targets": estimates.targets, **estimates.nats})
+        _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
+
+
+def _estimators(settings: Settings, run: OpenedRun) -> list[Estimator]:
+    """Those that were asked for, with the recipe's settings where none were given."""
+    spec = run.recipe.evaluate
+    return make_estimators(
+        list(settings.estimators or spec.estimators),
+        list(settings.ks or [spec.k]),
+        has_latent=run.model.latent is not None,
+        chunk=settings.chunk or spec.chunk,
+        resampling=settings.resampling or spec.resampling,
+        resample_below=spec.resample_below if settings.resample_below is None else settings.resample_below,
+    )
+
+
+def _estimates(
+    run: OpenedRun, windows: Windows, estimators: list[Estimator], progress: Callable[[float], None]
+) -> Estimates:
+    """All numbers, the oracle's too; what was stored for these weights is not computed."""
+    spec = run.recipe.evaluate
+    common = {
+        "weights": ",".join(run.weights_sha256),
+        "seed": spec.seed,
+        "precision": run.precision,
+        "device": run.device.type,
+    }
+
+    def compute(missing: list[Estimator], describe: int, told: Callable[[float], None] | None) -> Estimates:
+        return estimate(
+            run.model,
+            windows.batch,
+            missing,
+            rows=spec.rows,
+            seed=spec.seed,
+            describe=describe,
+            autocast=run.autocast,
+            progress=told,
+        )
+
+    stored = EvaluationStore(run.folder, windows.digest, common)
+    estimates = with_stored(stored, estimators, windows.batch, compute, progress)
+    oracle = run.data.oracle_nll_nats(windows.batch)
+    if oracle is not None:
+        estimates.nats["nll_oracle"] = oracle
+    return estimates
 
 
 def _write(folder: Path, result: Evaluation, arrays: dict[str, Any]) -> None:
     packed = io.BytesIO()
     np.savez(packed, **arrays)
-    try:
+    with writing(folder, "the evaluation"):
         write_atomically(folder / "evaluation.npz", packed.getvalue())
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder}: the evaluation could not be written: {error.strerror or error}") from None
 
 
 def _described(estimates: Estimates, name: str, bytes_per_token: float | None) -> Estimated:
@@ -207,43 +241,3 @@ def _sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict
     tokens = min(SAMPLE_TOKENS, longest - len(ids))
     text = codec.decode(generate(model, ids, tokens, seed=seed)[0].tokens)
     return {"prompt": codec.decode(ids), "text": text, "tokens": tokens, "temperature": 1.0}
-
-
-def evaluate(
-    run: str | Path,
-    *,
-    estimators: Sequence[EstimatorName] | None = None,
-    k: int | Sequence[int] | None = None,
-    windows: int | None = None,
-    chunk: int | None = None,
-    resampling: Resampling | None = None,
-    resample_below: float | None = None,
-    plugin_files: Sequence[str] = (),
-    console: Console | None = None,
-) -> Evaluation:
-    """Evaluate a run's best checkpoint on its test windows.
-
-    With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and shown by
-    reports; with any it is returned alone. No number is computed twice either way.
-
-    Args:
-        run: as for `load`.
-        estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as
-            iwae_prior, smc_mixture.
-        k: codes per slot and particles; one number or several.
-        windows: how many test windows.
-        chunk: tokens between resampling checks of the particle filter.
-        resampling: how particles are drawn anew: systematic, stratified or multinomial.
-        resample_below: the share of K under which the effective sample size must fall before a filter
-            resamples.
-        plugin_files: as for `build`.
-        console: where progress goes; quiet unless given.
-
-    Raises:
-        UserError: no such run, or a damaged one; options out of range; an estimator that the model doesn't
-            allow.
-    """
-    ks = [k] if isinstance(k, int) else k
-    settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
-    with Display(console or Console(quiet=True), f"evaluating {run}", 100) as display:
-        return evaluate_run(Path(run), settings, plugin_files=tuple(plugin_files), progress=display.share)

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.estimate import Array, Estimates, LatentUse, Quality
 from lvlm.likelihood.estimators import Estimator, ParticleFilter
-from lvlm.system.files import write_atomically
+from lvlm.system.files import write_atomically, writing
 
 VERSION = 1  # of what the numbers mean; a change of any estimator's value is a new one
 
@@ -62,13 +61,9 @@ class EvaluationStore:
         path, about = self._file(name, settings)
         packed = io.BytesIO()
         np.savez(packed, about=np.array(about), **arrays)
-        try:
+        with writing(path, "the evaluation"):
             self.folder.mkdir(exist_ok=True)
             write_atomically(path, packed.getvalue())
-        except OSError as error:
-            raise UserError(
-                f"{path}: the evaluation could not be written: {error.strerror or error}"
-            ) from None
 
 
 def with_stored(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from lvlm.errors import MissingLibrary
+from lvlm.errors import MissingLibrary, UserError
+from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.progress import Display
 
 
 def lm_eval(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     tasks: Sequence[str],
     *,
     k: int = 16,
@@ -26,7 +28,7 @@ def lm_eval(
     """Run tasks of EleutherAI's lm-evaluation-harness on a run; needs the extra lm-eval.
 
     Args:
-        run: as for `load`.
+        run: as for `load`, or a run that is open.
         tasks: names of lm-eval's tasks, which may download their data.
         k: particles, the same for every choice.
         seed: of all noise.
@@ -40,12 +42,32 @@ def lm_eval(
         lvlm.errors.MissingLibrary: lm-eval isn't installed.
     """
     try:
-        from lvlm.evaluation.harness import run_tasks
+        from lvlm.evaluation.harness import HarnessLM, find_tasks, results_of
     except ImportError as error:
         raise MissingLibrary.of("lm-eval", "lm-eval") from error
-    folder = None if include_path is None else Path(include_path)
+    if k < 1:
+        raise UserError(f"k is {k}; it is at least 1")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}; it is at least 1")
     with Display(console or Console(quiet=True), f"lm-eval of {run}", 100) as display:
-        return run_tasks(
-            Path(run), tasks, k=k, seed=seed, limit=limit, include_path=folder, plugin_files=plugin_files,
+        manager = find_tasks(tasks, None if include_path is None else Path(include_path))
+        opened = open_run(run, plugin_files=plugin_files)
+        adapter = HarnessLM(
+            opened.on_device(),
+            opened.recipe.data.codec,
+            k=k,
+            seed=seed,
+            autocast=opened.autocast,
             progress=display.share,
-        )  # fmt: skip
+        )
+        results = results_of(adapter, tasks, manager, limit=limit)
+    if adapter.truncated:
+        print(f"{adapter.truncated} contexts were cut on the left to fit {adapter.context}", file=sys.stderr)
+    return {
+        "step": opened.step,
+        "k": k,
+        "seed": seed,
+        "limit": limit,
+        "truncated": adapter.truncated,
+        "results": results,
+    }

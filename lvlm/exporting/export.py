@@ -32,8 +32,10 @@ from lvlm.errors import MissingLibrary, UserError, listing, nearest
 from lvlm.exporting.graphs import Graph, draw_prior, trace
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.recipe import Recipe
+from lvlm.runs.checkpoint import Checkpoints
 from lvlm.runs.folder import versions
-from lvlm.runs.load import load_run
+from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.runs.weights import tensors_of
 from lvlm.system.files import new_folder
 
 Format = Literal["safetensors", "onnx", "torch-export"]
@@ -52,36 +54,77 @@ WORTH_SHARING = 1024  # bytes
 Run = Callable[..., list[Tensor]]
 
 
-def export_as(
-    folder: Path,
-    out: Path,
+def export(
+    run: str | Path | OpenedRun,
+    out: str | Path,
     *,
     format: str = "safetensors",
     step: int | None = None,
     plugin_files: Sequence[str] = (),
 ) -> Path:
-    """See `lvlm.export`."""
+    """Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
+
+    Args:
+        run: as for `load`, or a run that is open.
+        out: a folder that isn't there yet.
+        format: which form: safetensors, a folder that lvlm reads like a run; onnx or torch-export, for other
+            runtimes. Those are graphs of the decoder, with codes as an input, compared with PyTorch before
+            they are kept.
+        step: as for `load`.
+        plugin_files: as for `build`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become a graph,
+            or a graph that computes something else.
+        lvlm.errors.MissingLibrary: 'onnx' without its libraries.
+    """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}; known: {listing(FORMATS)}{nearest(format, FORMATS)}")
-    if format == "safetensors":
-        return export_run(folder, out, step=step, plugin_files=plugin_files)
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
-    with new_folder(out) as temporary, _quiet():
-        model, resolved, step = load_run(folder, plugin_files=plugin_files, step=step)
-        graphs = trace(model)
+    with new_folder(Path(out)) as temporary:
+        opened = open_run(run, step=step, plugin_files=plugin_files)
+        if format == "safetensors":
+            _write_checkpoint(opened, temporary)
+        else:
+            _write_graphs(opened, temporary, format)
+        copy_recipe(opened.folder, temporary)
+    return Path(out)
+
+
+def _write_checkpoint(run: OpenedRun, folder: Path) -> None:
+    """The weights alone: a checkpoint that knows no optimiser."""
+    manifest = run.checkpoint.manifest
+    Checkpoints(folder).save(
+        tensors_of(run.model), {}, step=run.step, bound_name=manifest.bound_name, bound=manifest.bound
+    )
+
+
+def _write_graphs(run: OpenedRun, folder: Path, format: str) -> None:
+    """The graphs, and export.json, which describes them."""
+    with _quiet():
+        graphs = trace(run.model)
         write, read = (_write_onnx, _read_onnx) if format == "onnx" else (_write_pt2, _read_pt2)
-        write(graphs, temporary)
-        off = check(model, *(read(temporary, graph) for graph in graphs))
-        copy_recipe(folder, temporary)
-        record = {
-            "format": format,
-            "step": step,
-            **_description(model, resolved.recipe, graphs),
-            "check": off,
-        }
-        (temporary / "export.json").write_text(json.dumps(record, indent=1) + "\n")
-    return out
+        write(graphs, folder)
+        off = check(run.model, *(read(folder, graph) for graph in graphs))
+    record = {
+        "format": format,
+        "step": run.step,
+        **_description(run.model, run.recipe, graphs),
+        "check": off,
+    }
+    (folder / "export.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def copy_recipe(folder: Path, to: Path) -> None:
+    """What a run says of itself, and the files that it needs to read text, into a folder that is there."""
+    for name in ("run.json", "recipe.yaml"):
+        shutil.copy(folder / name, to / name)
+    if (folder / "files").is_dir():
+        shutil.copytree(folder / "files", to / "files")
 
 
 def _importable(name: str) -> bool:
@@ -238,7 +281,7 @@ def _description(model: LatentLM, recipe: Recipe, graphs: Sequence[Graph]) -> di
         "vocabulary": model.backbone.vocab,
         "codec": recipe.data.codec.name,
         "context": model.backbone.context,
-        "prefix_rows": 0 if model.injection is None else model.injection.prefix_rows,
+        "prefix_rows": model.prefix_rows,
         "codes": _codes(model),
         "versions": versions(),
     }
@@ -260,56 +303,3 @@ def _codes(model: LatentLM) -> dict[str, Any] | None:
         if learned
         else f"{path.quantizer.prior_dim} zeros",
     }
-
-
-def export(
-    run: str | Path,
-    out: str | Path,
-    *,
-    format: str = "safetensors",
-    step: int | None = None,
-    plugin_files: Sequence[str] = (),
-) -> Path:
-    """Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
-
-    Args:
-        run: as for `load`.
-        out: a folder that isn't there yet.
-        format: which form: safetensors, a folder that lvlm reads like a run; onnx or torch-export, for other
-            runtimes. Those are graphs of the decoder, with codes as an input, compared with PyTorch before
-            they are kept.
-        step: as for `load`.
-        plugin_files: as for `build`.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become
-            a graph, or a graph that computes something else.
-        lvlm.errors.MissingLibrary: 'onnx' without its libraries.
-    """
-    return export_as(Path(run), Path(out), format=format, step=step, plugin_files=tuple(plugin_files))
-
-
-def export_run(folder: Path, out: Path, *, step: int | None = None, plugin_files: Sequence[str] = ()) -> Path:
-    """See `lvlm.export`. The export is a run with one checkpoint, which knows no optimiser and can't be resumed."""
-    from lvlm.runs.checkpoint import Checkpoints
-    from lvlm.runs.weights import tensors_of
-
-    with new_folder(out) as temporary:
-        model, _, step = load_run(folder, plugin_files=plugin_files, step=step)
-        (manifest,) = [c.manifest for c in Checkpoints(folder).list() if c.step == step]
-        copy_recipe(folder, temporary)
-        Checkpoints(temporary).save(
-            tensors_of(model), {}, step=step, bound_name=manifest.bound_name, bound=manifest.bound
-        )
-    return out
-
-
-def copy_recipe(folder: Path, to: Path) -> None:
-    """What a run says of itself, and the files that it needs to read text, into a folder that is there."""
-    for name in ("run.json", "recipe.yaml"):
-        shutil.copy(folder / name, to / name)
-    if (folder / "files").is_dir():
-        shutil.copytree(folder / "files", to / "files")

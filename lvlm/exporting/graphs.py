@@ -74,7 +74,7 @@ class _Graph(nn.Module):
     def __init__(self, model: LatentLM) -> None:
         super().__init__()
         self.model = model
-        self.prefix = 0 if model.injection is None else model.injection.prefix_rows
+        self.prefix = model.prefix_rows
 
     def in_front(self, number: int) -> int:
         """Places of a block that never hold anything: those of the prefix, below the seam."""

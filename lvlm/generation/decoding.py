@@ -182,7 +182,7 @@ class Decoding:
         self.model, self.codes, self.capacity = model, codes, capacity
         self._prompt_codes = prompt_codes
         self._layers = model.make_cache(rows, capacity)
-        self._in_front = 0 if model.injection is None else model.injection.prefix_rows
+        self._in_front = model.prefix_rows
         self._compile = compile
         self._lengths: list[int] = []
         self._at_B: Tensor | None = None

@@ -20,7 +20,9 @@ from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.generation.row_text import UNFINISHED
 from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
+from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
+from lvlm.system.files import reading, writing
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
@@ -88,9 +90,7 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
     check_rows(model, rows, 1, what="text")
     seeds = row_seeds(seed, len(rows))
     tokens_BT, keep_BT = padded(rows, device)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         place = model.place(torch.arange(tokens_BT.shape[1], device=device))
         hidden_BTD = model.below(tokens_BT, place)
         posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
@@ -113,8 +113,6 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
                 )
             )
         return found
-    finally:
-        model.train(training)
 
 
 def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int = 0) -> list[Encoded]:
@@ -158,10 +156,8 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
         "kl_nats_per_token": torch.cat([one.kl_T for one in found]),
         "slots_of_piece": torch.tensor([len(one.codes) for one in found]),
     }
-    try:
+    with writing(path):
         np.savez(path, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
-    except OSError as error:
-        raise UserError(f"{path}: could not be written: {error.strerror or error}") from None
     return path
 
 
@@ -171,13 +167,11 @@ def read_codes(path: Path) -> Tensor:
     Raises:
         UserError: no such file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
-            return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read: {error.strerror or error}; codes come from a file that `lvlm encode --out` wrote"
-        ) from None
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
-        raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None
+    way_out = "; codes come from a file that `lvlm encode --out` wrote"
+    with reading(f"{path}: cannot be read", way_out):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
+                return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
+        except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+            raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None

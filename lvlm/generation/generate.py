@@ -24,6 +24,7 @@ from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import log_probs
 from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
+from lvlm.model.modes import evaluating
 from lvlm.model.noise import TOKENS, generators
 
 if TYPE_CHECKING:
@@ -159,9 +160,7 @@ def _run(
     lengths, device = [len(row) for row in rows], model.device
     fed = max(lengths) + tokens - 1  # the last token is not fed again
     u_BN = _uniforms(seeds, tokens).to(device)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         decoding = Decoding(
             model,
             len(rows),
@@ -191,8 +190,6 @@ def _run(
                     break
             if number < tokens - 1:
                 logits_BV = decoding.step(next_B)
-    finally:
-        model.train(training)
     new_BN, log_prob_BN = torch.stack(chosen, 1).cpu(), torch.stack(scored, 1).cpu()
     if not bool(log_prob_BN.isfinite().all()):
         raise NotFinite(

@@ -15,6 +15,7 @@ from lvlm.interfaces.params import (
     Register,
 )
 from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.remedy import Case, Remedy, Trouble, louder_embedding
 from lvlm.interfaces.schedule import Ramp, Schedule, value_at
 from lvlm.interfaces.section import Section
 
@@ -26,6 +27,7 @@ __all__ = [
     "BackboneParams",
     "Batch",
     "Block",
+    "Case",
     "Codec",
     "Conditioning",
     "Encoder",
@@ -42,9 +44,12 @@ __all__ = [
     "QuantizerParams",
     "Ramp",
     "Register",
+    "Remedy",
     "Schedule",
     "Section",
     "Slots",
     "Terms",
+    "Trouble",
+    "louder_embedding",
     "value_at",
 ]

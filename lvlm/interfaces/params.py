@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
 from lvlm.interfaces.data import Slots
 from lvlm.interfaces.parts import Backbone, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.remedy import Case, Remedy
 from lvlm.interfaces.section import Section
 
 # ------------------------------------------------------------------------------- params: what a recipe says
@@ -30,6 +32,18 @@ class Params(Section):
     def example(cls) -> Self:
         """A small instance for tests; override it where a field is required or its default is large."""
         return cls()
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values that a run of an older version saved, as this version reads them; unchanged unless overridden."""
+        return dict(values)
+
+    def remedies(self, case: Case) -> Iterable[Remedy]:
+        """What to try in this kind's options about a trouble that the doctor found, the most promising first.
+
+        A remedy that the recipe refuses is left out of the advice, so it need not be checked here.
+        """
+        return ()
 
 
 class BackboneParams(Params):
@@ -111,7 +125,12 @@ class LossParams(Params):
         return False
 
     def build(self, *, width: int, vocab: int) -> Loss:
-        """The module, for hiddens [B, T, width] and logits [B, T, vocab]; a loss with layers of its own needs them."""
+        """The module.
+
+        Args:
+            width: D of the hiddens that it gets; a loss with layers of its own needs it.
+            vocab: V of the logits.
+        """
         raise NotImplementedError(f"{type(self).__name__}.build")
 
 

@@ -113,8 +113,9 @@ class Quantizer(nn.Module, abc.ABC):
     too, unless `can_be_prior` is False. KL and log-probabilities are computed in float32 or wider whatever the
     input, with autocast off.
 
-    A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C), and says what a code
-    is: `num_codes` for indices, `code_dim` for vectors, and `units` where a code can be changed in parts.
+    A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C), and says what
+    a code is: `num_codes` for indices, `code_dim` for vectors, and `units` where a code can be changed in
+    parts.
     """
 
     can_be_prior: bool = True
@@ -124,9 +125,9 @@ class Quantizer(nn.Module, abc.ABC):
     code_dim: int | None = None
     """Z, the numbers of one continuous code; None for indices."""
     units: tuple[str, ...] = ()
-    """Names of what can be changed one by one. The units of a continuous code are its coordinates. Those of an index are
-    its bits: unit h has the value 2^h, and there are 2^len(units) codes. Empty where a code is all or nothing: an
-    index of a codebook or of a grid, a categorical.
+    """Names of what can be changed one by one. The units of a continuous code are its coordinates. Those of
+    an index are its bits: unit h has the value 2^h, and there are 2^len(units) codes. Empty where a code is
+    all or nothing: an index of a codebook or of a grid, a categorical.
     """
     prior_words: str = "as its `sample` does"
     """How codes are drawn from prior numbers, for those who do it outside of PyTorch: exports say it."""
@@ -165,11 +166,11 @@ class Quantizer(nn.Module, abc.ABC):
         """log-probability of codes under numbers, [B, S], nats; `numbers` is [B, S, K] or [B, S, J]."""
 
     def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
-        """Codes with unit number `unit` changed in every slot and all other units as they were. Changed twice, codes are
-        what they were.
+        """Codes with unit number `unit` changed in every slot and all other units as they were. Changed
+        twice, codes are what they were.
 
-        An index has the bit flipped. A vector has the coordinate mirrored at 0; override this where the mean of the
-        fixed prior is another point.
+        An index has the bit flipped. A vector has the coordinate mirrored at 0; override this where the mean
+        of the fixed prior is another point.
         """
         assert 0 <= unit < len(self.units), f"unit {unit} of {len(self.units)}"
         if self.code_dim is None:

@@ -28,6 +28,7 @@ from lvlm.likelihood.life import ACTIVE_UNIT_BITS
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.weights import Bounds, averaged
 from lvlm.model.latent_lm import LatentLM
+from lvlm.model.modes import evaluating
 from lvlm.objective import NATS_PER_BIT
 from lvlm.system.device import Autocast
 
@@ -122,15 +123,13 @@ def estimate(
         UserError: an estimator can't be had for this model.
         NotFinite: the encoder yields NaN or infinity.
     """
-    training = model.training
-    model.eval()
     k = max((one.k for one in estimators), default=1)
     describe = k if describe is None else describe
     together = max(1, rows // max(k, describe))
     found: list[dict[str, Bounds]] = []
     kl_parts: list[tuple[Tensor, Tensor]] = []
     positions: list[Tensor] = []
-    try:
+    with evaluating(model):
         for start in range(0, len(windows), together):
             batch = windows[start : start + together].to(model.device)
             seeds = [(seed << 32) + start + row for row in range(len(batch))]
@@ -149,8 +148,6 @@ def estimate(
             elif describe:
                 positions.append(some.exact_by_target().sum(0))
             found.append(bounds)
-    finally:
-        model.train(training)
 
     def joined(name: str, of: str) -> Array | None:
         pieces = [getattr(bounds[name], of) for bounds in found]

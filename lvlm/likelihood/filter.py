@@ -53,9 +53,9 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     batch, tokens = targets_BT.shape
     draws = rows.draws(spec.proposal, k)
     embedding_PSC = rows.embed(draws.codes.flatten(0, 1)).clone()
-    prefix = 0 if model.injection is None else model.injection.prefix_rows
     layers = [
-        model.backbone.make_cache(batch * k, tokens + prefix) for _ in model.backbone.blocks[model.seam :]
+        model.backbone.make_cache(batch * k, tokens + model.prefix_rows)
+        for _ in model.backbone.blocks[model.seam :]
     ]
     last_target_B = (targets_BT != IGNORE).int().cumsum(1).argmax(1)
     of_rows = rows.generators(RESAMPLING)

@@ -19,6 +19,7 @@ from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.filter import Filter, run_filter
 from lvlm.likelihood.particles import Rows
 from lvlm.model.latent_lm import LatentLM
+from lvlm.model.modes import evaluating
 from lvlm.system.device import Autocast
 
 
@@ -71,15 +72,11 @@ def score(
     inputs_BT, targets_BT = tokens[:, :-1], tokens[:, 1:].clone()
     targets_BT[:, : len(prompt) - 1] = IGNORE
     batch = Batch(inputs_BT, targets_BT, torch.ones_like(inputs_BT, dtype=torch.bool))
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         one = Rows(model, batch, seeds=[seed], at_once=rows, autocast=autocast, prompt=len(prompt))
         if model.latent is None:
             return Score(-float(one.exact_by_target().sum()), 0.0)
         found = run_filter(one, Filter(k, chunk, proposal="prior"))
-    finally:
-        model.train(training)
     assert found.noise is not None
     noise = float(found.noise)
     return Score(-float(found.nats), math.sqrt(max(0.0, noise)) if math.isfinite(noise) else math.nan)

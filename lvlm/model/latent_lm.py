@@ -1,6 +1,6 @@
 """The one model: a decoder cut at a seam, with or without a latent. `LatentLM.forward` tells the story.
 
-Shape legend: see `lvlm.interfaces`.
+The shape legend is that of `lvlm.interfaces.parts`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ CodeSource = Literal["posterior", "prior", "shuffled"] | Tensor
 
 
 class Place(NamedTuple):
-    """Positions, [T] or [B, T] where rows differ, and what blocks need to know of them."""
+    """Positions, [T] or [B, T] where rows differ, and the backbone's tables for them."""
 
     positions_T: Tensor
     where: Any
 
 
 class LatentPath(nn.Module):
-    """From the hidden at the seam to the embedding of a code.
+    """The way from the hidden at the seam to the embedding of a code.
 
     tokens, hidden ─ encoder ─ norm ─ readout ─► posterior numbers ─┐
     hidden at each slot's first position ─ prior head ─► prior numbers ─ quantizer ─► Latent
@@ -63,7 +63,7 @@ class LatentPath(nn.Module):
             nn.init.zeros_(self.prior_head.bias)
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
-        """What makes the posterior: encoder, norm and readout."""
+        """Parameters that make the posterior: encoder, norm and readout."""
         for module in (self.encoder, self.norm, self.readout):
             yield from module.parameters()
 
@@ -75,7 +75,12 @@ class LatentPath(nn.Module):
         z: CodeSource,
         generator: torch.Generator | None = None,
     ) -> Latent:
-        """The latent of whole rows."""
+        """Latent of whole rows: codes, their embedding, and KL in nats where they come from the posterior.
+
+        Raises:
+            UserError: given codes don't fit.
+            NotFinite: the encoder yields NaN or infinity, outside of training.
+        """
         rows, tokens = tokens_BT.shape
         if isinstance(z, Tensor):
             wanted, slots = self.slots.count(tokens), z.shape[1] if z.ndim > 1 else 0
@@ -91,8 +96,8 @@ class LatentPath(nn.Module):
         numbers_BSK = self.posterior(tokens_BT, hidden_BTD, keep_BT)
         if not self.training:
             return self._shuffled(self.quantizer(numbers_BSK, prior_BSJ, generator), z)
-        # In training NaN must not become a code, and must not be an error of one process either, which the others would
-        # wait for: it goes around the quantizer into what all of them see, the loss.
+        # In training NaN must not become a code. It must not raise in one process either, as the others would
+        # wait: it goes around the quantizer into the loss, which all of them see.
         latent: Latent = self.quantizer(numbers_BSK.nan_to_num(0.0, 0.0, 0.0), prior_BSJ, generator)
         broken = ~numbers_BSK.isfinite().all()
         latent.embedding_BSC = latent.embedding_BSC.masked_fill(broken, torch.nan)
@@ -117,9 +122,8 @@ class LatentPath(nn.Module):
             NotFinite: they hold NaN or infinity, outside of training.
         """
         numbers_BSK: Tensor = self.readout(self.norm(self.encoder(tokens_BT, hidden_BTD, keep_BT)))
-        if not self.training and not bool(
-            numbers_BSK.isfinite().all()
-        ):  # a NaN would become a code like any other
+        # A NaN would become a code like any other.
+        if not self.training and not bool(numbers_BSK.isfinite().all()):
             raise NotFinite(
                 "the numbers of the posterior hold NaN or infinity: the weights or the encoder diverged"
             )
@@ -135,9 +139,9 @@ class LatentLM(nn.Module):
         injection: what codes do to the stack; None for a baseline.
         seam: the block index at which the encoder reads and the code enters.
         latent_dropout: share of the rows whose latent is hidden during training.
-        token_dropout: share of the input tokens, the first excepted, whose embedding is zeroed during training (word
-            dropout: Bowman et al. 2016, arXiv 1511.06349). An encoder over the tokens sees them all the same; one over the hidden
-            at the seam sees what the lower blocks made of the rest.
+        token_dropout: share of the input tokens, the first excepted, whose embedding is zeroed during
+            training (word dropout: Bowman et al. 2016, arXiv 1511.06349). An encoder over the tokens still
+            sees them; one over the hidden at the seam sees what the lower blocks made of the rest.
     """
 
     def __init__(
@@ -151,39 +155,41 @@ class LatentLM(nn.Module):
         token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.logits_chunk: int | None = None  # of the outputs in training; see `Output.chunk_tokens`
-        self.codec: Codec | None = (
-            None  # of the data that it was made for, for those who write and read its tokens
-        )
+        self.logits_chunk: int | None = None  # tokens whose logits a loss makes at a time in training
+        self.codec: Codec | None = None  # of the data that the model was made for
         assert (latent is None) == (injection is None), "a latent needs an injection"
         self.backbone, self.latent, self.injection = backbone, latent, injection
         self.seam, self.latent_dropout, self.token_dropout = seam, latent_dropout, token_dropout
 
     @property
     def slots(self) -> Slots | None:
-        """Where latent variables are; None without a latent."""
+        """Places of the latent variables; None without a latent."""
         return None if self.latent is None else self.latent.slots
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
+    @property
+    def prefix_rows(self) -> int:
+        """Rows that codes put in front of the tokens, from the seam upwards; 0 for most injections and a baseline."""
+        return 0 if self.injection is None else self.injection.prefix_rows
+
     def at_step(self, step: int) -> None:
-        """Tell the quantizer how many training steps are done; see `lvlm.interfaces.Quantizer.at_step`."""
+        """Tell the quantizer how many training steps are done, for what follows a schedule."""
         if self.latent is not None:
             self.latent.quantizer.at_step(step)
 
     def make_cache(self, rows: int, capacity: int) -> list[LayerCache]:
-        """An empty cache of every block for `rows` rows of at most `capacity` tokens; a prefix comes on top."""
-        in_front = 0 if self.injection is None else self.injection.prefix_rows
+        """One empty cache per block, for `rows` rows of at most `capacity` tokens and the prefix."""
         return [
-            self.backbone.make_cache(rows, capacity + (in_front if number >= self.seam else 0))
+            self.backbone.make_cache(rows, capacity + (self.prefix_rows if number >= self.seam else 0))
             for number in range(len(self.backbone.blocks))
         ]
 
     def place(self, positions_T: Tensor) -> Place:
-        """For `below` and `above`: where tokens stand."""
+        """Positions of tokens, [T] or [B, T], as `below` and `above` take them."""
         return Place(positions_T, self.backbone.locate(positions_T))
 
     def forward(
@@ -200,8 +206,8 @@ class LatentLM(nn.Module):
             tokens_BT: int64 token ids, padding on the right.
             keep_BT: bool, False at padding; all real unless given.
             z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
-                int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each row the
-                code that the posterior of the row before drew, and charges the KL of its own.
+                int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each
+                row the code that the posterior of the row before drew, and charges the KL of its own.
             generator: the noise of codes; torch's global one unless given.
 
         Raises:
@@ -273,9 +279,8 @@ class LatentLM(nn.Module):
         prefix = 0
         if port.add_BTD is not None:
             x_BTD = x_BTD + port.add_BTD
-        if port.prefix_BPD is not None and not (
-            upper and upper[0].length
-        ):  # later tokens find it in the cache
+        in_cache = bool(upper and upper[0].length)  # later tokens find the prefix in the cache
+        if port.prefix_BPD is not None and not in_cache:
             prefix = port.prefix_BPD.shape[1]
             x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
             where = self.backbone.locate(torch.arange(-prefix, tokens, device=x_BTD.device))
@@ -304,22 +309,28 @@ class LatentLM(nn.Module):
             )
 
     def _seen(self, tokens_BT: Tensor) -> Tensor:
-        """Tokens that the decoder sees, [B, T]. The first always: with nothing but itself to look at, a zero would
-        stay exactly zero up to the seam, where the slope of an RMSNorm explodes.
+        """Tokens that the decoder sees, bool [B, T].
+
+        The first is always seen: as it has only itself to look at, a zero would stay exactly zero up to the
+        seam, where the slope of an RMSNorm explodes.
         """
         seen_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) >= self.token_dropout
         return seen_BT | (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) == 0)
 
     def _dropout(self, tokens_BT: Tensor) -> Tensor | None:
-        """Rows whose latent stays, [B]; a mask rather than an `if`, so that every rank runs every unit."""
+        """Rows whose latent stays, bool [B]; a mask rather than an `if`, so that every rank runs every
+        unit.
+        """
         if not (self.training and self.latent_dropout):
             return None
         return torch.rand(tokens_BT.shape[0], device=tokens_BT.device) >= self.latent_dropout
 
 
 def prefix_mask(prefix: int, tokens: int, keep_B: Tensor | None) -> Tensor | None:
-    """Causal over prefix and tokens, [B, 1, P + T, P + T], with the prefix hidden from the tokens of rows
-    that dropped it (the prefix still sees itself: no row is fully masked). None when nothing is hidden.
+    """Causal mask over prefix and tokens, bool [B, 1, P + T, P + T]; None when nothing is hidden.
+
+    The prefix is hidden from the tokens of rows that dropped it, and still sees itself: no row is fully
+    masked.
     """
     if keep_B is None:
         return None

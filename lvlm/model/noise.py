@@ -20,7 +20,7 @@ SLOTS_A_DRAW = 16
 
 
 def generators(seeds: Sequence[int], purpose: int, device: torch.device) -> list[torch.Generator]:
-    """One for each seed; another purpose is another stream."""
+    """Random generators, one for each seed; another purpose is another stream."""
     return [
         torch.Generator(device=device).manual_seed(
             int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1)
@@ -30,7 +30,7 @@ def generators(seeds: Sequence[int], purpose: int, device: torch.device) -> list
 
 
 def block(numbers_Sn: Tensor, start: int) -> Tensor:
-    """SLOTS_A_DRAW slots of numbers from `start` on, zeros beyond the last."""
+    """A block of SLOTS_A_DRAW slots of numbers from `start` on, zeros beyond the last."""
     numbers = numbers_Sn.new_zeros(SLOTS_A_DRAW, numbers_Sn.shape[-1])
     some = numbers_Sn[start : start + SLOTS_A_DRAW]
     numbers[: len(some)] = some
@@ -38,6 +38,8 @@ def block(numbers_Sn: Tensor, start: int) -> Tensor:
 
 
 def noise_seed(seed: int, step: int, row: int) -> int:
-    """Of the noise of a micro-batch that starts with that row of the step's batch; no seed of weights is among them."""
+    """Seed of a micro-batch's noise, from the row of the step's batch that it starts with; never a seed of
+    weights.
+    """
     digest = hashlib.blake2b(f"noise {seed} {step} {row}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -25,10 +25,10 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def check_precision(precision: str) -> None:
-    """Before anything is read.
+    """Check the name of a precision, and that its library is there, before anything is read.
 
     Raises:
-        UserError: an unknown one.
+        UserError: the precision is unknown.
         MissingLibrary: int8 without torchao.
     """
     if precision not in PRECISIONS:
@@ -48,7 +48,7 @@ def check_precision(precision: str) -> None:
 
 
 def convert(model: LatentLM, precision: Precision) -> LatentLM:
-    """The model with weights of less precision, in place; there is no way back, and no training.
+    """Convert a model's weights to less precision, in place. There is no way back, and no training.
 
     Raises:
         UserError: an unknown precision.
@@ -70,7 +70,7 @@ def convert(model: LatentLM, precision: Precision) -> LatentLM:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Memory of all weights and buffers."""
+    """Bytes of all weights and buffers."""
     held = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(_bytes(tensor) for tensor in held.values())
 

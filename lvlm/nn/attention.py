@@ -36,7 +36,9 @@ class Attention(nn.Module):
         mask: Tensor | None,
         cache: LayerCache | None,
     ) -> Tensor:
-        """See `lvlm.interfaces.Block` for the meaning of `mask` and `cache`."""
+        """Attend: queries [B, T, D] over sources [B, U, D] -> [B, T, D]; mask and cache as in
+        `lvlm.interfaces.Block`.
+        """
         batch, keys, width = source_BUD.shape
         q = self.q(x_BTD).view(*x_BTD.shape[:2], self.heads, self.head_width).transpose(1, 2)
         k, v = (

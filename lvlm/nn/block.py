@@ -11,7 +11,7 @@ from lvlm.nn.rope import Rotary
 
 
 class SwiGLU(nn.Module):
-    """x ─ (gate, up) ─ silu(gate) · up ─ down ─► [B, T, D]."""
+    """Gated feed-forward: x ─ (gate, up) ─ silu(gate) · up ─ down ─► [B, T, D]."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -20,13 +20,13 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+        """Map each position by itself, [B, T, D] -> [B, T, D]."""
         y: Tensor = self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
         return y
 
 
 class TransformerBlock(nn.Module):
-    """One layer; fulfils `lvlm.interfaces.Block`.
+    """A pre-norm transformer layer, as `lvlm.interfaces.Block` describes one.
 
     x ─┬─ norm ─ queries ───────────────┐
        │  norm(source) + shift ─ k, v ─ attention ─ + ─┬─ norm ─ SwiGLU ─ + ─►
@@ -46,7 +46,9 @@ class TransformerBlock(nn.Module):
         self.mlp = SwiGLU(width, hidden)
 
     def init_weights(self, std: float, residual_std: float) -> None:
-        """Normal weights; the two projections onto the residual stream have a standard deviation of their own."""
+        """Draw normal weights; the two projections onto the residual stream have a standard deviation of
+        their own.
+        """
         for linear in (self.attention.q, self.attention.k, self.attention.v, self.mlp.gate, self.mlp.up):
             nn.init.normal_(linear.weight, std=std)
         for linear in (self.attention.out, self.mlp.down):
@@ -63,7 +65,7 @@ class TransformerBlock(nn.Module):
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """See `lvlm.interfaces.Block`."""
+        """One layer, [B, T, D] -> [B, T, D]; arguments as in `lvlm.interfaces.Block`."""
         normed_BTD = self.attention_norm(x_BTD)
         kv_BUD = normed_BTD if source_BUD is None else self.attention_norm(source_BUD)
         if shift_BUD is not None:

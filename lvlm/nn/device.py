@@ -1,4 +1,4 @@
-"""The kind of device that a tensor is on, or, in a plan, that it stands for: its sizes of tiles belong to it."""
+"""The kind of device that a tensor is on, or stands for in a plan; sizes of tiles depend on it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _standing_for: str | None = None
 
 
 def device_type(x: Tensor) -> str:
-    """'cpu', 'cuda', …"""
+    """Kind of device that a tensor is on, or stands for: 'cpu', 'cuda', …"""
     return _standing_for or x.device.type
 
 
 @contextmanager
 def standing_for(kind: str) -> Iterator[None]:
-    """Inside, all tensors are on a device of that kind as far as `device_type` tells."""
+    """A context in which `device_type` reports the given kind for every tensor."""
     global _standing_for
     before, _standing_for = _standing_for, kind
     try:

@@ -9,7 +9,7 @@ from lvlm.interfaces import Slots
 
 
 def masked_mean(x_BTE: Tensor, keep_BT: Tensor, slots: Slots) -> Tensor:
-    """The mean over the real tokens of each slot, [B, S, E]; zeros where a slot has none."""
+    """Mean over the real tokens of each slot, [B, S, E]; zeros where a slot has none."""
     batch, tokens, width = x_BTE.shape
     slot_T = slots.of(torch.arange(tokens, device=x_BTE.device))
     count = slots.count(tokens)
@@ -20,8 +20,9 @@ def masked_mean(x_BTE: Tensor, keep_BT: Tensor, slots: Slots) -> Tensor:
 
 
 def spread(x_BSC: Tensor, slots: Slots, positions_T: Tensor, keep_B: Tensor | None) -> Tensor:
-    """The vector of the slot that each position uses, [B, T, C]; zeros in rows whose latent was dropped. Positions are
-    [T], or [B, T] where rows differ.
+    """Vector of the slot that each position uses, [B, T, C]; zeros in rows whose latent was dropped.
+
+    Positions are [T], or [B, T] where rows differ.
     """
     slot_T = slots.of(positions_T)
     if slot_T.ndim == 1:

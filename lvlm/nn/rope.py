@@ -16,7 +16,7 @@ class Rotary(NamedTuple):
 
 
 def rotary(positions_T: Tensor, head_width: int, theta: float, dtype: torch.dtype) -> Rotary:
-    """Tables for positions [T] (or [B, T]), which may be negative."""
+    """Rotary tables for positions [T] (or [B, T]), which may be negative."""
     exponents = torch.arange(0, head_width, 2, device=positions_T.device, dtype=dtype) / head_width
     angles = positions_T.to(dtype)[..., None] * theta**-exponents
     cos, sin = angles.cos(), angles.sin()
@@ -26,6 +26,6 @@ def rotary(positions_T: Tensor, head_width: int, theta: float, dtype: torch.dtyp
 
 
 def rotate(x_BHTd: Tensor, at: Rotary) -> Tensor:
-    """Queries or keys [B, heads, T, head_width], turned by their positions."""
+    """Turn queries or keys [B, heads, T, head_width] by their positions."""
     swapped = x_BHTd.roll(x_BHTd.shape[-1] // 2, -1)  # one pass back, where slices would fill zeros first
     return torch.addcmul(x_BHTd * at.cos, swapped, at.sin).to(x_BHTd.dtype)

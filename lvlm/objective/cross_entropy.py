@@ -12,7 +12,7 @@ from lvlm.objective.kl import wide
 
 
 def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """-log p of each target, [B, T], nats; zero where the target is IGNORE."""
+    """Cross-entropy of each target, [B, T], nats; zero where the target is IGNORE."""
     flat = F.cross_entropy(
         wide(logits_BTV).flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="none"
     )
@@ -20,8 +20,10 @@ def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def cross_entropy_of(output: Output, targets_BT: Tensor) -> Tensor:
-    """The same of an output, [B, T]. In chunks, where it has `chunk_tokens`: each chunk's logits are made, used and
-    forgotten, and made once more in the backward pass.
+    """Cross-entropy of each target under an output, [B, T], nats; zero where the target is IGNORE.
+
+    Where the output has `chunk_tokens`, the logits of each chunk are made, used and forgotten, and made once
+    more in the backward pass.
     """
     if output.chunk_tokens is None:
         return cross_entropy_nats(output.logits_BTV, targets_BT)
@@ -42,7 +44,10 @@ def cross_entropy_of(output: Output, targets_BT: Tensor) -> Tensor:
 
 
 def name_of_cross_entropy(output: Output) -> str:
-    """'nll_exact' without a latent; with codes from the posterior the number has seen the answer."""
+    """Name of an output's cross-entropy: 'nll_exact' without a latent, else by where its codes came from.
+
+    'ce_posterior' has seen the answer, and is no bound.
+    """
     if output.latent is None:
         return "nll_exact"
     if output.latent.posterior_BSK is not None:

@@ -1,4 +1,4 @@
-"""The straight-through estimator (Bengio et al. 2013, arXiv 1308.3432)."""
+"""Gradients through codes: straight-through (Bengio et al. 2013, arXiv 1308.3432) and REINFORCE."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 
 
 def score_function(ce_BT: Tensor, score_BS: Tensor, output: Output) -> Tensor:
-    """REINFORCE (Williams 1992): zero in value; its gradient is that of the expected cross-entropy in the numbers
-    behind `score_BS`, estimated from one draw.
+    """REINFORCE term (Williams 1992), nats: zero in value, with the gradient of the expected cross-entropy.
 
-    A code is charged the cross-entropy from its slot's first position on, the only one that it can move, less the
-    mean of the other rows of these at the same slot: a baseline that is no function of the code, so the estimate
-    stays unbiased (after Kool et al. 2019, who average over other samples of the same row). A row by itself has none.
+    The gradient goes to the numbers behind `score_BS`, and is estimated from one draw.
+
+    A code is charged the cross-entropy from its slot's first position on, the only one that it can move, less
+    the mean of the other rows of these at the same slot: a baseline that is no function of the code, so the
+    estimate stays unbiased (after Kool et al. 2019, who average over other samples of the same row). A row by
+    itself has none.
     """
     assert output.slots is not None and output.keep_BS is not None
     keep_BS = output.keep_BS.to(ce_BT)

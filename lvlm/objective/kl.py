@@ -15,12 +15,12 @@ from torch import Tensor
 
 
 def wide(x: Tensor) -> Tensor:
-    """In float32, or in float64 where it is that already."""
+    """The tensor in float32, or in float64 where it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
-    """A region without autocast on the device of x."""
+    """A context without autocast on the device of x."""
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -3,8 +3,8 @@
     loss = ( sum of cross-entropy over target tokens + beta * KL term ) / number of target tokens
 
 A nat of KL and a nat of cross-entropy weigh the same at beta = 1, whatever the sequence length. A KL term
-(see `lvlm.objective.terms`) hinged at a budget is not a bound on anything, so the raw KL is logged beside it, always, and so is
-`beta_effective`, the price that a nat of KL really paid.
+(see `lvlm.objective.terms`) hinged at a budget is not a bound on anything, so the raw KL is logged beside it,
+always, and so is `beta_effective`, the price that a nat of KL really paid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def real_kl(output: Output) -> Tensor | None:
 
 
 def per_token(sums: Mapping[str, float], num_tokens: int) -> dict[str, float]:
-    """What is logged, from `Terms.sums` over a step: nats per target token, and beta_effective.
+    """Numbers for the log, from `Terms.sums` of a step: nats per target token, and beta_effective.
 
     beta_effective is the price of a nat of raw KL in nats of cross-entropy, averaged over the KL: 0 when all
     of it is within its budget, beta when all of it is above, negative when more of it is paid for.
@@ -42,10 +42,10 @@ def per_token(sums: Mapping[str, float], num_tokens: int) -> dict[str, float]:
 
 
 def reconstruction(output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """What is minimised beside the KL, summed over the batch, nats; and what of it is logged, detached.
+    """The objective without its KL, summed over the batch, nats; and its parts for the log, detached.
 
-    That is the cross-entropy, what the family of the latent adds (`penalty`), and the score-function term, which
-    is zero in value.
+    Parts are the cross-entropy, the penalty that the family of the latent adds, and the score-function term,
+    which is zero in value.
     """
     ce_BT = cross_entropy_of(output, batch.targets_BT)
     total, latent = ce_BT.sum(), output.latent
@@ -64,7 +64,8 @@ class ELBO(Loss):
 
     Args:
         term: what is charged for the KL.
-        beta: its weight, in nats of cross-entropy per nat charged; 1 without a budget is the evidence lower bound.
+        beta: its weight, in nats of cross-entropy per nat charged; 1 without a budget is the evidence lower
+            bound.
         autoencoder_steps: steps at the start for which no KL is charged; beta's schedule starts after them.
         budget_bits: the KL that costs nothing, for those who ask.
         per: the part of the latent that has this budget.

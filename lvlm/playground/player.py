@@ -15,8 +15,7 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.playground import markup
 from lvlm.playground.writing import Asked, Control, control_of, write
 from lvlm.report.folder import study_of
-from lvlm.runs.load import load_run
-from lvlm.system.device import pick_device
+from lvlm.runs.opened import open_run
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
@@ -51,11 +50,15 @@ class Player:
         """
         if study is not None and not study.is_dir():
             raise UserError(f"{study}: no such folder; name the one that `lvlm study --out` wrote")
-        model, resolved, step = load_run(run, plugin_files=plugin_files)
-        model.to(pick_device(resolved.recipe.train.device))
-        codec = resolved.recipe.data.codec
+        opened = open_run(run, plugin_files=plugin_files)
+        data = opened.recipe.data
         return cls(
-            model, str(run), step, resolved.recipe.data.tokens, _prompt(run, codec), study or study_of(run)
+            opened.on_device(),
+            str(run),
+            opened.step,
+            data.tokens,
+            _prompt(run, data.codec),
+            study or study_of(run),
         )
 
     @property

@@ -34,7 +34,8 @@ SECONDS_BETWEEN_LOOKS = 0.15
 class Control:
     """How a person gives a code.
 
-    form    'bits' where an index has bits (`Quantizer.units`), 'numbers' for continuous codes, 'index' for others
+    form    'bits' where an index has bits (`Quantizer.units`), 'numbers' for continuous codes, 'index' for
+            others
     count   bits, numbers, or codes to choose from
     slots   whether a text has more than one slot
     """

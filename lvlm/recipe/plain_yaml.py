@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from lvlm.errors import UserError
 from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, split_path
-from lvlm.system.files import no_such_file, shown
+from lvlm.system.files import read_named, shown
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,13 +57,9 @@ def read_yaml(path: Path) -> Tree:
         RecipeError: for what is not YAML, not plain, or said twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_named(path).decode()
     except UnicodeDecodeError:
         raise RecipeError([Fault(Origin(shown(path)), (), "is not UTF-8 text")]) from None
-    except OSError as error:
-        raise UserError(
-            f"cannot read {shown(path)!r}: {error.strerror}" if path.is_file() else no_such_file(path)
-        ) from None
     tree = _parse(text, Origin(shown(path), 1))
     if not isinstance(tree.values, dict):
         raise RecipeError([Fault(tree.origin(), (), "the top level must be a mapping of 'key: value' lines")])

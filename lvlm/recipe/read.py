@@ -10,9 +10,10 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, get_origin
 
 from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from lvlm.data import DataParams
 from lvlm.errors import listing
@@ -23,9 +24,9 @@ from lvlm.recipe.plain_yaml import parse_overrides
 from lvlm.recipe.recipe import PART_PATHS, Recipe, Resolved
 from lvlm.recipe.rules import broken_rules
 from lvlm.recipe.sections import ModelParams
-from lvlm.recipe.tree import Fault, Origin, RecipeError, Tree, collect, merge, plain
+from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, plain
 from lvlm.registry.registry import Registry
-from lvlm.registry.roles import ROLES
+from lvlm.registry.roles import ROLES, nested_roles
 
 
 def recipe_model(registry: Registry) -> type[Recipe]:
@@ -55,6 +56,7 @@ def read_recipe(
     plugin_files: Sequence[str | Path] = (),
     registry: Registry | None = None,
     files: Path | None = None,
+    saved: bool = False,
 ) -> Resolved:
     """Read, merge and validate one recipe.
 
@@ -64,6 +66,7 @@ def read_recipe(
         plugin_files: single-file plugins beside those that the recipe names.
         registry: kinds that are loaded already; else all installed plugins are loaded.
         files: where a run keeps its copies of what the data's codec is made of.
+        saved: whether a run saved it, perhaps one of an older version.
 
     Raises:
         UserError: when the file or a plugin is missing.
@@ -85,7 +88,19 @@ def read_recipe(
         raise RecipeError(faults)
     tree = apply_overrides(tree, said)
     registry, (tree,) = load_plugins([tree], plugin_files, registry)
+    if saved:
+        tree = upgraded(tree, registry)
     return Resolved(validate(tree, registry, files), tree.origins, registry, label)
+
+
+def upgraded(tree: Tree, registry: Registry) -> Tree:
+    """What a run saved, as this version reads it: each kind knows what older versions of its options were."""
+    for role, path in PART_PATHS.items():
+        values = tree.get(*path)
+        kind = registry.kinds[role].get(str(tree.get(*path, "kind")))
+        if kind is not None and isinstance(values, dict):
+            tree = tree.replaced(path, kind.params.upgraded(values))
+    return tree
 
 
 def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
@@ -126,9 +141,16 @@ def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recip
 def _parts(registry: Registry, tree: Tree) -> list[Part]:
     parts = []
     for role, path in PART_PATHS.items():
-        kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
-        parts.append(Part(path, kinds, functools.partial(registry.unknown, role)))
+        parts.append(_part(registry, role, path))
+        holder = registry.kinds[role].get(str(tree.get(*path, "kind")))
+        nested = nested_roles(holder.params) if holder else {}
+        parts += [_part(registry, of, (*path, option)) for option, of in nested.items()]
     return parts + _parts_of_data(registry, tree)
+
+
+def _part(registry: Registry, role: str, path: Keys) -> Part:
+    kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
+    return Part(path, kinds, functools.partial(registry.unknown, role))
 
 
 def _parts_of_data(registry: Registry, tree: Tree) -> list[Part]:
@@ -166,7 +188,7 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
             one = (
                 _union_of_data([*map(_data, known)])
                 if role == "data"
-                else _union(known or [ROLES[role].params])
+                else _union_of_parts(role, known, kinds)
             )
             field = base.model_fields[role]
             if field.is_required():
@@ -189,22 +211,52 @@ def _union(kinds: Sequence[Any]) -> Any:
     return Annotated[one, Field(discriminator="kind")] if len(kinds) > 1 else one
 
 
+def _union_of_parts(
+    role: str, known: Sequence[type[Params]], kinds: Sequence[tuple[str, type[Params]]]
+) -> Any:
+    """One of the kinds of a part; an option that is a kind itself is any of its role's."""
+
+    def read(part: type[Params]) -> Any:
+        nested = nested_roles(part).items()
+        unions = {
+            option: _union([k for r, k in kinds if r == of] or [ROLES[of].params]) for option, of in nested
+        }
+        return _read_as(part, unions)
+
+    as_itself: Any = SerializeAsAny
+    return as_itself[_union([read(part) for part in known] or [ROLES[role].params])]
+
+
 def _union_of_data(kinds: Sequence[type[DataParams]]) -> Any:
     """One of the kinds of data; those that hold others hold any that may be a part."""
     parts = _union([kind for kind in kinds if kind.may_be_part] or [DataParams])
     as_itself: Any = SerializeAsAny  # what was read is written by its own class
-    return as_itself[_union([_holding(kind, parts) for kind in kinds] or [DataParams])]
+    held: Any = dict[str, parts]  # type: ignore[valid-type]
+    read = [_read_as(kind, {} if kind.holds is None else {kind.holds: held}) for kind in kinds]
+    return as_itself[_union(read or [DataParams])]
 
 
-def _holding(kind: type[DataParams], part: Any) -> Any:
-    """A kind of data whose parts are read as `part`; what comes out is of the kind's own class, and can be pickled."""
-    if kind.holds is None:
+def _read_as(kind: type[Params], options: Mapping[str, Any]) -> Any:
+    """A kind some of whose options are read as other types.
+
+    What comes out is of the kind's own class, so that it can be pickled and equals one that was made in Python.
+    """
+    if not options:
         return kind
-    option = {kind.holds: (dict[str, part], copy.copy(kind.model_fields[kind.holds]))}
-    read: Any = create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **option)  # type: ignore[call-overload]
+    fields: Any = {name: (of, _field_of(kind, name, of)) for name, of in options.items()}
+    make: Any = create_model  # whose overloads know no options by name
+    read = make(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields)
     return Annotated[
         read, AfterValidator(lambda said: kind.model_construct(said.model_fields_set, **dict(said)))
     ]
+
+
+def _field_of(kind: type[Params], name: str, of: Any) -> FieldInfo:
+    """A kind's own field, to be read as another type: default, bounds and help stay."""
+    field = copy.copy(kind.model_fields[name])
+    if get_origin(of) is Annotated:  # a union that its `kind` discriminates
+        field.discriminator = "kind"
+    return field
 
 
 RecipeSource = str | Path | Mapping[str, Any] | Recipe

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lvlm.recipe.tree import Keys
+from lvlm.registry.trackers import unknown_tracker
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
@@ -111,6 +112,9 @@ def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
 
     if train.micro_rows is not None and train.rows % train.micro_rows:
         yield ("train", "micro_rows"), f"micro_rows {train.micro_rows} must divide {other('rows')}"
+    for number, name in enumerate(train.trackers):
+        if unknown := unknown_tracker(name):
+            yield ("train", "trackers", number), unknown
     if train.codes == "shuffled" and (train.micro_rows or train.rows) < 2:
         yield ("train", "codes"), "codes: shuffled needs at least 2 rows per forward, to take another's"
     if train.warmup_steps > train.steps:

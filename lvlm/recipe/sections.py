@@ -108,9 +108,9 @@ class TrainParams(Section):
     whole rows."""
     workers: int = Field(default=0, ge=0)
     """Processes that read ahead for each process that trains; the rows are the same."""
-    trackers: list[TrackerName] = Field(default=[])
-    """Where the log goes beside metrics.jsonl and TensorBoard: 'wandb' (Weights & Biases), 'trackio'; extras of these
-    names."""
+    trackers: list[str] = Field(default=[])
+    """Where the log goes beside metrics.jsonl and TensorBoard: wandb (Weights & Biases) and trackio, which need the extras of
+    these names, or a plugin's tracker."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of the log."""
     evaluate_every: int = Field(default=100, ge=1)
@@ -166,6 +166,3 @@ class SteerParams(Section):
     """The mean token entropy at which diversity is measured, so that arms compare; that of temperature 1 unless given."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of all noise: codes, tokens, intervals."""
-
-
-TrackerName = Literal["wandb", "trackio"]

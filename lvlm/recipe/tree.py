@@ -91,6 +91,14 @@ class Tree:
         origins = {keys[cut:]: origin for keys, origin in self.origins.items() if keys[:cut] == path}
         return Tree(self.get(*path), {(): self.origin(path), **origins})
 
+    def replaced(self, path: Keys, value: Any) -> Tree:
+        """The tree with another value at `path`, which exists; it was said where the old one was."""
+
+        def put(below: Any, keys: Keys) -> Any:
+            return value if not keys else {**below, keys[0]: put(below[keys[0]], keys[1:])}
+
+        return Tree(put(self.values, path), self.origins)
+
     def without(self, key: str) -> Tree:
         """The tree without one of its top keys."""
         return Tree(

@@ -4,8 +4,8 @@ entry points of 'lvlm' ─┐  import   check hooks   call hooks   check params
 single files ───────────┴────►──────────►────────────►─────────────►─── Registry.kinds[role][name]
                                  a failure anywhere drops that plugin whole, with its reason
 
-lvlm's own kinds of data and estimators are entry points too, of modules of the core. They are no plugins: they are
-loaded first and always, whatever is selected, because nothing can be trained or evaluated without them.
+lvlm's own kinds of data and estimators are entry points too, of modules of the core. They are no plugins:
+they are loaded first and always, whatever is selected: without them nothing can be trained or evaluated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from lvlm.errors import UserError, listing, nearest
 from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of
 from lvlm.registry.roles import ROLES
-from lvlm.system.files import no_such_file
+from lvlm.system.files import read_named
 from lvlm.system.modules import module_name, module_of
 
 GROUP = "lvlm"
@@ -118,7 +118,7 @@ class Registry:
         return self.kinds[role][name]
 
     def unknown(self, role: str, name: str, known: Collection[str] | None = None) -> str:
-        """Error text for an unknown kind: known kinds (of the role, or given), nearest match, plugins that failed."""
+        """Error text for an unknown kind: known kinds (the role's unless given), the nearest, failures."""
         known = self.kinds[role] if known is None else known
         return f"unknown {role} {name!r}; known: {listing(known)}{nearest(name, known)}{self._suspects()}"
 
@@ -149,7 +149,7 @@ class Registry:
         if self.left_out:
             text += f"; LVLM_PLUGINS leaves out {listing(self.left_out)}, which may supply it"
         if not self.core:
-            text += "; lvlm's own kinds of data are missing: it was installed from older code, so install it again"
+            text += "; lvlm's own kinds are missing: it was installed from older code, so install it again"
         return text
 
     def _refuse(self, failed: Sequence[PluginInfo]) -> None:
@@ -157,10 +157,7 @@ class Registry:
             raise UserError("\n".join(map(_dropped, failed)))
 
     def _add_file(self, path: Path) -> PluginInfo:
-        try:
-            source = path.read_bytes()
-        except OSError:
-            raise UserError(no_such_file(path)) from None
+        source = read_named(path)
         name = module_name(path, source)
         fresh = name not in sys.modules
         version = hashlib.sha256(source).hexdigest()[:12]
@@ -219,7 +216,7 @@ def _dropped(plugin: PluginInfo) -> str:
 
 
 def _entry_points() -> tuple[list[importlib.metadata.EntryPoint], list[importlib.metadata.EntryPoint]]:
-    """Modules of the core, and plugins: those that come with lvlm first, so that no stranger's takes a kind from them."""
+    """Modules of the core, and plugins: lvlm's come first, so that no stranger's takes a kind from them."""
 
     def is_strange(point: importlib.metadata.EntryPoint) -> bool:
         return point.dist is None or point.dist.name != "lvlm"

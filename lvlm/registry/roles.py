@@ -1,4 +1,4 @@
-"""Every role that a kind can have: the five parts of a model, the data, the estimators."""
+"""Every role that a kind can have: the five parts of a model, KL terms, data, estimators."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from lvlm.interfaces import (
     QuantizerParams,
 )
 from lvlm.likelihood.kind import EstimatorParams
+from lvlm.objective import TermParams
 
 
 @dataclass(frozen=True)
 class Role:
-    """One role: the hook that supplies its kinds, the base of their params, and the method that each must have."""
+    """One role: the hook that supplies its kinds, the base of their params, the method that each has."""
 
     hook: str
     params: type[Params]
@@ -39,10 +40,21 @@ ROLES: dict[str, Role] = {
         Role("register_quantizers", QuantizerParams),
         Role("register_injections", InjectionParams),
         Role("register_losses", LossParams),
+        Role("register_terms", TermParams),
         Role("register_data", DataParams, makes="open"),
         Role("register_estimators", EstimatorParams),
     )
 }
 """All roles by name. `lvlm.interfaces.PART_ROLES` are the first five, which a model is made of."""
+
+ROLE_OF_PARAMS: dict[type[Params], str] = {role.params: role.name for role in ROLES.values()}
+"""The role of each base of params."""
+
+
+def nested_roles(params: type[Params]) -> dict[str, str]:
+    """Options of a kind that are kinds themselves, and the role of each: those annotated with a role's base."""
+    roles = {name: ROLE_OF_PARAMS.get(field.annotation) for name, field in params.model_fields.items()}  # type: ignore[arg-type]
+    return {name: role for name, role in roles.items() if role is not None}
+
 
 ROLE_OF_HOOK: dict[str, str] = {role.hook: role.name for role in ROLES.values()}

@@ -1,6 +1,6 @@
 """The page that a study ends in: `OUT/report.html`, which opens offline, and the same table for the console.
 
-    data.py         run folders, checked and grouped into rows       statistics.py   intervals
+    data.py         run folders, checked and grouped into rows
     words.py        verdicts, banners, tables                        figures.py      SVG
     page.py         all of it through report.html.j2                 folder.py       a study's folder without its file
 

@@ -59,22 +59,24 @@ def _battery(report: Report) -> Picture:
         for name, value in shown[row.label].items():
             place += 1.0
             # rounding may put the mean of equal numbers a hair outside; what is infinite has no width
-            spread = np.fmax([[value.mean - value.low], [value.high - value.mean]], 0.0)
+            spread = np.fmax([[value.value - value.low], [value.high - value.value]], 0.0)
             style = style_of(report, row)
             if paired:
                 fill = style["color"] if row.living is not False else "none"
                 axis.barh(
-                    [place], [value.mean], height=0.72, color=fill, edgecolor=style["color"], alpha=0.55
+                    [place], [value.value], height=0.72, color=fill, edgecolor=style["color"], alpha=0.55
                 )
                 style["marker"] = "none"
-            axis.errorbar([value.mean], [place], xerr=spread, capsize=3, markersize=6, **style)
+            axis.errorbar([value.value], [place], xerr=spread, capsize=3, markersize=6, **style)
             labels.append(f"{row.label}   {name}")
             places.append(place)
             told.append(
-                f"{row.label} {name} {value.mean:+.4f}" if paired else f"{row.label} {name} {value.mean:.4f}"
+                f"{row.label} {name} {value.value:+.4f}"
+                if paired
+                else f"{row.label} {name} {value.value:.4f}"
             )
     oracle = next((nats for run in report.runs if (nats := run.value(ORACLE)) is not None), None)
-    zero = control.estimates[control.headline].mean if control is not None and paired else 0.0
+    zero = control.estimates[control.headline].value if control is not None and paired else 0.0
     if control is not None and paired:
         label = f"{plain(control.label)}, {control.headline}: {zero:.4f}"
         axis.axvline(0, color=CONTROL_COLOUR, linewidth=1.4, label=label, zorder=1)
@@ -110,7 +112,7 @@ def _rate_distortion(report: Report) -> Picture | None:
         if found:
             latents = True
         elif row.exact and row.arm == report.control:
-            found, label = [(0.0, row.estimates[row.headline].mean)], f"{row.label} (exact, at rate 0)"
+            found, label = [(0.0, row.estimates[row.headline].value)], f"{row.label} (exact, at rate 0)"
         else:
             continue
         axis.plot(*zip(*found, strict=True), linestyle="none", markersize=8, label=plain(label),
@@ -245,7 +247,7 @@ def _steering(report: Report) -> Picture | None:
         points: Points = {}
         for row in report.rows:
             shown = values(row, measure, gate) or []
-            pairs = [(value.value, beside.value) for _, value, beside in shown]
+            pairs = [(one.value, one.beside) for one in shown]
             alone: list[tuple[float, float | None]] = [
                 (beside, None) for value, beside in pairs if value is None and beside is not None
             ]

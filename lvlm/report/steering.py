@@ -6,27 +6,45 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple, Self
 
 from lvlm.report.rows import EXACT, ORACLE, Report, Row, Run
 from lvlm.report.tables import NOTHING, Cell, Header, Table
-from lvlm.statistics.agreement import Interval
+from lvlm.statistics.interval import Interval
 from lvlm.steering.control import HIDDEN, WHY_HIDDEN, Gate
 from lvlm.steering.record import Steering
 
 SAME_ENTROPY_NATS = 0.02  # arms whose mean token entropies are no further apart may be compared in diversity
 
 
+class Compared(NamedTuple):
+    """A number, what it is to be compared with, and the interval of their difference."""
+
+    value: float | None
+    beside: float | None = None
+    difference: Interval | None = None
+
+    @classmethod
+    def of(cls, value: Interval | None, beside: Interval | None, difference: Interval | None) -> Self:
+        """Of intervals; what has none has no number."""
+        return cls(_value(value), _value(beside), difference)
+
+
+def _value(found: Interval | None) -> float | None:
+    return None if found is None else found.value
+
+
 @dataclass(frozen=True)
 class Measure:
     """One number of a run's steering.
 
-    of          (value, what it is to be compared with, their difference); None where a run has none
+    of          what a run has of it; None where it has none
     """
 
     name: str
     beside: str
     help: str
-    of: Callable[[Steering], tuple[Interval, Interval, Interval] | None]
+    of: Callable[[Steering], Compared | None]
 
 
 def gate_of(report: Report) -> Gate:
@@ -46,16 +64,17 @@ def measures(report: Report) -> list[Measure]:
 
 
 def _measures(steering: Steering) -> Iterator[Measure]:
-    none = Interval()
     for index, number in enumerate(steering.numbers):
 
-        def icc(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
+        def icc(found: Steering, index: int = index) -> Compared:
             contrast = found.numbers[index].icc
-            return contrast.shared, contrast.apart, contrast.difference
+            return Compared.of(contrast.shared, contrast.apart, contrast.difference)
 
-        def transfer(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval] | None:
+        def transfer(found: Steering, index: int = index) -> Compared | None:
             carried = found.numbers[index].transfer
-            return None if carried is None else (carried.success, carried.prior_rate, carried.difference)
+            if carried is None:
+                return None
+            return Compared.of(carried.success, carried.prior_rate, carried.difference)
 
         help_icc = "ICC(1): the share of the variance that lies between samples of different codes"
         help_transfer = f"texts with another's codes and its {number.name}, within {number.tolerance:g}"
@@ -63,12 +82,12 @@ def _measures(steering: Steering) -> Iterator[Measure]:
         yield Measure(f"transfer of {number.name}", "prior", help_transfer, transfer)
     for index, flags in enumerate(steering.flags):
 
-        def kappa(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
+        def kappa(found: Steering, index: int = index) -> Compared:
             contrast = found.flags[index].kappa
-            return contrast.shared, contrast.apart, contrast.difference
+            return Compared.of(contrast.shared, contrast.apart, contrast.difference)
 
-        def rate(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
-            return Interval(value=found.flags[index].rate), none, none
+        def rate(found: Steering, index: int = index) -> Compared:
+            return Compared(found.flags[index].rate)
 
         help_kappa = "Cohen's kappa of two samples with the same codes, position by position"
         yield Measure(f"kappa of {flags.name}", "apart", help_kappa, kappa)
@@ -80,8 +99,8 @@ def _measures(steering: Steering) -> Iterator[Measure]:
         )
     for index, check in enumerate(steering.checks):
 
-        def share(found: Steering, index: int = index) -> tuple[Interval, Interval, Interval]:
-            return found.checks[index].share, none, none
+        def share(found: Steering, index: int = index) -> Compared:
+            return Compared(found.checks[index].share.value)
 
         yield Measure(f"{check.name} from the prior", "", "the share of texts with codes of the prior", share)
 
@@ -133,17 +152,16 @@ def notes(report: Report) -> list[str]:
     return said
 
 
-def values(row: Row, measure: Measure, gate: Gate) -> list[tuple[Run, Interval, Interval]] | None:
+def values(row: Row, measure: Measure, gate: Gate) -> list[Compared] | None:
     """Each run's number and what it is compared with, or None where one of them may not be shown."""
     found = []
     for run in row.runs:
-        triple = measure.of(run.steering) if run.steering else None
-        if triple is None:
+        one = measure.of(run.steering) if run.steering else None
+        if one is None:
             continue
-        value, beside, difference = triple
-        if not gate.shows(difference):
+        if not gate.shows(one.difference):
             return None
-        found.append((run, value, beside))
+        found.append(one)
     return found
 
 
@@ -151,8 +169,8 @@ def _cell(row: Row, measure: Measure, gate: Gate) -> Cell:
     found = values(row, measure, gate)
     if found is None:
         return Cell(HIDDEN)
-    cell = _seeds([value.value for _, value, _ in found])
-    besides = [beside.value for _, _, beside in found if beside.value is not None]
+    cell = _seeds([one.value for one in found])
+    besides = [one.beside for one in found if one.beside is not None]
     if besides:
         cell = Cell(cell.text, f"{cell.detail} {measure.beside} {fmean(besides):.3f}".strip())
     return cell

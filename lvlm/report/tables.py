@@ -48,7 +48,7 @@ def _cell(value: float | None, form: str = ".4f") -> Cell:
 def _interval(value: Interval | None, form: str = ".4f") -> Cell:
     if value is None:
         return NOTHING
-    return Cell(f"{value.mean:{form}}", f"[{value.low:{form}}, {value.high:{form}}]")
+    return Cell(f"{value.value:{form}}", f"[{value.low:{form}}, {value.high:{form}}]")
 
 
 def _count(number: float | None) -> Cell:
@@ -86,8 +86,8 @@ def comparison(report: Report) -> Table:
     for row in report.rows:
         alive = NOTHING
         if row.alive:
-            low, high = clopper_pearson(*row.alive)
-            alive = Cell(f"{row.alive[0]} of {row.alive[1]}", f"[{low:.2f}, {high:.2f}]")
+            share = clopper_pearson(*row.alive)
+            alive = Cell(f"{row.alive[0]} of {row.alive[1]}", f"[{share.low:.2f}, {share.high:.2f}]")
         memory = [run.evaluation.peak_memory_mib for run in row.runs]
         control = Cell("control") if row.arm == report.control else NOTHING
         cells = [
@@ -97,7 +97,7 @@ def comparison(report: Report) -> Table:
             _interval(row.difference, "+.4f") if row.difference else control,
             *([_interval(row.excess, "+.3f")] if with_excess else []),
             Cell(row.headline, about(row.headline)[0]),
-            *(_cell(row.estimates[name].mean if name in row.estimates else None) for name in bounds),
+            *(_cell(row.estimates[name].value if name in row.estimates else None) for name in bounds),
             _cell(row.mean(lambda run: run.value("kl"))),
             alive,
             _count(row.mean(lambda run: run.evaluation.parameters.backbone)),
@@ -171,7 +171,7 @@ def diagnostics(report: Report) -> Table:
                     _cell(mean("ess"), ".1f"),
                     _cell(mean("log_weight_variance"), ".3g"),
                 ]
-                rows.append([Cell(row.label), Cell(name), _cell(interval.mean), *cells])
+                rows.append([Cell(row.label), Cell(name), _cell(interval.value), *cells])
     return Table(headers, rows)
 
 

@@ -73,12 +73,12 @@ def _verdict(row: Row, control: Row) -> Verdict:
     tone: Literal["better", "worse", "open"]
     if gap.low <= 0 <= gap.high:
         tone, caveat = "open", "; the model may be better."
-        text = f"can't be told from {control.label}: difference {gap.mean:+.4f} nats/token, {interval}."
+        text = f"can't be told from {control.label}: difference {gap.value:+.4f} nats/token, {interval}."
     else:
         tone, caveat = "better", ", so the model itself may be better still."
         if gap.low > 0:
             tone, caveat = "worse", ": a bound worse than the control doesn't prove that the model is."
-        text = f"is {tone} than {control.label} by {abs(gap.mean):.4f} nats/token, {interval}."
+        text = f"is {tone} than {control.label} by {abs(gap.value):.4f} nats/token, {interval}."
     return Verdict(
         tone, row.label, text if row.exact else f"{text} Its {row.headline} is an upper bound{caveat}"
     )
@@ -104,7 +104,7 @@ def banners(report: Report) -> list[str]:
             found.append(ignored)
         if row.excess is not None and row.excess.high < 0:
             found.append(
-                f"{row.label} is below the oracle by {-row.excess.mean:.3f} nats/sequence. No valid bound is: "
+                f"{row.label} is below the oracle by {-row.excess.value:.3f} nats/sequence. No valid bound is: "
                 "its evaluation leaks the answer or is wrong."
             )
     longest = max(run.trained for run in report.runs)

@@ -79,18 +79,26 @@ class Checkpoints:
             raise fault
         return found
 
-    def newest(self) -> Checkpoint:
-        """The last one.
+    def some(self) -> Found:
+        """All that are whole, oldest first, and at least one.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or one has a manifest that can't be read.
         """
         found = self.list()
         if not found:
             raise UserError(
                 f"{self.folder.parent}: no checkpoint yet; train it first, or start again with --overwrite"
             )
-        return found[-1]
+        return found
+
+    def newest(self) -> Checkpoint:
+        """The last one.
+
+        Raises:
+            UserError: there is none.
+        """
+        return self.some()[-1]
 
     def newest_whole(self, tell: Callable[[str], object]) -> Checkpoint | None:
         """The one to resume from: the last of which no byte is wrong; None where none was ever made. What is passed over is
@@ -126,7 +134,7 @@ class Checkpoints:
 
     def best(self) -> Checkpoint:
         """The one with the lowest bound; the newest where none was evaluated."""
-        return _best(self.list()) or self.newest()
+        return best_of(self.some())
 
     def save(
         self,
@@ -249,14 +257,20 @@ class Checkpoints:
 
     def _prune(self) -> None:
         found, _ = self._scan()
-        best = _best(found)
+        best = lowest_bound(found)
         kept = {c.folder for c in found[-self.keep :]} | ({best.folder} if best else set())
         for checkpoint in found:
             if checkpoint.folder not in kept:
                 shutil.rmtree(checkpoint.folder)
 
 
-def _best(found: Sequence[Checkpoint]) -> Checkpoint | None:
+def best_of(found: Sequence[Checkpoint]) -> Checkpoint:
+    """The one with the lowest bound; the newest where none was evaluated. They are oldest first, and at least one."""
+    return lowest_bound(found) or found[-1]
+
+
+def lowest_bound(found: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest bound; None where none was evaluated."""
     rated = [c for c in found if c.manifest.bound is not None]
     return min(rated, key=lambda c: (cast(float, c.manifest.bound), -c.step), default=None)
 

@@ -17,27 +17,35 @@ import platform
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lvlm.errors import UserError
 from lvlm.interfaces import Params
 from lvlm.model.latent_lm import LatentLM
-from lvlm.system.files import delete, write_atomically
-
-if TYPE_CHECKING:
-    from lvlm.recipe.recipe import Resolved
-
+from lvlm.recipe.assemble import count_parameters
+from lvlm.recipe.recipe import Resolved
+from lvlm.registry.roles import nested_roles
+from lvlm.system.files import delete, left_unfinished, write_atomically, writing
 
 UNBORN = {
-    "files",
     "run.json",
-    ".run.json.writing",
-    ".recipe.yaml.writing",
-}  # what a run that died at birth may leave
+    "files",
+}  # what a run that was killed at birth may leave, beside files that are half-written
 
-MADE_LATER = ("files", "checkpoints", "tensorboard", "metrics.jsonl", "evaluation.json", "evaluation.npz")
+WRITTEN_AT_BIRTH = {"run.json", "recipe.yaml"}
+
+MADE_LATER = (
+    "files",
+    "checkpoints",
+    "tensorboard",
+    "metrics.jsonl",
+    "evaluation.json",
+    "evaluation.npz",
+    "evaluations",
+    "steering.json",
+)
 
 
 def is_run(folder: Path) -> bool:
@@ -55,7 +63,7 @@ def claim(folder: Path, *, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder for the run")
-    there = {path.name for path in folder.iterdir()}
+    there = {path.name for path in folder.iterdir() if left_unfinished(path) not in WRITTEN_AT_BIRTH}
     if there <= UNBORN and ("files" not in there or "run.json" in there):
         return
     if not is_run(folder):
@@ -88,17 +96,18 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         **facts,
     }
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in MADE_LATER:
             delete(folder / name)
+        for path in folder.iterdir():
+            if left_unfinished(path) in WRITTEN_AT_BIRTH:
+                delete(path)
         write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
         for name, content in files.items():
             (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "files" / name, content)
         write_atomically(folder / "recipe.yaml", saved.to_yaml())  # last: with it the folder is a run
-    except OSError as error:
-        raise UserError(f"{folder}: could not be written: {error.strerror or error}") from None
 
 
 def _plugins_used(resolved: Resolved) -> set[str]:
@@ -115,6 +124,9 @@ def _plugins_used(resolved: Resolved) -> set[str]:
     ]
     if data.holds is not None:
         parts += getattr(data, data.holds).values()
+    parts += [
+        getattr(part, option) for part in parts if part is not None for option in nested_roles(type(part))
+    ]
     used = {registry.get(part.role, part.kind_name()).plugin for part in parts if part is not None}
     return used - {""}
 
@@ -182,6 +194,4 @@ def versions() -> dict[str, str]:
 
 def parameters_record(model: LatentLM) -> dict[str, int]:
     """Parameter counts by part, as run.json keeps them."""
-    from lvlm.recipe.assemble import count_parameters
-
     return asdict(count_parameters(model))

@@ -1,39 +1,14 @@
-"""Agreement within groups: intra-class correlation and Cohen's kappa."""
+"""Agreement within groups: intra-class correlation and Cohen's kappa, as statistics for a bootstrap over groups.
+
+Legend: G groups, M members of a group, L positions, D bootstrap draws.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm.interfaces import Section
-
-FloatArray = NDArray[np.float64]
-
-BOOTSTRAP_DRAWS = 2000
-
-
-class Interval(Section):
-    """An estimate and the ends of its 95 % interval; all None where it has no value (nothing varies, say)."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def above_zero(self) -> bool:
-        """Whether the interval lies above 0."""
-        return self.low is not None and self.low > 0
-
-    @property
-    def without_zero(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
-
-
-Statistic = Callable[[FloatArray], FloatArray]
-"""Weights of the groups [D, G] -> the statistic under each [D], NaN where it has no value."""
+from lvlm.statistics.bootstrap import FloatArray, Statistic
 
 
 def icc(values_GM: FloatArray) -> Statistic:
@@ -93,16 +68,3 @@ def mean(values_G: FloatArray) -> Statistic:
 def minus(one: Statistic, other: Statistic) -> Statistic:
     """The difference of two statistics of the same groups, paired."""
     return lambda weights_DG: one(weights_DG) - other(weights_DG)
-
-
-def interval(statistic: Statistic, groups: int, *, seed: int) -> Interval:
-    """The statistic with its 95 % percentile interval over groups, which are drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    weights_DG = rng.multinomial(groups, np.full(groups, 1 / groups), size=BOOTSTRAP_DRAWS).astype(np.float64)
-    (value,) = statistic(np.ones((1, groups)))
-    drawn = statistic(weights_DG)
-    drawn = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(drawn) < BOOTSTRAP_DRAWS / 2:
-        return Interval()
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value=float(value), low=float(low), high=float(high))

@@ -1,6 +1,11 @@
-"""Bootstrap intervals over seeds and sequences."""
+"""Bootstrap intervals: over seeds and sequences, which are crossed, and over groups.
+
+Legend: S seeds, N sequences, G groups, D bootstrap draws.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +14,17 @@ from lvlm.statistics.interval import Interval
 
 FloatArray = npt.NDArray[np.float64]
 
+DRAWS = 2000
+
+Statistic = Callable[[FloatArray], FloatArray]
+"""Weights of the groups [D, G] -> the statistic under each [D], NaN where it has no value."""
+
 _WEIGHTS_IN_MEMORY = 1 << 22  # D x N weights held at once; more sequences means smaller blocks of draws
+
+
+def _percentile_interval(value: float, drawn_D: FloatArray) -> Interval:
+    low, high = np.quantile(drawn_D, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
 
 
 def _resample(rng: np.random.Generator, size: int, draws: int) -> FloatArray:
@@ -25,7 +40,7 @@ def _sums(nats_SN: FloatArray, seeds_DS: FloatArray, sequences_DN: FloatArray) -
 
 
 def paired_bootstrap(
-    arm_SN: FloatArray, control_SN: FloatArray, targets_N: npt.ArrayLike, draws: int = 2000, seed: int = 0
+    arm_SN: FloatArray, control_SN: FloatArray, targets_N: npt.ArrayLike, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
     """`arm - control` in nats per token, with its 95 % percentile interval over seeds and sequences.
 
@@ -55,11 +70,25 @@ def paired_bootstrap(
         sequences = _resample(rng, count, part.stop - part.start)
         gap = _sums(arm_SN, arm_seeds[part], sequences) - _sums(control_SN, control_seeds[part], sequences)
         differences.append(gap / (sequences @ targets))
-    low, high = np.quantile(np.concatenate(differences), [0.025, 0.975])
     mean = (arm_SN.mean(axis=0).sum() - control_SN.mean(axis=0).sum()) / targets.sum()
-    return Interval(float(mean), float(low), float(high))
+    return _percentile_interval(float(mean), np.concatenate(differences))
 
 
 def bootstrap(arm_SN: FloatArray, targets_N: npt.ArrayLike) -> Interval:
     """One arm's nats per token with its 95 % interval: the same bootstrap against a control of zero nats."""
     return paired_bootstrap(arm_SN, np.zeros_like(arm_SN), targets_N)
+
+
+def group_bootstrap(statistic: Statistic, groups: int, *, seed: int) -> Interval | None:
+    """A statistic with its 95 % percentile interval over groups, which are drawn with replacement.
+
+    None where it has no value, or has none under most of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    weights_DG = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS).astype(np.float64)
+    (value,) = statistic(np.ones((1, groups)))
+    drawn_D = statistic(weights_DG)
+    drawn_D = drawn_D[np.isfinite(drawn_D)]
+    if not np.isfinite(value) or len(drawn_D) < DRAWS / 2:
+        return None
+    return _percentile_interval(float(value), drawn_D)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvlm.errors import UserError
-from lvlm.statistics.agreement import Interval
+from lvlm.statistics.interval import Interval
 from lvlm.steering.record import FILE, Steering, read_steering
 
 HIDDEN = "not shown"
@@ -34,9 +34,9 @@ class Gate:
         """Of runs that may serve as controls, for results of this version of lvlm."""
         return cls(any(control.lvlm == lvlm and control.control_came_out for control in controls))
 
-    def shows(self, difference: Interval) -> bool:
+    def shows(self, difference: Interval | None) -> bool:
         """Whether a difference, and the numbers behind it, may be shown."""
-        return self.open or difference.value is None or difference.without_zero
+        return self.open or difference is None or difference.without_zero
 
 
 def read_control(folder: str | Path) -> Steering:

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lvlm.statistics.agreement import FloatArray, Interval, Statistic, icc, interval, kappa, mean, minus
+from lvlm.statistics.agreement import icc, kappa, mean, minus
+from lvlm.statistics.bootstrap import FloatArray, Statistic, group_bootstrap
 from lvlm.statistics.diversity import distinct, self_bleu
+from lvlm.statistics.interval import Interval, clopper_pearson
 from lvlm.steering.probe import Prober, Prompts, Texts
 from lvlm.steering.record import (
     Change,
@@ -78,12 +80,15 @@ def measure(
             return statistic(values.reshape(groups, samples, *values.shape[1:]))
 
         alone = of(apart)
-        nothing = Interval()
+        alone_interval = group_bootstrap(alone, groups, seed=seed)
         if shared is None:
-            return Contrast(shared=nothing, apart=interval(alone, groups, seed=seed), difference=nothing)
+            return Contrast(shared=None, apart=alone_interval, difference=None)
         together = of(shared)
-        found = (interval(one, groups, seed=seed) for one in (together, alone, minus(together, alone)))
-        return Contrast(**dict(zip(("shared", "apart", "difference"), found, strict=True)))
+        return Contrast(
+            shared=group_bootstrap(together, groups, seed=seed),
+            apart=alone_interval,
+            difference=group_bootstrap(minus(together, alone), groups, seed=seed),
+        )
 
     by_scale = {scale: [a for a in attributes if a.scale == scale] for scale in ("number", "flags", "check")}
     transfers = _transfers(prober, prompts, by_scale["number"]) if apart.codes is not None else {}
@@ -129,11 +134,8 @@ def differ(values_N: FloatArray, others_N: FloatArray, tolerance: float) -> floa
 
 
 def share_of(passed_N: NDArray[np.bool_]) -> Interval:
-    """A share with its exact 95 % interval (Clopper and Pearson 1934)."""
-    from scipy.stats import binomtest  # scipy.stats takes a second to import
-
-    found = binomtest(int(passed_N.sum()), len(passed_N)).proportion_ci(method="exact")
-    return Interval(value=float(passed_N.mean()), low=float(found.low), high=float(found.high))
+    """The share of texts that pass, with its exact interval."""
+    return clopper_pearson(int(passed_N.sum()), len(passed_N))
 
 
 def spread(values_N: FloatArray, levels: int) -> Spread:
@@ -175,7 +177,7 @@ def _transfers(prober: Prober, prompts: Prompts, numbers: list[Attribute]) -> di
         )
         count = int(there_N.sum())
         success, prior_rate, difference = (
-            interval(one, count, seed=prober.seed) for one in (hits, by_chance, minus(hits, by_chance))
+            group_bootstrap(one, count, seed=prober.seed) for one in (hits, by_chance, minus(hits, by_chance))
         )
         found[a.name] = Transfer(sources=count, success=success, prior_rate=prior_rate, difference=difference)
     return found

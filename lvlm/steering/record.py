@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from lvlm.interfaces import Section
 from lvlm.interfaces.brief import brief_of
-from lvlm.statistics.agreement import Interval
+from lvlm.statistics.interval import Interval
 
 VERSION = 1  # of what the numbers mean; a change of any measure is a new one
+
+
+_NO_INTERVAL = {"value": None, "low": None, "high": None}  # how the file says that there is none
+
+
+def _interval_as_stored(found: Interval | None) -> dict[str, Any]:
+    return _NO_INTERVAL if found is None else vars(found)
+
+
+MaybeInterval = Annotated[
+    Interval | None,
+    BeforeValidator(lambda stored: None if stored == _NO_INTERVAL else stored),
+    PlainSerializer(_interval_as_stored),
+]
+"""An interval; None where the statistic has no value."""
 
 
 class Contrast(Section):
@@ -18,18 +34,18 @@ class Contrast(Section):
     latent there is nothing to share, and only `apart` is known.
     """
 
-    shared: Interval
-    apart: Interval
-    difference: Interval
+    shared: MaybeInterval
+    apart: MaybeInterval
+    difference: MaybeInterval
 
 
 class Transfer(Section):
     """Shares of texts whose number is the source's, within the tolerance; each prompt is another row's."""
 
     sources: int
-    success: Interval
-    prior_rate: Interval
-    difference: Interval
+    success: MaybeInterval
+    prior_rate: MaybeInterval
+    difference: MaybeInterval
 
 
 class Spread(Section):
@@ -133,7 +149,8 @@ class Steering(Section):
         """Whether these are data with a positive control, and samples that share codes agree in it: the interval of
         the difference lies above 0.
         """
-        return any(number.control and number.icc.difference.above_zero for number in self.numbers)
+        differences = [number.icc.difference for number in self.numbers if number.control]
+        return any(difference is not None and difference.above_zero for difference in differences)
 
 
 FILE = "steering.json"

@@ -13,10 +13,11 @@ from pathlib import Path
 from rich.console import Console
 
 from lvlm.errors import Interrupted, UserError
-from lvlm.evaluation.run import evaluate_run
+from lvlm.evaluation.run import evaluate
 from lvlm.runs.folder import is_run
-from lvlm.steering.run import steer_run
-from lvlm.system.progress import Display
+from lvlm.runs.opened import open_run
+from lvlm.steering.run import steer
+from lvlm.system.files import writing
 from lvlm.training.train import train_resolved
 
 
@@ -50,13 +51,13 @@ def run_study(
         reported.append(ReportRun(run.arm, run.seed, folder))
         label = f"[{number}/{total}] {run.arm} seed {run.seed}"
         train_resolved(run.resolved, folder, resume=True, console=console, label=label)
-        evaluated, steer = (folder / "evaluation.json").exists(), run.resolved.recipe.steer
-        if not evaluated:
-            with Display(console, f"{label}  evaluating", 100) as display:
-                evaluate_run(folder, registry=run.resolved.registry, progress=display.share)
-        if steer is not None:
-            with Display(console, f"{label}  steering", 100) as display:
-                steer_run(folder, steer, registry=run.resolved.registry, progress=display.share)
+        evaluated, steered = (folder / "evaluation.json").exists(), run.resolved.recipe.steer is not None
+        if not evaluated or steered:
+            opened = open_run(folder, registry=run.resolved.registry)
+            if not evaluated:
+                evaluate(opened, console=console, label=f"{label}  evaluating")
+            if steered:
+                steer(opened, console=console, label=f"{label}  steering")
         if evaluated:
             continue
         worked += 1
@@ -79,7 +80,7 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
     Raises:
         UserError: it holds something that is no study.
     """
-    try:
+    with writing(out):  # whose name may be too long
         if not out.exists():
             return
         if not out.is_dir():
@@ -87,8 +88,6 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
         others = {path.name for path in out.iterdir()} - {*arms, "report.html"}
         if others and not any(is_run(run) for run in out.glob("*/seed*")):
             raise UserError(f"{out}: holds other files and no study; name another folder with --out")
-    except OSError as error:  # a name too long
-        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
 
 
 def study(

@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision."""
+"""Devices and precision: where a run computes, and what memory it holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ PEAK_TFLOPS = {
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """'auto' is the GPU (CUDA or ROCm) where there is one, else the CPU; 'cuda' is the process's own GPU.
+    """Device of a name: 'auto' is the GPU (CUDA or ROCm) where there is one, else the CPU; 'cuda' the
+    process's own GPU.
 
     Raises:
         UserError: a device that torch doesn't know or this machine hasn't got.
@@ -41,7 +42,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
-    """'auto' is bf16 on a GPU that has it, else fp32. Weights and optimiser state stay in fp32 either way."""
+    """Name and autocast context of a precision: 'auto' is bf16 on a GPU that has it, else fp32.
+
+    Weights and optimiser state stay in fp32 either way.
+    """
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp32":
@@ -51,7 +55,7 @@ def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
 
 
 def peak_tflops(device: torch.device) -> float | None:
-    """What is known of the GPU at hand; None on a CPU, and of other GPUs."""
+    """Peak bf16 speed of the GPU at hand, 10^12 operations a second; None on a CPU or an unknown GPU."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -60,7 +64,7 @@ def peak_tflops(device: torch.device) -> float | None:
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """CPU threads afterwards as before, whatever a recipe asks for inside."""
+    """A context after which the number of CPU threads is what it was before."""
     before = torch.get_num_threads()
     try:
         yield
@@ -69,7 +73,7 @@ def threads_restored() -> Iterator[None]:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU with glibc: freed memory stays with the process, since the next step asks for the same again.
+    """Keep freed memory with the process on a CPU with glibc, since the next step asks for the same again.
 
     Handing it back and faulting it in anew costs a few percent of a step.
     """
@@ -83,8 +87,10 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 class PeakMemory:
-    """The most memory that a stretch of work held, in MiB: allocated on a GPU; on Linux' CPU, the resident
-    set above what the process held at the start.
+    """Peak memory of a stretch of work, in MiB.
+
+    On a GPU it is allocated memory; on a CPU under Linux, the resident set above what the process held at the
+    start.
     """
 
     _STATUS = Path("/proc/self/status")
@@ -104,7 +110,7 @@ class PeakMemory:
             pass
 
     def mib(self) -> float | None:
-        """So far; None where the system doesn't tell."""
+        """Peak so far, MiB; None where the system doesn't tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return None if self.start_mib is None else max(0.0, self._read("VmHWM") - self.start_mib)

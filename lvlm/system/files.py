@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,89 @@ def no_such_file(path: Path) -> str:
     return f"no file {shown(path)!r}" + nearest(path.name, (other.name for other in folder.iterdir()))
 
 
+def missing(given: str, path: Path) -> str:
+    """'no file or folder …': where the path breaks off, and what is there instead."""
+    while not path.parent.exists() and path.parent != path:
+        path = path.parent
+    if not path.parent.is_dir():
+        where = f"{str(path.parent)!r} is no folder"
+    else:
+        near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
+        where = f"the folder {str(path.parent)!r} holds no {path.name!r}{near}"
+    return f"no file or folder {given!r}: {where}"
+
+
+def read_named(path: Path) -> bytes:
+    """The content of a file that a user named.
+
+    Raises:
+        UserError: there is no such file, with the nearest name that is there; or it can't be read.
+    """
+    try:
+        return path.read_bytes()  # also of a pipe, which is no regular file
+    except OSError as error:
+        if isinstance(error, PermissionError) or path.is_file():
+            raise UserError(f"cannot read {shown(path)!r}: {_reason(error)}") from None
+        raise UserError(no_such_file(path)) from None
+
+
+@contextmanager
+def reading(failure: str, way_out: str = "") -> Iterator[None]:
+    """Turns a refusal of the file system inside into words: 'c.npz: cannot be read: Permission denied'.
+
+    Args:
+        failure: what failed, in words that the user knows; the system's reason follows.
+        way_out: what follows the reason.
+
+    Raises:
+        UserError: an OSError was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{failure}: {_reason(error)}{way_out}") from None
+
+
+@contextmanager
+def writing(path: Path, what: str = "") -> Iterator[None]:
+    """Turns a refusal of the file system inside into words: 'out.json: could not be written: Permission denied'.
+
+    Args:
+        path: what is written.
+        what: its name, where the path doesn't say it: 'the evaluation'.
+
+    Raises:
+        UserError: an OSError was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise not_written(path, error, what) from None
+
+
+def not_written(path: Path | str, error: OSError, what: str = "") -> UserError:
+    """What `writing` raises, for those who catch the error themselves."""
+    return UserError(f"{path}: {what}{' ' * bool(what)}could not be written: {_reason(error)}")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _beside(path: Path) -> Path:
+    """Where this process writes what will be renamed to `path`."""
+    return path.with_name(f".{path.name}.writing-{os.getpid()}")
+
+
+def left_unfinished(path: Path) -> str | None:
+    """The name that a file would have got, had its writer not been killed; None for any other file."""
+    found = re.fullmatch(r"\.(.+)\.writing-\d+", path.name)
+    return None if found is None else found[1]
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    temporary = _beside(path)
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
@@ -46,7 +127,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: `out` is there already, or can't be written.
     """
-    temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    temporary = _beside(out)
     try:
         if out.exists():
             raise UserError(f"{out}: is there already; name a new folder")
@@ -57,7 +138,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
             raise UserError(f"{out}: is there already; name a new folder") from None
-        raise UserError(f"{out}: could not be written: {error.strerror or error}") from None
+        raise not_written(out, error) from None
     finally:
         delete(temporary)
 

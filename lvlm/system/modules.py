@@ -1,4 +1,4 @@
-"""Modules made of single files, which no import finds: executed once per process, and in the processes that it starts."""
+"""Modules made of single files, which no import finds: executed once per process, in its workers too."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def module_name(path: Path, source: bytes) -> str:
 
 
 def module_of(path: Path, source: bytes, name: str) -> types.ModuleType:
-    """The module of a file whose name ends in .py, executed once per process and content, so that its classes stay
-    themselves.
-    """
+    """The module of a file that ends in .py, executed once per process and content: one class stays one."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a live bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIVE = ("nll_exact", "ce_posterior", "kl", "elbo")
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """'ce_posterior 2.310 kl 0.041 elbo 2.351 nats/token', of what is there."""
+    """Metrics on one line: 'ce_posterior 2.310 kl 0.041 elbo 2.351 nats/token'."""
     shown = [f"{name} {metrics[name]:.3f}" for name in _LIVE if name in metrics]
     return " ".join(shown) + " nats/token" if shown else ""
 
@@ -59,7 +59,7 @@ class Display:
             self._bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """`step` steps are done; the newest numbers."""
+        """Show that `step` steps are done, with the newest numbers."""
         numbers = describe(metrics or {})
         if metrics and "tokens_per_second" in metrics:
             numbers += f"  {metrics['tokens_per_second']:,.0f} tokens/s"
@@ -72,9 +72,9 @@ class Display:
             self.line(f"step {step}/{self.steps}  {numbers}  {left:.0f} s left")
 
     def share(self, done: float) -> None:
-        """That share of the work is done, 0 to 1."""
+        """Show the share of the work that is done, 0 to 1."""
         self.update(round(done * self.steps))
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(f"{self.label}  {text}", highlight=False, soft_wrap=True, markup=False)

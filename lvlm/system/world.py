@@ -49,7 +49,7 @@ class World:
             dist.barrier(self.words)
 
     def from_leader(self, thing: Any) -> Any:
-        """What the leading process has."""
+        """Value of the leading process, on every process."""
         if self.ranks == 1:
             return thing
         box = [thing]
@@ -57,7 +57,7 @@ class World:
         return box[0]
 
     def gathered(self, thing: Any) -> list[Any]:
-        """What each process has, in their order."""
+        """Values of all processes, in the order of ranks."""
         if self.ranks == 1:
             return [thing]
         box: list[Any] = [None] * self.ranks
@@ -71,7 +71,7 @@ _world: World | None = None
 
 
 def join_world(device_type: str, *, timeout_seconds: float) -> World:
-    """Meet the other processes that torchrun or srun started; alone where there is none.
+    """Meet the other processes that torchrun or srun started; `ALONE` where there are none.
 
     Once per process: further calls give the same world.
 
@@ -116,7 +116,7 @@ def leave_world() -> None:
 
 
 def is_loss_of_another(error: RuntimeError) -> bool:
-    """Whether an error says that another process doesn't answer."""
+    """Whether an error means that another process doesn't answer."""
     words = (
         "connection closed",
         "connection reset",
@@ -130,7 +130,7 @@ def is_loss_of_another(error: RuntimeError) -> bool:
 
 
 def place_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT: torchrun's, else those of a SLURM step (srun).
+    """RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT of torchrun, else of a SLURM step (srun).
 
     A batch script that calls lvlm without srun is one process, whatever was allocated to it.
 
@@ -177,7 +177,9 @@ Found = TypeVar("Found")
 
 
 def led(world: World, act: Callable[[], Found]) -> Found:
-    """What the leading process found out; its error is everybody's, and printed once."""
+    """Result of a function that the leading process alone calls; its error is raised everywhere and printed
+    once.
+    """
     found, failed = None, None
     if world.leads:
         try:

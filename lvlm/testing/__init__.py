@@ -1,4 +1,4 @@
-"""Conformance checks for parts, the same for the zoo's own kinds and for a stranger's.
+"""Conformance checks for kinds of any role, the same for the zoo's own and for a stranger's.
 
 A plugin's whole test file:
 
@@ -34,6 +34,7 @@ from lvlm.testing.corpus import write_corpus
 from lvlm.testing.data import check_data
 from lvlm.testing.models import check_model
 from lvlm.testing.parts import CHECKS, check_kind
+from lvlm.testing.terms import check_term
 
 __all__ = [
     "Cross",
@@ -42,6 +43,7 @@ __all__ = [
     "check_data",
     "check_kind",
     "check_model",
+    "check_term",
     "conformance",
     "crosses",
     "numbers",
@@ -53,8 +55,8 @@ __all__ = [
 
 
 def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Callable[..., None]:
-    """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross; a backbone
-    in a few of them.
+    """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross; a
+    backbone in a few of them.
 
     Args:
         plugin: an installed plugin's name; all installed ones unless given.

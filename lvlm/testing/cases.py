@@ -77,8 +77,8 @@ def crosses(
     """All crosses of the registry's kinds with slots per token, per chunk of 3 and per sequence: those that a
     recipe may ask for, and those that it refuses.
 
-    The decoder of `BACKBONE` has all of them. Each other backbone has a few: every encoder and every injection with
-    every kind of slots, every quantizer, and every prior.
+    The decoder of `BACKBONE` has all of them. Each other backbone has a few: every encoder and every
+    injection with every kind of slots, every quantizer, and every prior.
     """
     legal: list[Cross] = []
     refused: list[Cross] = []
@@ -179,7 +179,9 @@ def padded_batches(
 
 
 def assert_learns(module: nn.Module, objective: Tensor, except_for: set[int] | None = None) -> None:
-    """A gradient that isn't zero reaches every parameter, but those that are frozen (`requires_grad` False)."""
+    """A gradient that isn't zero reaches every parameter, but those that are frozen (`requires_grad`
+    False).
+    """
     left_out = except_for or set()
     named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and id(p) not in left_out]
     if not named:

@@ -1,6 +1,6 @@
-"""What data promise, as checks of one kind: fixed windows, pure batches, exact resuming, an oracle that is right.
+"""What data promise, as checks of one kind: fixed windows, pure batches, exact resuming, a right oracle.
 
-Shape legend: B rows, T input tokens, P prompt tokens, L tokens after the prompt, N rows, n predicted tokens of a row.
+Shape legend: B rows, T input tokens, U = T + 1, N rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FEW, MANY = 8, 16
 
 
 def check_data(params: DataParams) -> None:
-    """Everything that holds for any kind of data: see `docs/interfaces.md`, of which each promise is checked here."""
+    """Everything that holds for any kind of data: the promises of docs/interfaces.md, one by one."""
     with untouched_randomness():
         source, again = params.open(), params.open()
         check_declared(params, source, again)
@@ -75,7 +75,7 @@ def check_declared(params: DataParams, source: Source, again: Source) -> None:
 
 
 def check_windows(source: Source, again: Source) -> None:
-    """Windows are rows as declared, the same each time, fewer of them a prefix of more, and named by their digest."""
+    """Windows are rows as declared, the same each time, a prefix of more, and named by their digest."""
     for split in get_args(Split):
         few, more = source.windows(FEW, split), source.windows(MANY, split)
         check_rows(few.batch, source.params, FEW)
@@ -174,7 +174,7 @@ def _check_stream(source: Source, again: Source) -> None:
 
 
 def check_codec(params: DataParams, source: Source) -> None:
-    """Text becomes ids in range and comes back; ids always become a text; what has no id is refused in words."""
+    """Text becomes ids in range and comes back; ids always become a text; what has no id is a `UserError`."""
     codec, prompt = params.codec, source.sample_prompt()
     assert codec.name, "a codec has a name"
     assert codec.name == params.codec.name, "the codec's name changes"

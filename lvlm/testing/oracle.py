@@ -1,9 +1,11 @@
 """Whether an oracle is the -log p of the rows that data draw.
 
-Small rows are enumerated: the probabilities sum to 1, and the rows that are drawn have the entropy that follows. Rows of
-any size are changed a little, there and back: where x is drawn from p, and x' from x by a symmetric rule, any function t
-of the ratio r = p(x') / p(x) with t(r) = -r t(1/r) has mean 0 (detailed balance). We take t = r (r - 1) / (1 + r)^2, which
-is bounded and 0 where x' is impossible.
+Small rows are enumerated: the probabilities sum to 1, and rows that are drawn have the entropy that follows.
+
+Rows of any size are changed a little. Where x is drawn from p, and x' from x by a symmetric rule, any function
+t of the ratio r = p(x') / p(x) with t(r) = -r t(1/r) has mean 0 (detailed balance). We take
+t = r (r - 1) / (1 + r)^2, which is bounded, and 0 where x' is impossible. The norm of p cancels here: that is
+what the enumeration is for.
 
 Shape legend: N rows, T input tokens, n predicted tokens of a row, M all rows of n tokens.
 """
@@ -79,7 +81,8 @@ def _assert_balanced(log_ratio_N: NDArray[np.float64], what: str) -> None:
     t_N = expit(log_ratio_N) * np.tanh(log_ratio_N / 2)
     error = t_N.std() / math.sqrt(len(t_N))
     assert abs(t_N.mean()) <= DEVIATIONS * error + 1e-9, (
-        f"the oracle is not the -log p of the rows that are drawn: where {what}, the mean is {t_N.mean():.4f} ± {error:.4f}"
+        f"the oracle is not the -log p of the rows that are drawn: where {what}, detailed balance is off by"
+        f" {t_N.mean():.4f} ± {error:.4f}"
     )
 
 
@@ -95,7 +98,7 @@ def _with(batch: Batch, place_N: Tensor, token_N: Tensor) -> Batch:
 
 
 def _check_enumeration(source: Source, drawn: Batch) -> None:
-    """Over all rows behind the first row's prompt: probabilities sum to 1, and the entropy is that of what is drawn."""
+    """Over all rows behind the first row's prompt, probabilities sum to 1, with the entropy of the draws."""
     first = drawn[:1]
     places = (first.targets_BT[0] != IGNORE).nonzero()[:, 0]
     if not bool(first.keep_BT.all()) or source.params.vocab ** len(places) > ENUMERATED:
@@ -121,5 +124,6 @@ def _check_enumeration(source: Source, drawn: Batch) -> None:
     nats_N = _nll(source, drawn)[alike_N.numpy()]
     error = deviation / math.sqrt(len(nats_N))
     assert abs(nats_N.mean() - entropy) <= DEVIATIONS * error + 1e-9, (
-        f"drawn rows have {nats_N.mean():.4f} nats on average, and the oracle's own entropy is {entropy:.4f} ± {error:.4f}"
+        f"drawn rows have {nats_N.mean():.4f} nats on average, and the oracle's own entropy is {entropy:.4f}"
+        f" ± {error:.4f}"
     )

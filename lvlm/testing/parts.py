@@ -33,6 +33,7 @@ from lvlm.registry.registry import Registry
 from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
 from lvlm.testing.data import check_data
 from lvlm.testing.models import check_cache, check_causal, check_gradients
+from lvlm.testing.terms import check_term
 
 WIDTH = 16
 
@@ -162,8 +163,8 @@ def check_quantizer(params: QuantizerParams) -> None:
 
 
 def _check_units(quantizer: Quantizer, codes: Tensor) -> None:
-    """What the quantizer says of its codes is so: how many numbers or indices they are, and that units change one by
-    one.
+    """What the quantizer says of its codes is so: how many numbers or indices they are, and that units
+    change one by one.
     """
     if quantizer.num_codes is None:
         assert quantizer.code_dim is not None, "a quantizer sets num_codes (indices) or code_dim (vectors)"
@@ -256,7 +257,9 @@ def check_injection(params: InjectionParams) -> None:
 
 @torch.no_grad()
 def _check_effect(injection: Injection, embedding_BSC: Tensor) -> None:
-    """In a small model with random weights another code makes other logits, and a dropped row's code does not."""
+    """In a small model with random weights another code makes other logits, and a dropped row's code does
+    not.
+    """
     model = LatentLM(randomise(_backbone().build(vocab=VOCAB).double()), seam=1).eval()
     model.injection = injection  # codes are given to it here: there is no path that makes them
     place, tokens_BT = model.place(torch.arange(TOKENS)), token_rows()
@@ -275,7 +278,7 @@ def _check_effect(injection: Injection, embedding_BSC: Tensor) -> None:
 
 
 def check_loss(params: LossParams) -> None:
-    """Micro-batches add up, padding costs nothing, kl_priced is the derivative of the loss, and its parameters learn."""
+    """Micro-batches add up, padding costs nothing, kl_priced is the derivative, and its parameters learn."""
     loss: Loss = randomise(params.build(width=WIDTH, vocab=VOCAB).double())
     batch, output = _loss_case()
     total = loss(output, batch, num_tokens=batch.num_targets, step=10_000)
@@ -303,7 +306,7 @@ def check_loss(params: LossParams) -> None:
 
 
 def _loss_case() -> tuple[Batch, Output]:
-    """Rows with padding, hiddens of width `WIDTH` with logits that a head makes of them, and a latent; in float64."""
+    """Rows with padding, hiddens of width `WIDTH` with the logits of a head, and a latent; in float64."""
     generator = generator_of()
     rows_BT = token_rows(4, 6)
     keep_BT = torch.arange(5)[None, :] < torch.tensor([5, 3, 1, 4])[:, None]
@@ -339,6 +342,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "injection": check_injection,
     "loss": check_loss,
     "data": check_data,
+    "term": check_term,
 }
 
 

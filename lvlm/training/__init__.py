@@ -1,7 +1,9 @@
-"""The one trainer, for every arm.
+"""Training: one trainer for every model.
 
-trainer      the loop                  checkpoint  what is saved, atomically, behind the loop, and read back
-parallel     processes and sharding    recompute   activation checkpointing
-optim        groups, schedule          watch       a hung or lost process is named
-device       where, which precision    metrics     metrics.jsonl and TensorBoard; console: what a person sees
+train      the verb: from a recipe to a run folder      trainer    the loop
+spikes     which steps diverged                         signals    Ctrl-C and SIGTERM, between two steps
+optim      parameter groups and learning rate           recompute  activation checkpointing
+parallel   sharding over processes                      watch      names a process that hangs or is lost
+metrics    metrics.jsonl                                trackers   TensorBoard and other views of the log
+plan       memory and time before a training begins     flops      operations of a token
 """

@@ -24,8 +24,10 @@ FLOPS_DEPTHS = (2, 4)
 
 
 def flops_per_token(recipe: Recipe) -> float:
-    """FLOPs of forward and backward per input token: every product counts two per multiplication, attention looks at
-    whole rows whatever its mask (as Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B), nothing is recomputed.
+    """FLOPs of forward and backward per input token.
+
+    A product counts two operations per multiplication, attention counts whole rows whatever its mask (as in
+    Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B), and nothing is recomputed.
     """
     layers = recipe.model.backbone.layers
     less, more = FLOPS_DEPTHS
@@ -59,7 +61,7 @@ def rows_of(recipe: Recipe, rows: int) -> Batch:
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """Tensors with shapes alone.
+    """A context in which tensors have shapes and no numbers.
 
     Raises:
         UserError: something asked for a number.

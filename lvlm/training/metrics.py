@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lvlm.errors import UserError
-from lvlm.recipe.sections import TrackerName
+from lvlm.registry.trackers import tracker_factory
 from lvlm.system.files import write_atomically
-from lvlm.training.trackers import Service, TensorBoard, Tracker
+from lvlm.training.trackers import TensorBoard, Tracker
 
 
 class Metrics:
-    """Appends one JSON object a line to RUN/metrics.jsonl, and tells trackers.
+    """Log of a run: one JSON object a line in RUN/metrics.jsonl, handed on to trackers.
 
     Args:
         run: the run's folder.
         after_step: what was logged after this step is forgotten (a resumed run goes through it again).
-        services: beside TensorBoard.
+        services: names of trackers beside TensorBoard.
         config: the recipe's values, for services.
 
     Raises:
-        lvlm.errors.MissingLibrary: a service isn't installed.
+        UserError: a tracker isn't known, or fails to load.
+        lvlm.errors.MissingLibrary: a tracker's library isn't installed.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Metrics:
         run: Path,
         *,
         after_step: int,
-        services: Sequence[TrackerName] = (),
+        services: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
         path = run / "metrics.jsonl"
@@ -40,12 +41,12 @@ class Metrics:
         if again:
             kept = [entry for entry in read_metrics(run) if entry["step"] <= after_step]
             write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept))
-        self._trackers: list[Tracker] = [Service(name, run, config or {}) for name in services]
+        self._trackers: list[Tracker] = [tracker_factory(name)(run, config or {}) for name in services]
         self._trackers.append(TensorBoard(run, after_step if again else None))
         self._file: TextIO = path.open("a")
 
     def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
-        """One line; `step` counts optimiser steps done."""
+        """Write one line; `step` counts optimiser steps done."""
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"event": event, "step": step, **finite}) + "\n")
         self._file.flush()
@@ -53,7 +54,7 @@ class Metrics:
             tracker.log(event, step, numbers)
 
     def close(self) -> None:
-        """Flush and close all."""
+        """Flush and close the file and all trackers."""
         self._file.close()
         for tracker in self._trackers:
             tracker.close()

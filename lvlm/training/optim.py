@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def parameter_groups(model: LatentLM, loss: nn.Module, train: TrainParams) -> list[dict[str, Any]]:
-    """Matrices decay; vectors (norms, biases, a learned query) don't. The encoder has a learning rate of its own.
+    """Parameter groups: matrices decay, vectors (norms, biases, a learned query) don't, and the encoder has
+    its own rate.
 
     Every trainable parameter is in one group; `rate_factor` multiplies the group's learning rate.
     """
@@ -47,13 +48,15 @@ def make_optimiser(model: LatentLM, loss: nn.Module, train: TrainParams) -> torc
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of every group, times its factor."""
+    """Set the learning rate of every group, times the group's factor."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["rate_factor"]
 
 
 def learning_rate(step: int, train: TrainParams) -> float:
-    """Linear warm-up, then a cosine to `final_learning_rate` at the last step, and constant ever after."""
+    """Learning rate at a step: linear warm-up, then a cosine to `final_learning_rate` at the last step, and
+    constant ever after.
+    """
     if step < train.warmup_steps:
         return train.learning_rate * (step + 1) / train.warmup_steps
     span = max(1, train.steps - 1 - train.warmup_steps)

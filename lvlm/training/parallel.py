@@ -1,10 +1,10 @@
-"""One process or many: who we are, and how a model is laid out over all of us.
+"""Sharding: how a model is laid out over the processes that train it together.
 
     torchrun or srun ─ environment ─ World ─ shard(model) ─► FSDP2 units: blocks, the latent path, and the rest
 
-Parameters, gradients and optimiser state are divided over `shard_over` processes; groups of so many hold copies of each
-other. All of them is fully sharded, 1 is plain data parallelism, a node's GPUs is hybrid sharding (Zhao et al. 2023,
-PyTorch FSDP, arXiv 2304.11277). Nothing here knows a plugin.
+Parameters, gradients and optimiser state are divided over `shard_over` processes; groups of so many hold
+copies of each other. All of them is fully sharded, 1 is plain data parallelism, a node's GPUs is hybrid
+sharding (Zhao et al. 2023, PyTorch FSDP, arXiv 2304.11277). Nothing here knows a plugin.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a vi
 
 
 def layout(ranks: int, shard_over: int | None) -> tuple[int, int]:
-    """(copies, processes that divide one copy).
+    """Copies of the model, and processes that divide one copy.
 
     Raises:
-        UserError: they don't come out even.
+        UserError: `shard_over` does not divide the number of processes.
     """
     over = shard_over or ranks
     if ranks % over:
@@ -48,10 +48,11 @@ def blocks_of(model: LatentLM) -> list[nn.Module]:
 
 
 def make_mesh(ranks: int, device_type: str, shard_over: int | None) -> DeviceMesh | None:
-    """How processes stand to each other: those of a row divide a copy, those of a column hold the same part; None for one.
+    """Mesh of processes: those of a row divide a copy, those of a column hold the same part. None for one
+    process.
 
     Raises:
-        UserError: processes that don't come out even.
+        UserError: `shard_over` does not divide the number of processes.
     """
     copies, over = layout(ranks, shard_over)
     if ranks == 1:
@@ -69,12 +70,13 @@ def shard(
     precision: str,
     reshard_after_forward: bool = True,
 ) -> None:
-    """Lay a model, and a loss that has parameters, out over a mesh, in place; one process keeps them as they are.
+    """Lay a model, and a loss with parameters, out over a mesh, in place. One process keeps them as they are.
 
-    Units are each block, the latent path, and the rest (embedding and head together, tied or not). Blocks are gathered
-    in the autocast type, in which their products compute anyway; their norms and everything else in float32. Gradients
-    are summed in float32: a loss is divided by the step's tokens of all processes already. Without `reshard_after_forward`
-    units stay whole until their backward pass (ZeRO's stage 2 in place of 3: Rajbhandari et al. 2020, arXiv 1910.02054).
+    Units are each block, the latent path, and the rest (embedding and head together, tied or not). Blocks are
+    gathered in the autocast type, in which their products compute anyway; their norms and everything else in
+    float32. Gradients are summed in float32: a loss is divided by the step's tokens of all processes already.
+    Without `reshard_after_forward` units stay whole until their backward pass (ZeRO's stage 2 in place of 3:
+    Rajbhandari et al. 2020, arXiv 1910.02054).
 
     Raises:
         UserError: a parameter without a dimension to divide.
@@ -107,7 +109,7 @@ def shard(
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether all that a module has itself are vectors: no product computes with it."""
+    """Whether a module's own parameters are all vectors, so that no matrix product uses them."""
     own = list(module.parameters(recurse=False))
     return bool(own) and all(p.ndim < 2 for p in own)
 
@@ -120,8 +122,10 @@ def _units(*modules: nn.Module) -> Iterator[FSDPModule]:
 
 
 def synchronise_gradients(model: nn.Module, loss: nn.Module, *, last: bool, shard_over: int | None) -> None:
-    """Before a backward pass of a micro-batch: gradients of whole copies meet after the last one. Those that are divided
-    meet after each, or every process would hold them whole.
+    """Choose whether the next backward pass sums gradients over processes.
+
+    Gradients of whole copies are summed after the last micro-batch. Those of a divided copy are summed after
+    each, or every process would hold them whole.
     """
     parts: list[Any] = [model, loss]
     for part in parts:
@@ -130,13 +134,16 @@ def synchronise_gradients(model: nn.Module, loss: nn.Module, *, last: bool, shar
 
 
 def whole_state(module: nn.Module) -> dict[str, Any]:
-    """The state of a module with every divided parameter put together, the same in all processes. All of them call it."""
+    """The state of a module with divided parameters put together, the same in all processes. All of them
+    call it.
+    """
     state = module.state_dict()
     return {name: v.full_tensor() if isinstance(v, DTensor) else v for name, v in state.items()}
 
 
 def load_whole_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give a module, divided or not, the state that `whole_state` made with any number of processes. All of them call it.
+    """Give a module, divided or not, the state that `whole_state` made, with any number of processes. All of
+    them call it.
 
     Raises:
         RuntimeError: the state is another module's.
@@ -151,8 +158,10 @@ def load_whole_state(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def gathered_seam(model: LatentLM) -> Iterator[None]:
-    """For work that calls parts of a model and not the model: all but the blocks, which gather themselves, is whole. In the
-    end nothing is, whether or not a block lets go by itself.
+    """A context for work that calls parts of a sharded model and not the model itself.
+
+    Inside, everything but the blocks is gathered; blocks gather themselves. Afterwards everything is sharded
+    again.
     """
     parts: list[Any] = [model, model.latent]
     wholes = [part for part in parts if isinstance(part, FSDPModule)]

@@ -1,5 +1,7 @@
-"""What a training will need, computed without data, weights or a GPU: the trainer's own model, layout and step, run on
-tensors that have shapes and no numbers, one of N processes.
+"""Plan of a training: its memory, time and cost, computed without data, weights or a GPU.
+
+The trainer's own model, layout and step run as one of N processes, on tensors that have shapes and no
+numbers.
 
 recipe ─ fake tensors, fake processes ─ one step ─► bytes by what holds them, FLOPs ─ a stated MFU ─► time and cost
 """
@@ -44,7 +46,7 @@ HOLDERS = {
 
 @dataclass(frozen=True, repr=False)
 class Plan(Brief):
-    """What one process of a training holds at its peak, and how long all of them take.
+    """Peak memory of one process of a training, and the time of the whole.
 
     parameters       by part, of the whole model
     flops_per_token  of forward and backward together, attention over whole rows, nothing recomputed
@@ -73,7 +75,9 @@ class Plan(Brief):
 
     @property
     def fits(self) -> bool | None:
-        """Whether the peak, with a tenth to spare for what allocators lose and libraries take, is within the memory."""
+        """Whether the peak, with a tenth to spare for what allocators lose and libraries take, is within the
+        memory.
+        """
         return None if self.memory_bytes is None else self.peak_bytes <= 0.9 * self.memory_bytes
 
 
@@ -99,8 +103,8 @@ def make_plan(
         price_per_hour: of one device.
 
     Raises:
-        UserError: rows or processes that don't come out even, an unknown GPU, a part that looks at the numbers
-            of its tensors.
+        UserError: rows or processes that don't come out even, an unknown GPU, a part that looks at the
+            numbers of its tensors.
     """
     spec = recipe.train
     if gpus < 1:
@@ -129,7 +133,9 @@ def make_plan(
 
 
 def _memory(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
-    """Of a deep stack from two shallow ones: each block of it holds the same, which plans a hundred layers in seconds."""
+    """Bytes at the peak, by holder. A deep stack is extrapolated from two shallow ones, as all blocks hold
+    the same.
+    """
     layers = recipe.model.backbone.layers
     if layers <= DEPTHS[1]:
         return _one_step(recipe, gpus, rows)
@@ -141,7 +147,7 @@ def _memory(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
 
 
 def _one_step(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
-    """Bytes of one process at its peak, by what holds them, in a step when the optimiser has its state."""
+    """Bytes of one process at its peak, by holder, in a step after the first: the optimiser has its state."""
     spec = recipe.train
     of_auto = "fp32" if spec.device == "cpu" else "bf16"
     precision, autocast = pick_autocast(
@@ -187,7 +193,7 @@ def _peak_of_a_step(
 
 
 class _PeakTracker(MemTracker):  # type: ignore[no-untyped-call]
-    """Keeps the peak of the device alone: torch's own keeps one of each module, which takes half of its time."""
+    """Tracker of the device's peak alone; torch's own keeps one per module, which takes half of its time."""
 
     def _update_peak_stats(self, peak_state: Any) -> None:
         for device, held in self._curr_mem_snap.items():
@@ -205,7 +211,9 @@ def _peak_of(gpu: str | None) -> float | None:
 
 @contextmanager
 def _fake_processes(ranks: int) -> Iterator[Any]:
-    """A group of so many processes that all do what this one does; nothing is sent."""
+    """A process group of the given size that sends nothing: all processes are taken to do what this one
+    does.
+    """
     if ranks == 1:
         yield
         return
@@ -221,7 +229,7 @@ def _fake_processes(ranks: int) -> Iterator[Any]:
 
 
 def amount_of(said: str | float, what: str, units: Sequence[str]) -> float:
-    """'80GB' as 80e9, and so is '80gb'; `units` are for 1, 1e3, 1e6, …
+    """Number of an amount with a unit: '80GB' and '80gb' are 80e9; `units` stand for 1, 1e3, 1e6, …
 
     Raises:
         UserError: no such number or unit, or one that isn't finite and above 0.
@@ -266,7 +274,7 @@ def plan(
         plugin_files: as for `build`.
 
     Raises:
-        UserError: with all that is wrong with the recipe; processes that don't come out even; an unknown GPU.
+        UserError: the recipe is wrong, `train.shard_over` doesn't divide `gpus`, or the GPU is unknown.
     """
     resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
     return make_plan(

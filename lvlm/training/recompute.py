@@ -1,8 +1,8 @@
 """Activation checkpointing: blocks that forget what they computed, and compute it again in the backward pass.
 
-(Chen et al. 2016, Training deep nets with sublinear memory cost, arXiv 1604.06174.) It goes on before compilation and
-sharding, around a block's `forward`, so that names of parameters stay what they are. torch keeps the random state of
-what runs twice; the codes are drawn outside of blocks.
+(Chen et al. 2016, Training deep nets with sublinear memory cost, arXiv 1604.06174.) It goes on before
+compilation and sharding, around a block's `forward`, so that names of parameters stay what they are. torch
+keeps the random state of what runs twice; the codes are drawn outside of blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ KEPT: list[Any] = [
 
 
 def keep_fewer_activations(model: LatentLM, which: Literal["none", "full", "selective"] | int) -> None:
-    """Let blocks run again in the backward pass, in place: none, all, every n-th, or of all the cheap operations."""
+    """Make blocks recompute in the backward pass, in place.
+
+    Args:
+        model: whose blocks.
+        which: 'none', 'full' (all blocks), every n-th block, or 'selective' (the cheap operations of all
+            blocks).
+    """
     if which == "none":
         return
     again: Any = functools.partial(checkpoint, use_reentrant=False)

@@ -13,7 +13,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives the first SIGINT or SIGTERM; a second one acts as always."""
+    """A context with a list that receives the first SIGINT or SIGTERM; a second one acts as usual."""
     received: list[int] = []
     before: dict[signal.Signals, Any] = {}
 

@@ -1,6 +1,7 @@
-"""Where numbers go beside metrics.jsonl: TensorBoard always, Weights & Biases and Trackio for those who ask.
+"""Trackers: views of the log beside metrics.jsonl. TensorBoard always, others where `train.trackers` names them.
 
-A tracker is anything with `log` and `close`. What it shows is a view; metrics.jsonl is the record.
+A tracker's entry point, of the group `lvlm.trackers`, is a function of the run's folder and the recipe's values that
+returns a `Tracker`. What it shows is a view; metrics.jsonl is the record.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lvlm.errors import MissingLibrary
-from lvlm.recipe.sections import TrackerName
 
 
 class Tracker(Protocol):
-    """Receives every line of the log."""
+    """A view that receives every line of the log."""
 
     def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of an event ('train', 'evaluate') after `step` optimiser steps."""
+        """Take the numbers of an event ('train', 'evaluate') after `step` optimiser steps."""
         ...
 
     def close(self) -> None:
@@ -28,7 +28,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """RUN/tensorboard.
+    """A tracker that writes RUN/tensorboard.
 
     Args:
         run: the run's folder.
@@ -43,41 +43,52 @@ class TensorBoard:
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
 
     def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
-        """See `Tracker`."""
+        """Write a scalar for each number."""
         for name, value in numbers.items():
             self._writer.add_scalar(f"{event}/{name}", value, step)
 
     def close(self) -> None:
-        """See `Tracker`."""
+        """Flush the event file."""
         self._writer.close()
 
 
-class Service:
-    """Weights & Biases or Trackio, which share an interface; project 'lvlm' unless their own environment says otherwise.
+class _Service:
+    """An open run of Weights & Biases or Trackio, which share an interface."""
 
-    Args:
-        library: its name, and the extra's.
-        run: the run's folder, which names it and holds what the library writes.
-        config: the recipe's values.
-
-    Raises:
-        MissingLibrary: it isn't installed.
-    """
-
-    def __init__(self, library: TrackerName, run: Path, config: Mapping[str, Any]) -> None:
-        try:
-            self._library = importlib.import_module(library)
-        except ImportError:
-            raise MissingLibrary.of(library, library, where="train.trackers") from None
-        place: dict[str, Any] = {"project": "lvlm", "name": run.name, "config": dict(config)}
-        if library == "wandb":
-            place |= {"project": os.environ.get("WANDB_PROJECT", "lvlm"), "dir": str(run)}
-        self._run = self._library.init(**place)
+    def __init__(self, run: Any) -> None:
+        self._run = run
 
     def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
-        """See `Tracker`."""
+        """Send the numbers, each under its event."""
         self._run.log({f"{event}/{name}": value for name, value in numbers.items()}, step=step)
 
     def close(self) -> None:
-        """See `Tracker`."""
+        """Finish the service's run."""
         self._run.finish()
+
+
+def wandb(run: Path, config: Mapping[str, Any]) -> Tracker:
+    """A run of Weights & Biases; its project is 'lvlm' unless WANDB_PROJECT names another.
+
+    Raises:
+        MissingLibrary: wandb isn't installed.
+    """
+    project = os.environ.get("WANDB_PROJECT", "lvlm")
+    library = _library("wandb")
+    return _Service(library.init(project=project, name=run.name, config=dict(config), dir=str(run)))
+
+
+def trackio(run: Path, config: Mapping[str, Any]) -> Tracker:
+    """A run of Trackio, in the project 'lvlm'.
+
+    Raises:
+        MissingLibrary: trackio isn't installed.
+    """
+    return _Service(_library("trackio").init(project="lvlm", name=run.name, config=dict(config)))
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingLibrary.of(name, name, where="train.trackers") from None

@@ -11,8 +11,9 @@ from rich.console import Console
 from lvlm.errors import UserError
 from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
-from lvlm.runs.load import read_run
+from lvlm.runs.read import read_run
 from lvlm.system.device import pick_device, threads_restored
+from lvlm.system.files import not_written
 from lvlm.system.world import is_loss_of_another, join_world, led
 from lvlm.training.trainer import Trainer
 from lvlm.training.watch import Watch
@@ -68,7 +69,7 @@ def train_resolved(
     console: Console | None = None,
     label: str | None = None,
 ) -> Path:
-    """Train a recipe into a run folder; see `lvlm.runs.folder` for what it holds.
+    """Train a resolved recipe into a run folder; `lvlm.runs.folder` lists what the folder holds.
 
     Started by torchrun or srun, all processes train one run together; the first one writes and prints.
 
@@ -102,9 +103,7 @@ def train_resolved(
         led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
         trainer.run(console, label)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or out}: could not be written: {error.strerror or error}"
-        ) from error
+        raise not_written(error.filename or out, error) from error
     except RuntimeError as error:
         if world.ranks > 1 and is_loss_of_another(error):
             reason = str(error).splitlines()[0]
@@ -121,7 +120,7 @@ def train_resolved(
 
 
 def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Whether there is something to resume; else the folder may be written."""
+    """Return whether there is a run to resume; else make sure that the folder may be written."""
     if resume and is_run(out):
         _refuse_changes(resolved, out)
         return True
@@ -137,7 +136,7 @@ def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -
 
 
 def _refuse_changes(resolved: Resolved, out: Path) -> None:
-    """A resumed run must be the run that was begun."""
+    """Refuse a recipe that differs from the run's own in more than may change on the way."""
     before = {path: value for path, value, _ in read_run(out, registry=resolved.registry).describe()}
     now = {path: value for path, value, _ in resolved.describe()}
     changed = sorted(

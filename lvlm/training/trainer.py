@@ -1,11 +1,11 @@
-"""The trainer: one loop for every arm, in one process or many. It knows batches, a model and a loss; no latent and no
-plugin.
+"""The trainer: one loop for every model, in one process or many. It knows no latent and no plugin.
 
 for step: batch ─ micro-batches ─ model ─ loss ─ backward … ─ clip ─ AdamW
           every so often: log, evaluate on fixed windows, checkpoint
 
-A step is a function of the weights, the seed and its number: batches are, and so is the noise of each micro-batch. So a
-run that was stopped, or that goes on with another number of processes and the same `micro_rows`, is the same run.
+A step is a function of the weights, the seed and its number: batches are, and so is the noise of each
+micro-batch. So a run that was stopped, or that goes on with another number of processes and the same
+`micro_rows`, is the same run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 import shlex
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,19 +48,15 @@ from lvlm.training.parallel import (
 )
 from lvlm.training.recompute import keep_fewer_activations
 from lvlm.training.signals import STOP_SIGNALS, stop_signals
+from lvlm.training.spikes import Spikes
 from lvlm.training.watch import Watch
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Resolved
 
 
-MOST_SPIKES_IN_A_ROW = 10
-
-STEPS_TO_TELL_A_SPIKE = 100
-
-
 class Trainer:
-    """A model, its optimiser and its data at some step.
+    """State of a training at some step: model, loss, optimiser and data.
 
     Args:
         resolved: the recipe.
@@ -113,12 +108,10 @@ class Trainer:
         self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints, world=self.world)
         self.step = 0  # optimiser steps done
         self.passed_over = 0  # batches that a rewind left out
-        self.spikes = 0
-        self._spikes_in_a_row = 0
-        self._norms: deque[float] = deque(maxlen=STEPS_TO_TELL_A_SPIKE)
+        self.spikes = Spikes(self.spec.spike_factor)
 
     def facts(self) -> dict[str, Any]:
-        """What run.json says of the run beside its recipe."""
+        """Facts that run.json holds beside the recipe."""
         return {
             "data_fingerprint": self.data.fingerprint,
             "selection_windows": self.windows.digest,
@@ -131,10 +124,10 @@ class Trainer:
     # ---------------------------------------------------------------------------------------- checkpoints
 
     def restore(self, tell: Callable[[str], object] = str) -> None:
-        """Take up the newest whole checkpoint, or start from step 0 where there is none yet.
+        """Restore the newest whole checkpoint, or start from step 0 where there is none yet.
 
         Args:
-            tell: is told of checkpoints that are passed over, and why.
+            tell: called with a line for each checkpoint that is passed over.
 
         Raises:
             UserError: no checkpoint is whole, or data or the kind of device changed since.
@@ -156,8 +149,8 @@ class Trainer:
             load_whole_state(self.loss, state["loss"])
             if self.precision == "fp16":
                 self.scaler.load_state_dict(state["scaler"])
-            self.passed_over, self.spikes = int(state["passed_over"]), int(state["spikes"])
-            self._norms = deque(map(float, state["norms"]), maxlen=STEPS_TO_TELL_A_SPIKE)
+            self.passed_over = int(state["passed_over"])
+            self.spikes.load_state_dict(state)
             readers = state["readers"]
             # A reader without a position of its own asks nothing of the one before it.
             self.reader.load_state_dict(readers[self.world.rank % len(readers)])
@@ -169,13 +162,18 @@ class Trainer:
         self.step = checkpoint.step
 
     def save(self, bound: tuple[str, float] | None, *, wait: bool = True) -> None:
-        """Write a checkpoint of the present step, selected by `bound`; with `wait` off, behind the loop."""
+        """Write a checkpoint of the present step.
+
+        Args:
+            bound: name and value (nats per token) by which the best checkpoint is chosen; None for no
+                evaluation.
+            wait: whether to wait until it is written; else it is written behind the loop.
+        """
         state: dict[str, Any] = {
             "loss": whole_state(self.loss),
             "scaler": self.scaler.state_dict(),
             "passed_over": self.passed_over,
-            "spikes": self.spikes,
-            "norms": list(self._norms),
+            **self.spikes.state_dict(),
             "readers": self.world.gathered(self.reader.state_dict()),
         }
         name, value = bound or ("none", None)
@@ -197,7 +195,7 @@ class Trainer:
                     began = time.perf_counter()
                     numbers, tokens, stopping = self._train_step(stop)
                     if numbers.pop("rewound", None):
-                        display.line(f"a spike: back to step {self.step}; {self.spikes} so far")
+                        display.line(f"a spike: back to step {self.step}; {self.spikes.count} so far")
                         if metrics:
                             metrics.close()
                             metrics = self._metrics()
@@ -244,8 +242,11 @@ class Trainer:
         return Metrics(self.out, after_step=self.step, services=self.spec.trackers, config=config)
 
     def _train_step(self, stop: list[int]) -> tuple[dict[str, float], int, int]:
-        """One optimiser step: what is logged (nats per token), the tokens that all processes read, and the signal
-        upon which all of them stop, or 0.
+        """Take one optimiser step.
+
+        Returns:
+            Numbers for the log (nats per token), the tokens that all processes read, and the signal upon
+            which all of them stop, or 0.
         """
         spec, step = self.spec, self.step
         batch = self._batch()
@@ -277,27 +278,26 @@ class Trainer:
         numbers = {"loss": loss, **numbers, "learning_rate": rate, "gradient_norm": float(norm)}
         if self.precision == "fp16":
             numbers["loss_scale"] = self.scaler.get_scale()
-        if self._is_spike(numbers):
+        if self.spikes.take(loss, float(norm), loss_scale=numbers.get("loss_scale")):
             numbers |= self._after_spike(numbers)
         else:
-            self._spikes_in_a_row = 0
-            if math.isfinite(numbers["gradient_norm"]):
-                self._norms.append(numbers["gradient_norm"])
             self.scaler.step(self.optimiser)  # fp16: not where a gradient overflowed
         if "rewound" not in numbers:
             self.scaler.update()
             self.loss.after_step()
         self.optimiser.zero_grad(set_to_none=True)
-        numbers["spikes"] = float(self.spikes)
+        numbers["spikes"] = float(self.spikes.count)
         return numbers, tokens, stopping
 
     def _batch(self) -> Batch:
-        """The rows of the step that fall to this process."""
+        """Rows of the step that this process trains on."""
         return self.reader.batch(self.step + self.passed_over)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
-        """Micro-batches, each with noise of its own: codes and dropout follow from the seed, the step and the
-        micro-batch's place in the whole batch, whichever process has it.
+        """Micro-batches, and whether each is the last; seeds the noise of each.
+
+        Codes and dropout follow from the seed, the step and the micro-batch's place in the whole batch,
+        whichever process has it.
         """
         rows = self.spec.micro_rows or len(batch)
         first = self.world.rank * len(batch)
@@ -308,50 +308,39 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------------- spikes
 
-    def _is_spike(self, numbers: dict[str, float]) -> bool:
-        loss, norm = numbers["loss"], numbers["gradient_norm"]
-        if not math.isfinite(loss):
-            return True
-        if not math.isfinite(
-            norm
-        ):  # in fp16 an overflow, which the scaler skips until it has found its scale
-            return self.precision != "fp16" or self.scaler.get_scale() < 1
-        factor, enough = self.spec.spike_factor, len(self._norms) >= STEPS_TO_TELL_A_SPIKE // 5
-        return factor is not None and enough and norm > factor * statistics.median(self._norms)
-
     def _after_spike(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Count it, and do what the recipe says.
+        """React to a spike as the recipe says: stop, skip the update, or go back to the newest checkpoint.
 
         Raises:
             UserError: to stop.
         """
-        spec = self.spec
-        self.spikes += 1
-        self._spikes_in_a_row += 1
-        if spec.on_spike == "stop" or self._spikes_in_a_row >= MOST_SPIKES_IN_A_ROW:
+        spec, spikes = self.spec, self.spikes
+        if spec.on_spike == "stop" or spikes.too_many:
             batch = f"(batch: data seed {self.recipe.seed}, step {self.step + self.passed_over}, {spec.rows} rows)"
-            finite = math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"])
-            what = "the gradient spiked" if finite else "the loss or its gradient is not finite"
-            row = f", {self._spikes_in_a_row} steps in a row" if self._spikes_in_a_row > 1 else ""
-            raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}{row}", numbers))
+            what = spikes.describe(numbers["loss"], numbers["gradient_norm"])
+            raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}", numbers))
         if spec.on_spike == "skip":
             return {}
         self.checkpoints.wait()
-        behind, spikes, in_a_row = self.step + self.passed_over, self.spikes, self._spikes_in_a_row
+        behind, count, in_a_row = self.step + self.passed_over, spikes.count, spikes.in_a_row
         if not led(self.world, lambda: bool(self.checkpoints.list())):
             raise UserError(
                 self._diverged(f"step {self.step + 1}: a spike before the first checkpoint", numbers)
             )
         self.restore()
-        self.spikes, self._spikes_in_a_row = spikes, in_a_row
+        spikes.count, spikes.in_a_row = count, in_a_row  # a rewind forgets steps, and no spikes
         self.passed_over = behind + 1 - self.step
         return {"rewound": 1.0}
 
     # ------------------------------------------------------------------------------------------ numbers
 
     def _evaluate(self) -> tuple[dict[str, float], tuple[str, float]]:
-        """Numbers on the fixed validation windows (nats per token), and the bound to select by. Every process looks at
-        all of them: a window's numbers are then those of one process.
+        """Evaluate on the fixed validation windows.
+
+        Every process computes all windows, so that the numbers are those of one process.
+
+        Returns:
+            Numbers in nats per token, and name and value of the bound by which the best checkpoint is chosen.
         """
         self.watch.moved(self.step)
         try:
@@ -374,8 +363,10 @@ class Trainer:
         return numbers, (name, numbers[name])
 
     def _costs(self, numbers: dict[str, float], peak: PeakMemory) -> dict[str, float]:
-        """Memory, and on known hardware the MFU: the share of what the devices could compute at best that went into
-        the model's own products (Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B).
+        """Peak memory, and on known hardware the MFU.
+
+        MFU is the share of the devices' peak that went into the model's own products (Chowdhery et al. 2022,
+        PaLM, arXiv 2204.02311, appendix B).
         """
         costs: dict[str, float] = {}
         mib = peak.mib()
@@ -410,7 +401,7 @@ class Trainer:
 
 
 def _whole(norm: Tensor) -> Tensor:
-    """A norm over all processes."""
+    """The norm over all processes."""
     from torch.distributed.tensor import DTensor
 
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,4 +1,4 @@
-"""Several processes, one of which hangs or is lost: the others end and say which, instead of waiting for ever."""
+"""A watch over several processes: where one hangs or is lost, the others end and say which."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SECONDS_BETWEEN_NOTES = 1.0
 
 
 class Watch:
-    """Leaves a note of this process's step once a second, and reads the others' when nothing moves.
+    """A thread that notes this process's step once a second, and reads the others' notes when nothing moves.
 
     Args:
-        world: nothing is done where there is but one process.
+        world: the processes; one process alone is not watched.
         timeout_seconds: how long a step may take.
         ending: ends the process with a status; for tests.
     """
@@ -39,17 +39,19 @@ class Watch:
             self._thread.start()
 
     def moved(self, step: int) -> None:
-        """The process has its batch of `step`, or got further with something else."""
+        """Note progress: this process has the batch of `step`, or went on with other work."""
         self._step, self._moved = step, time.monotonic()
 
     def close(self) -> None:
-        """No more notes."""
+        """Stop noting."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
 
     def verdict(self) -> str:
-        """Which processes are lost (they leave no notes) or hang (others are ahead of them), in words."""
+        """Describe which processes are lost (they leave no notes) and which hang (others are ahead of
+        them).
+        """
         try:
             before = self._read()
             time.sleep(3 * SECONDS_BETWEEN_NOTES)

@@ -2,6 +2,14 @@
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
+from lvlm.objective import (
+    ClampParams,
+    HingeParams,
+    LagrangianParams,
+    MaskParams,
+    PIDParams,
+    TargetParams,
+)
 from lvlm_baseline.cross_entropy import CrossEntropyParams
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_baseline.elbo import ElboParams
@@ -18,3 +26,14 @@ def register_losses(register: Register) -> None:
     """Cross-entropy alone, or with a KL term."""
     register(CrossEntropyParams)
     register(ElboParams)
+
+
+@hookimpl
+def register_terms(register: Register) -> None:
+    """The KL terms of the literature."""
+    register(HingeParams)
+    register(MaskParams)
+    register(TargetParams)
+    register(ClampParams)
+    register(PIDParams)
+    register(LagrangianParams)

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from lvlm.interfaces import LossParams, Schedule
-from lvlm.objective import ELBO, NATS_PER_BIT, PID, Clamp, KLTerm, Lagrangian, LocalTerm
-
-OPTIONS_OF_TERM = {
-    "pid": ("pid_proportional", "pid_integral"),
-    "lagrangian": ("lagrangian_rate", "lagrangian_largest"),
-}
+from lvlm.interfaces import Case, LossParams, Ramp, Remedy, Schedule
+from lvlm.objective import ELBO, NATS_PER_BIT, Granularity, HingeParams, TermParams
 
 
 class ElboParams(LossParams):
-    """Cross-entropy plus beta times a KL term: hinge, mask, target, clamp, pid or lagrangian."""
+    """Cross-entropy plus beta times a KL term."""
 
     kind: Literal["elbo"] = "elbo"
     needs_latent: ClassVar[bool] = True
-    term: Literal["hinge", "mask", "target", "clamp", "pid", "lagrangian"] = "hinge"
-    """What is charged: KL above the budget (hinge, mask; of the batch's mean: clamp, pid), or KL short of it, too
-    (target, lagrangian)."""
-    per: Literal["unit", "slot", "sequence"] = "slot"
+    term: SerializeAsAny[TermParams] = HingeParams()
+    """What is charged for the KL."""
+    per: Granularity = "slot"
     """Whether each unit (a bit, a dimension) has its budget, each slot, or a sequence shares those of its slots."""
     budget_bits: float = Field(default=0.0, ge=0, allow_inf_nan=True)
     """The KL that costs nothing, in bits per slot, or per unit of a slot with `per: unit`."""
@@ -32,54 +27,72 @@ class ElboParams(LossParams):
     """Weight of the term, in nats of cross-entropy per nat: a number, or {start, end, steps, cycle_steps}."""
     autoencoder_steps: int = Field(default=0, ge=0)
     """Steps at the start without any KL term; the schedule of beta begins after them."""
-    pid_proportional: float = Field(default=0.01, ge=0)
-    """Gain on the present error (pid)."""
-    pid_integral: float = Field(default=0.01, ge=0)
-    """Gain on the summed error, per step (pid)."""
-    lagrangian_rate: float = Field(default=0.01, gt=0)
-    """By how much the multiplier grows in a step while the KL is zero (lagrangian)."""
-    lagrangian_largest: float = Field(default=10.0, gt=0)
-    """Where the multiplier stops growing (lagrangian)."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.term in ("clamp", "pid", "lagrangian") and self.per == "sequence":
-            raise ValueError(f"term {self.term!r} follows a mean over the batch, per 'slot' or 'unit'")
-        if self.term in ("target", *OPTIONS_OF_TERM) and not 0 < self.budget_bits < math.inf:
+        name = self.term.kind_name()
+        if self.term.follows_mean and self.per == "sequence":
+            raise ValueError(f"term {name!r} follows a mean over the batch, per 'slot' or 'unit'")
+        if self.term.steers and not 0 < self.budget_bits < math.inf:
             raise ValueError(
-                f"term {self.term!r} steers to its budget, so budget_bits {self.budget_bits} must be above 0 and finite"
+                f"term {name!r} steers to its budget, so budget_bits {self.budget_bits} must be above 0 and finite"
             )
-        for term, names in OPTIONS_OF_TERM.items():
-            for name in names:
-                default = type(self).model_fields[name].default
-                if term != self.term and getattr(self, name) != default:
-                    raise ValueError(f"{name} does nothing with term {self.term!r}")
-        if self.term == "pid" and self.pid_proportional == self.pid_integral == 0:
-            raise ValueError("with both gains at 0, pid never charges anything")
         return self
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of a run that lvlm 0.1 saved: the term was a word, with its options beside it."""
+        now = dict(values)
+        flat = {key: now.pop(key) for key in values if key.startswith(("pid_", "lagrangian_"))}
+        if isinstance(term := now.get("term"), str):
+            options = {
+                key.removeprefix(f"{term}_"): value for key, value in flat.items() if key.startswith(term)
+            }
+            now["term"] = {"kind": term, **options}
+        return now
 
     @property
     def pays_for_kl(self) -> bool:
-        """See `lvlm.interfaces.LossParams`."""
-        return self.term in ("target", "lagrangian")
+        """Whether the term may pay for KL."""
+        return self.term.pays_for_kl
+
+    def remedies(self, case: Case) -> Iterator[Remedy]:
+        """Another term, another budget, or another price."""
+        budget, free = self.budget_bits, self.budget_bits > 0
+        beta = None if isinstance(self.beta, Ramp) else self.beta
+        if case.trouble == "dead":
+            if not self.term.pays_for_kl:
+                usual = 0.1 if self.per == "unit" else 0.5
+                wanted = f"budget_bits={budget if 0 < budget < math.inf else usual:g}"
+                per = ("per=slot",) if self.per == "sequence" else ()
+                why = "the price falls below zero until the KL has reached its budget, and stays there"
+                yield Remedy(("term.kind=lagrangian", wanted, *per), why)
+            if beta and not free:
+                ramp = f"beta={{start: 0, end: {beta:g}, steps: {max(1, case.steps // 2)}}}"
+                yield Remedy((ramp,), "codes become useful before they are charged for")
+            if self.autoencoder_steps == 0 and not free:
+                later = f"autoencoder_steps={max(1, case.steps // 4)}"
+                yield Remedy((later,), "the same, with no charge at all at first")
+        elif case.trouble == "costly" and 0 < budget < math.inf:
+            why = "less KL is asked for" if self.term.pays_for_kl else "less KL is free"
+            yield Remedy((f"budget_bits={budget / 2:g}",), why)
+        elif case.trouble == "uncharged":
+            if beta == 0:
+                yield Remedy(("beta=1",), "the objective is the elbo")
+            elif budget == math.inf:
+                yield Remedy(("budget_bits=0.5",), "a budget with an end")
+        elif case.trouble == "over_budget":
+            if beta:
+                yield Remedy((f"beta={2 * beta:g}",), "a nat above the budget costs twice as much")
+            each = case.kl_nats_per_slot / NATS_PER_BIT / (case.units if self.per == "unit" else 1)
+            yield Remedy((f"budget_bits={each:.3g}",), "if so much is meant")
 
     def build(self, *, width: int = 0, vocab: int = 0) -> ELBO:
         """The loss; it has no layers, whatever the width and the vocabulary."""
         return ELBO(
-            self._term(),
+            self.term.build(budget_nats=self.budget_bits * NATS_PER_BIT, per=self.per),
             beta=self.beta,
             autoencoder_steps=self.autoencoder_steps,
             budget_bits=self.budget_bits,
             per=self.per,
         )
-
-    def _term(self) -> KLTerm:
-        nats = self.budget_bits * NATS_PER_BIT
-        if self.term in ("hinge", "mask", "target"):
-            return LocalTerm(self.term, nats, self.per)
-        per: Literal["unit", "slot"] = "unit" if self.per == "unit" else "slot"
-        if self.term == "clamp":
-            return Clamp(nats, per)
-        if self.term == "pid":
-            return PID(nats, per, proportional=self.pid_proportional, integral=self.pid_integral)
-        return Lagrangian(nats, per, rate=self.lagrangian_rate, largest=self.lagrangian_largest)

@@ -1,0 +1,141 @@
+"""A run that is opened once: what is measured of it, and what is written of that, is of one checkpoint.
+
+A training may go on while its run is measured, and a better checkpoint may land at any moment. So which checkpoint it
+is gets decided when the run is opened, and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lvlm.data import Source
+from lvlm.errors import UserError
+from lvlm.model.latent_lm import LatentLM
+from lvlm.recipe.assemble import assemble
+from lvlm.recipe.recipe import Recipe, Resolved
+from lvlm.registry.registry import Registry
+from lvlm.runs.checkpoint import Checkpoints, best_of
+from lvlm.runs.folder import refuse_other_data
+from lvlm.runs.manifest import Checkpoint
+from lvlm.runs.read import read_run
+from lvlm.runs.weights import load_weights
+from lvlm.system.device import Autocast, pick_autocast, pick_device
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run with one checkpoint, chosen when it was opened. What is dear is made when it is first asked for, and kept.
+
+    folder        the run's
+    resolved      its recipe and the kinds that it was read with
+    checkpoint    the one that everything below is of
+    newest_step   of the run's last checkpoint at that time
+    """
+
+    folder: Path
+    resolved: Resolved
+    checkpoint: Checkpoint
+    newest_step: int
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the run is made of."""
+        return self.resolved.recipe
+
+    @property
+    def step(self) -> int:
+        """Training steps behind the checkpoint."""
+        return self.checkpoint.step
+
+    @property
+    def weights_sha256(self) -> list[str]:
+        """Digests of the files of the checkpoint's weights."""
+        return [self.checkpoint.manifest.sha256[name] for name in self.checkpoint.files("model")]
+
+    @cached_property
+    def model(self) -> LatentLM:
+        """The model with the checkpoint's weights, in evaluation mode; on the CPU until it is moved.
+
+        Raises:
+            UserError: the checkpoint is damaged, was deleted meanwhile, or isn't of this recipe.
+        """
+        model = assemble(self.recipe)
+        load_weights(model, self.checkpoint)
+        model.at_step(self.checkpoint.step)
+        return model.eval()
+
+    def on_device(self) -> LatentLM:
+        """The model, on the recipe's device."""
+        return self.model.to(self.device)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device of the recipe.
+
+        Raises:
+            UserError: this machine hasn't got it.
+        """
+        return pick_device(self.recipe.train.device)
+
+    @property
+    def precision(self) -> str:
+        """The precision of the recipe on its device: 'fp32', 'bf16' or 'fp16'."""
+        return pick_autocast(self.recipe.train.precision, self.device)[0]
+
+    @property
+    def autocast(self) -> Autocast:
+        """Makes the precision context of a forward."""
+        return pick_autocast(self.recipe.train.precision, self.device)[1]
+
+    @cached_property
+    def data(self) -> Source:
+        """The data of the recipe, which are those that the run was trained on.
+
+        Raises:
+            UserError: they can't be read, or they changed since the run began.
+        """
+        data = self.recipe.data.open()
+        refuse_other_data(self.folder, data.fingerprint)
+        return data
+
+
+def open_run(
+    run: str | Path | OpenedRun,
+    *,
+    registry: Registry | None = None,
+    plugin_files: Sequence[str] = (),
+    step: int | None = None,
+) -> OpenedRun:
+    """A run with its best checkpoint by bound, or with that of `step`; one that is open already is returned.
+
+    Executes nothing that the run holds.
+
+    Args:
+        run: its folder.
+        registry: the kinds that are known; those of installed plugins unless given.
+        plugin_files: single-file plugins.
+        step: of which checkpoint.
+
+    Raises:
+        UserError: no run, no such checkpoint, or one that can't be read.
+    """
+    if isinstance(run, OpenedRun):
+        return run
+    folder = Path(run)
+    if (folder / "export.json").is_file():
+        raise UserError(f"{folder}: graphs for other runtimes; lvlm reads runs, and exports as safetensors")
+    resolved = read_run(folder, registry=registry, plugin_files=plugin_files)
+    found = Checkpoints(folder).some()
+    by_step = {one.step: one for one in found}
+    if step is not None and step not in by_step:
+        raise UserError(f"{folder}: no checkpoint of step {step}; there are {sorted(by_step)}")
+    checkpoint = best_of(found) if step is None else by_step[step]
+    return OpenedRun(folder, resolved, checkpoint, newest_step=found[-1].step)
