@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 PIP_ARGS ?=
 
-.PHONY: setup demo test format lint types tests docs bench clean
+.PHONY: setup demo test format lint types tests test-extras extras wheel docs bench clean
 
 setup: $(VENV)/.ready
 
+# Made again when what is to be installed changes.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lvlm needs Python 3.11 or newer; say which with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -31,8 +32,32 @@ lint: setup  ## style, and which wing may import which
 types: setup
 	$(BIN)/mypy
 
+# CI sets COVERAGE=1: lines and branches that tests reach, of both runs of pytest together. No threshold.
+COVERAGE ?=
+COV := $(if $(COVERAGE),--cov lvlm --cov plugins --cov-report=)
+
 tests: setup  ## a test uses one core, so two at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(COV)
+
+test-extras: extras  ## what skips without an extra, the docs, the wheel in an environment of its own
+	LVLM_NO_SKIPS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile $(if $(COVERAGE),$(COV) --cov-append) \
+	    tests/test_export.py tests/test_harness.py tests/test_play.py tests/test_precision.py \
+	    'tests/test_docs.py::test_what_is_documented_works[docs/export.md]'
+	$(MAKE) docs
+	$(MAKE) wheel
+
+# Every extra that a test or the docs need; the constraints keep torch and all else where `make setup` put them. The page's
+# tests drive Debian's Chromium: no browser is downloaded, since Playwright's own would come from another server.
+extras: setup
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) $(PIP_ARGS) \
+	    --editable '.[dev,browser,lm-eval,onnx,int8,docs]'
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	    test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	    apt-get install --yes -qq --no-install-recommends chromium >/dev/null; } || \
+	    { echo "no Chromium, and no root to install Debian's: put one on the PATH"; exit 2; }
+
+wheel: setup  ## build the wheel, install it into an environment of its own, use it there
+	bash .ci/wheel "$(BIN)/python" "$(CONSTRAINTS)" $(PIP_ARGS)
 
 docs: setup  ## the documentation site, site/index.html; a broken link or reference fails
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) $(PIP_ARGS) --editable '.[dev,docs]'

@@ -14,8 +14,26 @@ class NotFinite(UserError):
     """NaN or infinity where a number belongs."""
 
 
+INSTALL = "in a clone of lvlm, pip install -e '.[{extra}]'"
+"""How an extra is installed. The name `lvlm` is not on the package registry: a release that puts it there changes
+this line, README's "Install" and nothing else.
+"""
+
+
 class MissingLibrary(UserError):
     """A library that comes with an extra isn't installed; the message says with which."""
+
+    @classmethod
+    def of(cls, library: str, extra: str, *, where: str = "") -> MissingLibrary:
+        """The error for a library that the extra brings.
+
+        Args:
+            library: its name, as users know it.
+            extra: of pyproject.toml.
+            where: what needs it ("train.trackers"), in front of the message.
+        """
+        prefix = f"{where}: " if where else ""
+        return cls(f"{prefix}{library} isn't installed: {INSTALL.format(extra=extra)}")
 
 
 class OutOfDistribution(UserWarning):

@@ -23,3 +23,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 def registry() -> Registry:
     """All installed plugins."""
     return Registry.load(strict=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session in which something skips, where LVLM_NO_SKIPS=1 says that nothing should (make test-extras)."""
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    skipped = (
+        reporter.stats.get("skipped", []) if reporter else []
+    )  # a worker of xdist reports nothing itself
+    if os.environ.get("LVLM_NO_SKIPS") == "1" and skipped:
+        for report in skipped:
+            reporter.write_line(
+                f"\nskipped, though every extra should be here: {report.nodeid}: {report.longrepr}"
+            )
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

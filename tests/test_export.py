@@ -27,7 +27,7 @@ from tests.tiny import tiny, write_text
 
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 needs_onnx = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, LIBRARIES)), reason="needs ONNX: pip install 'lvlm[onnx]'"
+    not all(map(importlib.util.find_spec, LIBRARIES)), reason="needs the extra onnx"
 )
 SMALL = {"backbone": {"layers": 2, "width": 16, "heads": 4, "kv_heads": 2, "context": 24}}
 LEARNED = "cross/binary_chunk_kv_learned_prior"
@@ -146,7 +146,7 @@ def test_what_cannot_be_exported_is_told(text: Path, tmp_path: Path, monkeypatch
         lvlm.export(run, tmp_path / "there", format="torch-export")
     for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingLibrary, match=r"pip install 'lvlm\[onnx\]'"):
+    with pytest.raises(MissingLibrary, match=r"pip install -e '\.\[onnx\]'"):
         lvlm.export(run, tmp_path / "out", format="onnx")
     quantizer = type(model.latent.quantizer)
     monkeypatch.setattr(quantizer, "embed", lambda self, codes: self.given(codes).embedding_BSC)

@@ -19,7 +19,7 @@ def test_without_lm_eval_it_is_told_what_to_install(tmp_path: Path, monkeypatch:
     import sys
 
     monkeypatch.setitem(sys.modules, "lvlm.evaluation.harness", None)
-    with pytest.raises(MissingLibrary, match=r"pip install 'lvlm\[lm-eval\]'"):
+    with pytest.raises(MissingLibrary, match=r"pip install -e '\.\[lm-eval\]'"):
         lvlm.lm_eval(tmp_path, ["anything"])
 
 

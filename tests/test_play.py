@@ -244,7 +244,7 @@ def test_what_differs_is_marked() -> None:
 
 def test_without_gradio_it_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lvlm.playground.page", None)
-    with pytest.raises(MissingLibrary, match=r"pip install 'lvlm\[play\]'"):
+    with pytest.raises(MissingLibrary, match=r"pip install -e '\.\[play\]'"):
         lvlm.play(tmp_path)
 
 
@@ -253,7 +253,7 @@ def test_without_gradio_it_is_told_what_to_install(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def page_module() -> Any:
-    pytest.importorskip("gradio", reason="gradio isn't installed: pip install 'lvlm[play]'")
+    pytest.importorskip("gradio", reason="needs the extra play")
     from lvlm.playground import page
 
     return page
@@ -273,7 +273,7 @@ def test_a_port_that_is_taken_is_told(page_module: Any, player: Player) -> None:
 
 
 def test_loopback() -> None:
-    pytest.importorskip("gradio", reason="gradio isn't installed: pip install 'lvlm[play]'")
+    pytest.importorskip("gradio", reason="needs the extra play")
     from lvlm.playground.page import is_loopback
 
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.0.1")] == [

@@ -20,9 +20,7 @@ PRECISIONS = [
     "bf16",
     pytest.param(
         "int8",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("torchao") is None, reason="needs torchao: pip install 'lvlm[int8]'"
-        ),
+        marks=pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs the extra int8"),
     ),
 ]
 
@@ -83,5 +81,5 @@ def test_what_is_not_to_be_had_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="unknown precision 'fp8'; known: bf16, fp32, int8"):
         lvlm.load(tmp_path / "run", precision="fp8")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(MissingLibrary, match=r"pip install 'lvlm\[int8\]'"):
+    with pytest.raises(MissingLibrary, match=r"pip install -e '\.\[int8\]'"):
         lvlm.load(tmp_path / "run", precision="int8")

@@ -42,7 +42,7 @@ def test_a_service_that_is_not_installed_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     recipe = tiny("free", write_text(tmp_path), train={"trackers": [library]})
-    with pytest.raises(MissingLibrary, match=rf"pip install 'lvlm\[{library}\]'"):
+    with pytest.raises(MissingLibrary, match=rf"pip install -e '\.\[{library}\]'"):
         lvlm.train(recipe, tmp_path / "run")
 
 

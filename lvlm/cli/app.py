@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from lvlm.cli import look, measure, write
 from lvlm.cli.data import data_app, tokenizer_app
+from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
 from lvlm.cli.words import Described, described_by
@@ -146,6 +147,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "kinds": look.kinds,
     "plugins": look.plugins,
     "schema": look.schema,
+    "new": new,
 }
 """Every command, in the order of `lvlm --help`."""
 

@@ -179,7 +179,7 @@ def tokenizers_library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise MissingLibrary("tokenizers isn't installed: pip install 'lvlm[tokenizers]'") from error
+        raise MissingLibrary.of("tokenizers", "tokenizers") from error
     return tokenizers
 
 

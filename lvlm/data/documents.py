@@ -282,5 +282,5 @@ def datasets_library() -> Any:
     try:
         import datasets.distributed
     except ImportError as error:
-        raise MissingLibrary("datasets isn't installed: pip install 'lvlm[datasets]'") from error
+        raise MissingLibrary.of("datasets", "datasets") from error
     return datasets

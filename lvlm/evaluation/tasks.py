@@ -44,7 +44,7 @@ def lm_eval(
     try:
         from lvlm.evaluation.harness import HarnessLM, find_tasks, results_of
     except ImportError as error:
-        raise MissingLibrary("lm-eval isn't installed: pip install 'lvlm[lm-eval]'") from error
+        raise MissingLibrary.of("lm-eval", "lm-eval") from error
     if k < 1:
         raise UserError(f"k is {k}; it is at least 1")
     if limit is not None and limit < 1:

@@ -138,7 +138,7 @@ def _importable(name: str) -> bool:
 def _need(*libraries: str) -> None:
     missing = [name for name in libraries if not _importable(name)]
     if missing:
-        raise MissingLibrary(f"{listing(missing)} isn't installed: pip install 'lvlm[onnx]'")
+        raise MissingLibrary.of(listing(missing), "onnx")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def check_precision(precision: str) -> None:
             finally:
                 logging.disable(before)
         except ImportError as error:
-            raise MissingLibrary("torchao isn't installed: pip install 'lvlm[int8]'") from error
+            raise MissingLibrary.of("torchao", "int8") from error
 
 
 def convert(model: LatentLM, precision: Precision) -> LatentLM:

@@ -38,7 +38,7 @@ def play(
     try:
         from lvlm.playground.page import is_loopback, serve
     except ImportError as error:
-        raise MissingLibrary("Gradio isn't installed: pip install 'lvlm[play]'") from error
+        raise MissingLibrary.of("Gradio", "play") from error
     from lvlm.playground.player import Player
 
     folder = None if study is None else Path(study)

@@ -91,4 +91,4 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingLibrary(f"train.trackers: {name} isn't installed: pip install 'lvlm[{name}]'") from None
+        raise MissingLibrary.of(name, name, where="train.trackers") from None

@@ -28,9 +28,7 @@ def library(kind: str) -> Any:
     try:
         return importlib.import_module("vector_quantize_pytorch")
     except ImportError as error:
-        raise MissingLibrary(
-            f"kind {kind!r} needs vector-quantize-pytorch: pip install 'lvlm[codebooks]'"
-        ) from error
+        raise MissingLibrary.of("vector-quantize-pytorch", "codebooks", where=f"kind {kind!r}") from error
 
 
 class PointMass(Quantizer):

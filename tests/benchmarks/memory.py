@@ -53,7 +53,7 @@ def peak_mib(side: str) -> float:
 def run(rounds: int) -> None:  # noqa: ARG001 (a peak is the same every time)
     """Print MiB and ratios; needs Linux and x-transformers."""
     if importlib.util.find_spec("x_transformers") is None:
-        print("(x-transformers is not installed: pip install 'lvlm[bench]')")
+        print("(x-transformers is not installed: it comes with the extra bench)")
         return
     first: dict[str, float] = {}
     print(f"{'side':46s} {'MiB':>6s}   over the plain model of the same package")

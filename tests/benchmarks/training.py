@@ -166,7 +166,7 @@ def report(sides: dict[str, Callable[[], object]], rounds: int) -> None:
 def x_transformers() -> dict[str, Callable[[], object]]:
     """The peer's plain decoder and its FreeTransformer, with its best options, or nothing where it isn't installed."""
     if importlib.util.find_spec("x_transformers") is None:
-        print("(x-transformers is not installed: pip install 'lvlm[bench]')")
+        print("(x-transformers is not installed: it comes with the extra bench)")
         return {}
     sides = {"x-transformers, plain decoder": loop(peer_decoder())}
     for bits in (8, 16):
