@@ -25,7 +25,9 @@ def new(
     name: Annotated[str, typer.Argument(help="The kind's name, a Python identifier: cauchy.")],
     out: Annotated[str | None, typer.Option(help="The package's folder; lvlm-NAME unless given.")] = None,
 ) -> None:
-    """Write a plugin's package: a small working kind that passes its conformance test, to be changed into yours."""
+    """Write a plugin's package: a small working kind that passes its conformance test, to be changed into
+    yours.
+    """
     print(write_package(role, name, out))
 
 
