@@ -135,7 +135,7 @@ lvlm.stream(model, "a", prompt_codes="mean")  # arg-type
 lvlm.sample("runs/free", "a", samples="two")  # arg-type
 lvlm.generate(model, "a")[0].txt  # attr-defined
 lvlm.evaluate("runs/free")["estimate"]  # typeddict-item
-lvlm.evaluate("runs/free", estimators=["smcc"])  # list-item
+lvlm.evaluate("runs/free", resampling="residual")  # arg-type
 lvlm.train("free")  # call-arg
 lvlm.plan("free").fit  # attr-defined
 lvlm.load("runs/free", precision="fp8")  # arg-type
