@@ -300,7 +300,8 @@ def written(function: str, argument: str) -> str | None:
 def test_an_option_has_the_words_of_the_docstring(name: str) -> None:
     command = COMMANDS[name]
     assert isinstance(command, Described)
-    functions, renamed = command.callback.described_by  # type: ignore[union-attr]
+    # A command without a Python verb, like `new`, has all of its words itself.
+    functions, renamed = getattr(command.callback, "described_by", ((), {}))
     own = {option.name: getattr(option, "help", None) for option in command.params if option.name != "help"}
     help_shown = " ".join(CliRunner().invoke(app, [*name.split(), "--help"]).stdout.split())
     compared = 0
@@ -311,7 +312,7 @@ def test_an_option_has_the_words_of_the_docstring(name: str) -> None:
         if texts:
             assert sentence(texts[0]).rstrip(".") in help_shown, option
             compared += 1
-    assert compared
+    assert compared or not functions
 
 
 def test_a_sentence_is_what_stands_before_the_next() -> None:
