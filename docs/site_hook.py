@@ -3,7 +3,8 @@
 - The overview is README.md, and the list of pages (index.md) below it.
 - A link to a file that is no page, code above all, leads to a page that shows that file.
 - A page that makes a browser load something from another machine fails the build.
-- A fence's words after its language are for tests/test_docs.py; of them the site shows `file=NAME`, as a title.
+- A fence's words after its language are for tests/test_docs.py; of them the site shows `file=NAME`, as a
+title.
 """
 
 from __future__ import annotations

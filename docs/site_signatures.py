@@ -1,4 +1,6 @@
-"""Signatures of the API reference: options that are typed as a whole, shown one by one; `mkdocs.yml` names this file."""
+"""Signatures of the API reference: options that are typed as a whole, shown one by one; `mkdocs.yml` names
+this file.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ class NotFinite(UserError):
 
 
 INSTALL = "in a clone of lvlm, pip install -e '.[{extra}]'"
-"""How an extra is installed. The name `lvlm` is not on the package registry: a release that puts it there changes
-this line, README's "Install" and nothing else.
+"""How an extra is installed. The name `lvlm` is not on the package registry: a release that puts it there
+changes this line, README's "Install" and nothing else.
 """
 
 

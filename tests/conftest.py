@@ -26,7 +26,9 @@ def registry() -> Registry:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a session in which something skips, where LVLM_NO_SKIPS=1 says that nothing should (make test-extras)."""
+    """Fail a session in which something skips, where LVLM_NO_SKIPS=1 says that nothing should (make
+    test-extras).
+    """
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
     skipped = (
         reporter.stats.get("skipped", []) if reporter else []

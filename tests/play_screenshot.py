@@ -1,4 +1,6 @@
-"""The picture of docs/play.md: `python -m tests.play_screenshot RUN docs/play.png`, for a run whose codes are bits."""
+"""The picture of docs/play.md: `python -m tests.play_screenshot RUN docs/play.png`, for a run whose codes are
+bits.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ def test_the_probabilities_of_all_rows_sum_to_one(noise: float, length: int) -> 
 
 
 def test_long_rows_do_not_underflow() -> None:
-    """Each side's probability is far below the smallest float; with all bits alike one side is all there is."""
+    """Each side's probability is far below the smallest float; with all bits alike one side is all there
+    is.
+    """
     nats = nll_nats(np.array([0, 10_000, 20_000]), 20_000, 0.01)
     alike = math.log(2) - 20_000 * math.log1p(-0.01)
     assert nats == pytest.approx([alike, -10_000 * (math.log(0.01) + math.log1p(-0.01)), alike])

@@ -14,9 +14,13 @@ from lvlm.generation import decoding
 from lvlm.testing import randomise
 
 SMALL = (
-    "data.window=12", "model.backbone.layers=2", "model.backbone.width=16", "model.backbone.heads=4",
-    "model.backbone.kv_heads=2", "model.backbone.context=48",
-)  # fmt: skip
+    "data.window=12",
+    "model.backbone.layers=2",
+    "model.backbone.width=16",
+    "model.backbone.heads=4",
+    "model.backbone.kv_heads=2",
+    "model.backbone.context=48",
+)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler here")

@@ -242,23 +242,43 @@ def writes(**contents: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("write", "path", "message"),
     [
-        (writes(corpus__txt=LINE), "corpsu.txt", r"no file or folder .*holds no 'corpsu.txt'; did you mean 'corpus.txt'\?"),
+        (
+            writes(corpus__txt=LINE),
+            "corpsu.txt",
+            r"no file or folder .*holds no 'corpsu.txt'; did you mean 'corpus.txt'\?",
+        ),
         (writes(corpus__txt=LINE), "nowhere/at/all.txt", r"the folder '.*' holds no 'nowhere'$"),
         (writes(corpus__txt=LINE), "corpus.txt/a", r"corpus.txt' is no folder"),
         (writes(a__md=LINE), "", r"holds no file that ends in .txt, .jsonl, .gz"),
         (writes(a__txt="", b__txt=""), "", r"no text in "),
-        (writes(a__txt=LINE), "a.txt", r"there are 44 bytes, 2 of them in the validation split, .* window of 8 tokens needs 9 bytes in each split, about 180 in all; add text$"),
+        (
+            writes(a__txt=LINE),
+            "a.txt",
+            r"there are 44 bytes, 2 of them in the validation split, .* window of 8 tokens needs 9 bytes in each split, about 180 in all; add text$",
+        ),
         (writes(a__txt=LINE * 3), "a.txt", r"or set data.window to at most 5$"),
-        (writes(a__jsonl='{"text": "a"}\n\n{"text": '), "", r"a.jsonl:3: not JSON: Expecting value \(column 10\)"),
+        (
+            writes(a__jsonl='{"text": "a"}\n\n{"text": '),
+            "",
+            r"a.jsonl:3: not JSON: Expecting value \(column 10\)",
+        ),
         (writes(a__jsonl="9" * 5000), "", r"a.jsonl:1: not JSON: "),
-        (writes(a__jsonl='["a"]'), "", r"""a.jsonl:1: expected an object with a field 'text', found \["a"\]"""),
-        (writes(a__jsonl='{"id": 1, "txt": "a"}'), "", r"a.jsonl:1: no field 'text'; known fields: id, txt; did you mean 'txt'\?"),
+        (
+            writes(a__jsonl='["a"]'),
+            "",
+            r"""a.jsonl:1: expected an object with a field 'text', found \["a"\]""",
+        ),
+        (
+            writes(a__jsonl='{"id": 1, "txt": "a"}'),
+            "",
+            r"a.jsonl:1: no field 'text'; known fields: id, txt; did you mean 'txt'\?",
+        ),
         (writes(a__jsonl='{"text": 5}'), "", r"a.jsonl:1: the field 'text' should be a string, but it is 5"),
         (writes(a__gz="not gzip"), "", r"a.gz' is not a whole gzip file: Not a gzipped file"),
         (bad_gzip, "", r"x.txt.gz' is not a whole gzip file: "),
         (writes(), "n" * 5000, r"File name too long|holds no 'nnn"),
     ],
-)  # fmt: skip
+)
 def test_errors_in_words(tmp_path: Path, write: Callable[[Path], None], path: str, message: str) -> None:
     write(tmp_path)
     with pytest.raises(UserError, match=message):
@@ -286,7 +306,8 @@ def test_too_many_windows(tmp_path: Path, split: Any) -> None:
         source.windows(23, split)
 
 
-# ------------------------------------------------------------------------------------------------ Python's own
+# ------------------------------------------------------------------------------------------------ Python's
+# own
 
 
 def test_python_is_bytes_of_the_library() -> None:

@@ -13,14 +13,15 @@ console excerpt  what a command printed that takes too long to run here, or meas
 text drawing     a picture in characters, a formula or a folder's tree: nothing that a program printed
 toml, json       parsed
 
-`file=NAME` on any of them writes the block to the page's folder first; a python file is only compiled, because
-whatever loads it runs it. `scene=NAME` prepares the surroundings, see `SCENES`. Other fences and indented blocks are refused, and
-so is a console block that shows what it neither compares nor marks as an excerpt.
+`file=NAME` on any of them writes the block to the page's folder first; a python file is only compiled,
+because whatever loads it runs it. `scene=NAME` prepares the surroundings, see `SCENES`. Other fences and
+indented blocks are refused, and so is a console block that shows what it neither compares nor marks as an
+excerpt.
 
-Every lvlm command is parsed against the command line and its recipe or study validated; those that take no time
-(`QUICK`) run, and what the block shows must be what they print. '…' stands for anything in a line, alone on a line
-for any lines; runs of blanks are equal; the page's folder is printed as /home/me. Of other programs only make's
-targets and python's modules are checked.
+Every lvlm command is parsed against the command line and its recipe or study validated; those that take no
+time (`QUICK`) run, and what the block shows must be what they print. '…' stands for anything in a line, alone
+on a line for any lines; runs of blanks are equal; the page's folder is printed as /home/me. Of other programs
+only make's targets and python's modules are checked.
 
 Tables between `<!-- table: … -->` and `<!-- end -->` are made from the code: `python tests/test_docs.py`.
 """
@@ -89,7 +90,8 @@ def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-# ---- what stands in a page ----------------------------------------------------------------------------------
+# ---- what stands in a page
+# ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def agrees(printed: str, shown: list[str]) -> bool:
     return re.fullmatch(pattern + r"\n*", "".join(f"{line}\n" for line in lines)) is not None
 
 
-# ---- one page -----------------------------------------------------------------------------------------------
+# ---- one page
+# -----------------------------------------------------------------------------------------------
 
 
 class Page:
@@ -199,7 +202,9 @@ class Page:
         (read_study if re.search(r"^study:", text, flags=re.MULTILINE) else read_recipe)(path)
 
     def console(self, fence: Fence) -> None:
-        """Parse every command, and compare what it shows with what it prints if it is quick, or all are to run."""
+        """Parse every command, and compare what it shows with what it prints if it is quick, or all are to
+        run.
+        """
         for command, shown in commands(fence.text):
             self.failed = self.ran = False
             for part in command.split("&&"):
@@ -292,7 +297,8 @@ def check_calls(text: str) -> None:
             inspect.signature(function).bind(*node.args, **{name: None for name in names if name})
 
 
-# ---- surroundings -------------------------------------------------------------------------------------------
+# ---- surroundings
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -342,7 +348,8 @@ def page(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Ite
             del sys.modules[module]
 
 
-# ---- the tests ----------------------------------------------------------------------------------------------
+# ---- the tests
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)
@@ -476,7 +483,8 @@ def test_the_plugin_template_passes_its_own_tests(installed_template: Path, tmp_
     assert " passed" in done.stdout or "100%" in done.stdout, done.stdout
 
 
-# ---- tables made from the code ------------------------------------------------------------------------------
+# ---- tables made from the code
+# ------------------------------------------------------------------------------
 
 
 def options_table(cls: type[BaseModel]) -> Iterator[str]:

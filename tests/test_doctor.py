@@ -1,5 +1,5 @@
-"""The doctor: every number by hand on a model of one bit, every verdict from a model that deserves it, and nothing
-of a run changed.
+"""The doctor: every number by hand on a model of one bit, every verdict from a model that deserves it, and
+nothing of a run changed.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------------------------ a model of one bit
+# ------------------------------------------------------------------------------------------ a model of one
+# bit
 #
-# Two tokens; a row holds one of them throughout, or both in turn, and each target is the input itself. The posterior's
-# logit is `sure` for token 1 and -sure for token 0. A code adds `loud` to the logit of its token; there is nothing else.
+# Two tokens; a row holds one of them throughout, or both in turn, and each target is the input itself. The
+# posterior's logit is `sure` for token 1 and -sure for token 0. A code adds `loud` to the logit of its token;
+# there is nothing else.
 
 
 class NoStack(Backbone):
@@ -168,7 +170,8 @@ def tones(findings: list[Finding]) -> list[str]:
     return [finding.tone for finding in findings]
 
 
-# ----------------------------------------------------------------------------------------------------- numbers
+# -----------------------------------------------------------------------------------------------------
+# numbers
 
 
 def test_a_living_latent_by_hand(examined: Examined) -> None:
@@ -215,7 +218,9 @@ def test_codes_of_another_row_are_averaged_over_draws(examined: Examined) -> Non
 
 
 def test_gradient_norms_by_hand(examined: Examined) -> None:
-    """With a deaf decoder only the KL moves the encoder: d KL / d logit = logit p (1 - p) and so on up the chain."""
+    """With a deaf decoder only the KL moves the encoder: d KL / d logit = logit p (1 - p) and so on up the
+    chain.
+    """
     measured, _ = examined("loss.budget_bits=0", "loss.beta=0.5", sure=1.5, loud=0.0)
     p = 1 / (1 + math.exp(-1.5))
     by_logit = (
@@ -279,7 +284,8 @@ def test_a_tensor_without_a_state_was_never_trained(runs: Path) -> None:
         assert training_record(model, loss, checkpoint)["never_updated"] == [frozen]
 
 
-# ---------------------------------------------------------------------------------------------------- verdicts
+# ----------------------------------------------------------------------------------------------------
+# verdicts
 
 
 def test_a_dead_latent(examined: Examined) -> None:
@@ -288,7 +294,8 @@ def test_a_dead_latent(examined: Examined) -> None:
     assert measured.exchange_efficiency is None
     assert found[0].tone == "bad"
     assert found[0].what == (
-        "The latent is dead: its raw KL is 0.0012 nats per slot, 0.36 % of the budget of 0.3466; it lives from 5 %."
+        "The latent is dead: its raw KL is 0.0012 nats per slot, 0.36 % of the budget of 0.3466; it lives "
+        "from 5 %."
     )
     first, *others = found[0].tries
     assert first.overrides == ("loss.term.kind=lagrangian", "loss.budget_bits=0.5")
@@ -467,7 +474,8 @@ def test_every_try_is_a_recipe(loss: str, bit: dict[str, float], examined: Exami
     assert tries(found), "no advice at all"
 
 
-# -------------------------------------------------------------------------------------------------- whole runs
+# -------------------------------------------------------------------------------------------------- whole
+# runs
 
 
 @pytest.mark.parametrize("arm", ["free", "gptvae"])
@@ -552,7 +560,8 @@ def test_a_part_from_a_plugin_file(text: Path, tmp_path: Path) -> None:
     assert "model.quantizer.embedding_std=0.1" in tries(found.findings)
 
 
-# --------------------------------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------------------------------- the command
+# line
 
 Lvlm = Callable[..., tuple[int, str, str]]
 
@@ -622,7 +631,9 @@ def test_mistakes_are_told_in_words(runs: Path, run_doctor: Lvlm, text: Path) ->
 
 
 def test_a_kind_says_itself_what_to_try(examined: Examined, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The doctor asks each kind of the recipe, those among a kind's options too; what a recipe refuses is left out."""
+    """The doctor asks each kind of the recipe, those among a kind's options too; what a recipe refuses is
+    left out.
+    """
     cases: list[Case] = []
 
     def remedies(_: BinaryParams, case: Case) -> Iterator[Remedy]:

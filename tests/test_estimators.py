@@ -56,8 +56,9 @@ def model_of(
     sure: float = 1.0,
     seed: int = 0,
 ) -> LatentLM:
-    """Two layers of width 8 around a seam, all weights random, float64; `sure` scales the numbers of posterior and prior: an
-    untrained posterior that is sure of itself makes weights whose mean no sample shows.
+    """Two layers of width 8 around a seam, all weights random, float64; `sure` scales the numbers of
+    posterior and prior: an untrained posterior that is sure of itself makes weights whose mean no sample
+    shows.
     """
     torch.manual_seed(seed)
     backbone = DecoderParams(layers=2, width=8, heads=2, hidden=16, context=8).build(vocab=VOCAB)
@@ -106,10 +107,13 @@ CROSSES: dict[str, dict[str, Any]] = {
     "binary, token, kv, learned prior": {"prior": "learned"},
     "two bits, chunk, add": {"per": 2, "quantizer": BinaryParams(bits=2), "injection": AddParams()},
     "binary, sequence, prefix, learned prior": {
-        "per": "sequence", "encoder": BidirectionalParams, "injection": PrefixParams(length=2), "prior": "learned",
+        "per": "sequence",
+        "encoder": BidirectionalParams,
+        "injection": PrefixParams(length=2),
+        "prior": "learned",
     },
     "fsq, chunk, kv, learned prior": {"per": 2, "quantizer": FSQParams(levels=[3, 2]), "prior": "learned"},
-}  # fmt: skip
+}
 anywhere = pytest.mark.parametrize("options", CROSSES.values(), ids=CROSSES)
 
 
@@ -239,9 +243,12 @@ def test_a_filter_is_an_unbiased_estimate_of_the_probability(
     nll = Exact()(rows_of(model, ONE)).nats
     rows = rows_of(model, repeated(ONE, 800))
     for k, chunk, rule, below in (
-        (1, 1, "systematic", 0.5), (2, 1, "multinomial", 1.0), (4, 1, "systematic", 0.9), (4, 3, "stratified", 1.0),
+        (1, 1, "systematic", 0.5),
+        (2, 1, "multinomial", 1.0),
+        (4, 1, "systematic", 0.9),
+        (4, 3, "stratified", 1.0),
         (4, 2, "multinomial", 0.9),
-    ):  # fmt: skip
+    ):
         spec = Filter(k, chunk, rule, below, proposal, deferred)  # type: ignore[arg-type]
         assert_mean((nll - ParticleFilter(spec)(rows).nats).exp(), 1.0)
 
@@ -289,7 +296,7 @@ def test_without_resampling_the_filter_is_importance_weighting_too() -> None:
 @anywhere
 def test_neither_the_micro_batch_nor_the_other_rows_change_a_value(options: dict[str, Any]) -> None:
     model, batch = build(options), batch_of(texts()[::9])
-    estimators = [Exact(), *make_estimators(BOUNDS, [5], has_latent=True, chunk=1)]  # fmt: skip
+    estimators = [Exact(), *make_estimators(BOUNDS, [5], has_latent=True, chunk=1)]
     for estimator in estimators:
         whole = estimator(rows_of(model, batch)).nats
         for at_once in (1, 3, 7):
@@ -304,7 +311,7 @@ def test_padding_costs_nothing_and_changes_nothing() -> None:
     keep_BT = torch.tensor([[True] * 4 + [False] * 2])
     padded = Batch(full.inputs_BT, full.targets_BT.where(keep_BT, IGNORE), keep_BT)
     short = batch_of(torch.tensor([[2, 0, 1, 1]]))
-    for estimator in make_estimators(BOUNDS, [6], has_latent=True, chunk=1):  # fmt: skip
+    for estimator in make_estimators(BOUNDS, [6], has_latent=True, chunk=1):
         one, two = (estimator(rows_of(model, rows)).nats for rows in (padded, short))
         torch.testing.assert_close(one, two, atol=1e-10, rtol=0)
 
@@ -358,7 +365,8 @@ def test_an_encoder_that_sees_the_answer_is_caught() -> None:
     assert torch.logsumexp(-leaked, 0).item() > 0.1
 
 
-# -------------------------------------------------------------------------------------------------- continuations
+# --------------------------------------------------------------------------------------------------
+# continuations
 
 PROMPT = [0, 2, 1]
 

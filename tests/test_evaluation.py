@@ -103,9 +103,16 @@ def test_the_exact_filter_of_the_letters_has_their_entropy(tmp_path: Path) -> No
         "extends": "letters",
         "plugins": [str(plugin)],
         "model": {"backbone": {"kind": "letters_filter", "context": 65, "layers": 1, "width": 29}, "seam": 0},
-        "train": {"steps": 1, "rows": 2, "evaluate_every": 1, "warmup_steps": 0, "learning_rate": 1e-12, "final_learning_rate": 0.0},
+        "train": {
+            "steps": 1,
+            "rows": 2,
+            "evaluate_every": 1,
+            "warmup_steps": 0,
+            "learning_rate": 1e-12,
+            "final_learning_rate": 0.0,
+        },
         "evaluate": {"windows": 4000, "rows": 500},
-    }  # fmt: skip
+    }
     lvlm.train(recipe, tmp_path / "run")
     found = lvlm.evaluate(tmp_path / "run", plugin_files=[str(plugin)])
     mean = found["estimates"]["nll_exact"]["nats_per_token"] * 64

@@ -63,11 +63,18 @@ def run_of(
 @pytest.mark.parametrize(
     ("format", "arm"),
     [
-        pytest.param(format, arm, marks=[*([needs_onnx] if format == "onnx" else []), *([] if arm in QUICK[format] else [pytest.mark.slow])])
+        pytest.param(
+            format,
+            arm,
+            marks=[
+                *([needs_onnx] if format == "onnx" else []),
+                *([] if arm in QUICK[format] else [pytest.mark.slow]),
+            ],
+        )
         for format in QUICK
         for arm in ALL
     ],
-)  # fmt: skip
+)
 def test_an_export_goes_on_as_the_model_does(
     format: str, arm: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,8 +170,12 @@ def test_the_command_line_exports_graphs(text: Path, tmp_path: Path, monkeypatch
     assert result.stdout == f"{tmp_path / 'out'}\n"
     assert "differs from PyTorch by" in result.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "row.pt2", "step.pt2", "export.json", "recipe.yaml", "run.json"
-    }  # fmt: skip
+        "row.pt2",
+        "step.pt2",
+        "export.json",
+        "recipe.yaml",
+        "run.json",
+    }
 
 
 @pytest.mark.parametrize("kind", Registry.load(strict=True).kinds["quantizer"])

@@ -1,4 +1,6 @@
-"""Every quantizer with every KL term at the edges: no rows, one token, padding, huge numbers, other dtypes, NaN."""
+"""Every quantizer with every KL term at the edges: no rows, one token, padding, huge numbers, other dtypes,
+NaN.
+"""
 
 from __future__ import annotations
 

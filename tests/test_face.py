@@ -135,7 +135,7 @@ lvlm.stream(model, "a", prompt_codes="mean")  # arg-type
 lvlm.sample("runs/free", "a", samples="two")  # arg-type
 lvlm.generate(model, "a")[0].txt  # attr-defined
 lvlm.evaluate("runs/free")["estimate"]  # typeddict-item
-lvlm.evaluate("runs/free", estimators=["smcc"])  # list-item
+lvlm.evaluate("runs/free", resampling="residual")  # arg-type
 lvlm.train("free")  # call-arg
 lvlm.plan("free").fit  # attr-defined
 lvlm.load("runs/free", precision="fp8")  # arg-type
@@ -151,10 +151,24 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str
     for name, text in (("right", RIGHT), ("wrong", WRONG)):
         (folder / f"{name}.py").write_text(text)
     ran = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", folder / "cache",
-         "--config-file", "/dev/null", folder / "right.py", folder / "wrong.py"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--follow-imports=silent",
+            "--cache-dir",
+            folder / "cache",
+            "--config-file",
+            "/dev/null",
+            folder / "right.py",
+            folder / "wrong.py",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said = re.findall(r"(right|wrong)\.py:(\d+): error: .*\[([\w-]+)\]$", ran.stdout, flags=re.MULTILINE)
     assert said, ran.stdout + ran.stderr
     return {
@@ -254,7 +268,8 @@ def test_help_of_generate_has_every_option() -> None:
         assert f"{field.name}: '{field.type}' = {field.default!r}" in shown
 
 
-# -------------------------------------------------------------------------------------------- the command line
+# -------------------------------------------------------------------------------------------- the command
+# line
 
 
 def every_command() -> Iterator[tuple[str, Command]]:

@@ -1,7 +1,7 @@
 """Generation: rows that don't depend on each other, options, streams and stops, and codes of every origin.
 
-That recorded log-probabilities equal rescoring, and rows of unequal lengths those alone, is checked on every cross by the
-conformance tests (`lvlm.testing.models.check_generation`).
+That recorded log-probabilities equal rescoring, and rows of unequal lengths those alone, is checked on every
+cross by the conformance tests (`lvlm.testing.models.check_generation`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def texts(samples: list[Sample]) -> list[str | None]:
     return [sample.text for sample in samples]
 
 
-# ------------------------------------------------------------------------------------------------------- sampling
+# -------------------------------------------------------------------------------------------------------
+# sampling
 
 
 def test_tokens_come_as_often_as_their_probabilities() -> None:
@@ -103,7 +104,8 @@ def test_a_penalty_counts_the_prompt_and_not_its_padding(models: dict[str, Laten
         assert generate(models["baseline"], sample.prompt, 12, **strong)[0].tokens == sample.tokens
 
 
-# ----------------------------------------------------------------------------------------------- streams and stops
+# ----------------------------------------------------------------------------------------------- streams and
+# stops
 
 
 @given(st.text(max_size=12), st.lists(st.text("ab\né", min_size=1, max_size=3), max_size=3))
@@ -159,7 +161,8 @@ def test_a_mistake_is_told_when_a_stream_is_asked_for(models: dict[str, LatentLM
         stream(models["free"], "ab", 100)
 
 
-# ------------------------------------------------------------------------------------------------------- prompts
+# -------------------------------------------------------------------------------------------------------
+# prompts
 
 
 @pytest.mark.parametrize("arm", [*ARMS, "learned"])
@@ -219,7 +222,8 @@ def test_weights_that_diverged_are_told() -> None:
         generate(model, "a", 3)
 
 
-# --------------------------------------------------------------------------------------------------------- codes
+# ---------------------------------------------------------------------------------------------------------
+# codes
 
 
 def test_codes_of_the_prior_are_uniform(models: dict[str, LatentLM]) -> None:
@@ -381,7 +385,8 @@ def test_codes_of_rows_that_stopped_are_kept_as_far_as_they_go(models: dict[str,
         generate(models["free"], ["abcd", "x"], 12, codes=stopped[:1], **options)
 
 
-# ------------------------------------------------------------------------------------------------ turned codes
+# ------------------------------------------------------------------------------------------------ turned
+# codes
 
 
 def test_a_long_text_is_encoded_in_windows_and_characters_stay_whole(models: dict[str, LatentLM]) -> None:

@@ -60,10 +60,12 @@ doc_to_text: "{{{{ask}}}}"
     )
     (folder / "write.yaml").write_text(
         f"task: write_here\noutput_type: generate_until\n{common}"
-        'doc_to_target: "of"\nmetric_list: [{metric: exact_match}]\ngeneration_kwargs: {until: ["\\n"], max_gen_toks: 3}\n'
+        'doc_to_target: "of"\nmetric_list: [{metric: exact_match}]\ngeneration_kwargs: '
+        '{until: ["\\n"], max_gen_toks: 3}\n'
     )
     (folder / "read.yaml").write_text(
-        f'task: read_here\noutput_type: loglikelihood_rolling\n{common.replace("{{ask}}", "")}doc_to_target: "{{{{ask}}}}"\n'
+        f"task: read_here\noutput_type: "
+        f'loglikelihood_rolling\n{common.replace("{{ask}}", "")}doc_to_target: "{{{{ask}}}}"\n'
         "metric_list: [{metric: bits_per_byte}]\n"
     )
     return folder

@@ -1,4 +1,6 @@
-"""Every registered kind and every legal cross, through the same public checks that a stranger's plugin uses."""
+"""Every registered kind and every legal cross, through the same public checks that a stranger's plugin
+uses.
+"""
 
 from lvlm.testing import conformance
 

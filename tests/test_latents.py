@@ -1,4 +1,6 @@
-"""The mathematics of the latents: KL against enumeration, the mapper against its dense form, the hinges by hand."""
+"""The mathematics of the latents: KL against enumeration, the mapper against its dense form, the hinges by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +190,9 @@ ESTIMATORS = ("exact", "bitwise", "gumbel", "reinforce")
 def gradients(
     estimator: Any, decoder: Callable[[Tensor], Tensor], draws: int, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """One gradient to the logits for each of many draws, [draws, 3]; and the exact one, by enumeration, [3]."""
+    """One gradient to the logits for each of many draws, [draws, 3]; and the exact one, by enumeration,
+    [3].
+    """
     torch.manual_seed(4)
     mapper = Binary(
         bits=3, bits_per_group=3, embedding_dim=4, embedding_std=1.0, estimator=estimator, **options
@@ -221,10 +225,16 @@ def curved(embedding_BSC: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("estimator", "decoder", "unbiased"),
     [
-        ("exact", linear, True), ("bitwise", linear, True), ("gumbel", linear, False), ("reinforce", linear, True),
-        ("exact", curved, False), ("bitwise", curved, False), ("gumbel", curved, False), ("reinforce", curved, True),
+        ("exact", linear, True),
+        ("bitwise", linear, True),
+        ("gumbel", linear, False),
+        ("reinforce", linear, True),
+        ("exact", curved, False),
+        ("bitwise", curved, False),
+        ("gumbel", curved, False),
+        ("reinforce", curved, True),
     ],
-)  # fmt: skip
+)
 def test_the_bias_of_each_estimator_is_what_the_docs_say(
     estimator: str, decoder: Any, unbiased: bool
 ) -> None:
@@ -409,7 +419,8 @@ def test_the_variance_of_a_gaussian(variance: Any) -> None:
         torch.testing.assert_close(floor, torch.full_like(floor, (0.25 - math.log(0.25) - 1) / 2))
 
 
-# ------------------------------------------------------------------------------------------------ the objective
+# ------------------------------------------------------------------------------------------------ the
+# objective
 
 KL = torch.tensor([[[0.5, 0.3], [0.1, 0.0]], [[2.0, 1.0], [0.0, 0.0]]], dtype=torch.float64)
 KEEP = torch.tensor([[True, True], [True, False]])
@@ -566,11 +577,17 @@ def test_a_pid_that_has_no_say_does_not_wind_up() -> None:
         (["model.quantizer={kind: gaussian, variance: 1e9}"], "lies outside log_variance_bound"),
         (["model.quantizer={kind: gaussian, log_variance_bound: .inf}"], "finite"),
         (
-            ["model.quantizer=null", "model.encoder=null", "model.injection=null", "loss.kind=cross_entropy",
-             "train.encoder_learning_rate_factor=3"], "a learning rate of the encoder needs a latent",
+            [
+                "model.quantizer=null",
+                "model.encoder=null",
+                "model.injection=null",
+                "loss.kind=cross_entropy",
+                "train.encoder_learning_rate_factor=3",
+            ],
+            "a learning rate of the encoder needs a latent",
         ),
     ],
-)  # fmt: skip
+)
 def test_options_that_cannot_work_are_refused_in_words(overrides: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         read_recipe("free", overrides, registry=REGISTRY)

@@ -124,7 +124,8 @@ def test_the_mean_of_the_oracle_is_the_entropy() -> None:
 def test_what_the_noise_hides_of_the_start() -> None:
     """E log N, exact but for a run hidden whole, which has probability 16^-8.
 
-    The run can slide right by d where its first d letters and the d blanks behind it are hidden; left likewise.
+    The run can slide right by d where its first d letters and the d blanks behind it are hidden; left
+    likewise.
     """
 
     def capped(

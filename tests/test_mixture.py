@@ -107,20 +107,44 @@ def bins(**options: Any) -> dict[str, Any]:
     ("data", "message"),
     [
         ({"parts": {}}, r"data.parts: .*at least 1"),
-        ({"parts": {"a": {"kind": "coim"}}}, r"data.parts.a.kind: unknown data 'coim'; .* did you mean 'coin'\?"),
-        ({"parts": {"a": {"kind": "mixture", "parts": {}}}}, r"data.parts.a.kind: a mixture can't be a part of a mixture; name its parts here; known: bins, coin, huggingface, letters, python, text$"),
-        ({"parts": {"a": {"kind": "mixtur"}}}, r"data.parts.a.kind: unknown data 'mixtur'; known: bins, coin, huggingface, letters, python, text$"),
-        ({"parts": {"a": {"kind": "coin", "nois": 0.2}}}, r"data.parts.a.nois: unknown key 'nois'; did you mean 'noise'\?"),
-        ({"parts": {"a": {"kind": "coin"}, "b": {"kind": "letters"}}}, r"data.parts.b: has other tokens \(letters\) than 'a' \(coin\)"),
-        ({"parts": {"a": {"kind": "coin"}, "b": {"kind": "coin", "length": 9}}}, r"data.parts.b: has rows of 9 tokens, and 'a' of 64"),
+        (
+            {"parts": {"a": {"kind": "coim"}}},
+            r"data.parts.a.kind: unknown data 'coim'; .* did you mean 'coin'\?",
+        ),
+        (
+            {"parts": {"a": {"kind": "mixture", "parts": {}}}},
+            r"data.parts.a.kind: a mixture can't be a part of a mixture; name its parts here; known: bins, coin, huggingface, letters, python, text$",
+        ),
+        (
+            {"parts": {"a": {"kind": "mixtur"}}},
+            r"data.parts.a.kind: unknown data 'mixtur'; known: bins, coin, huggingface, letters, python, text$",
+        ),
+        (
+            {"parts": {"a": {"kind": "coin", "nois": 0.2}}},
+            r"data.parts.a.nois: unknown key 'nois'; did you mean 'noise'\?",
+        ),
+        (
+            {"parts": {"a": {"kind": "coin"}, "b": {"kind": "letters"}}},
+            r"data.parts.b: has other tokens \(letters\) than 'a' \(coin\)",
+        ),
+        (
+            {"parts": {"a": {"kind": "coin"}, "b": {"kind": "coin", "length": 9}}},
+            r"data.parts.b: has rows of 9 tokens, and 'a' of 64",
+        ),
         ({"parts": {"../a": {"kind": "coin"}}}, r"the name '../a' cannot name a folder"),
         ({"weights": {"c": 1}}, r"data.weights.c: no part 'c'; known: a, b"),
-        ({"held_out_weights": {"aa": 1}}, r"data.held_out_weights.aa: no part 'aa'; known: a, b; did you mean 'a'\?|data.held_out_weights: no part has a share"),
+        (
+            {"held_out_weights": {"aa": 1}},
+            r"data.held_out_weights.aa: no part 'aa'; known: a, b; did you mean 'a'\?|data.held_out_weights: no part has a share",
+        ),
         ({"weights": {"a": 0, "b": 0}}, r"data.weights: at step 0 the weights of all parts are 0"),
-        ({"weights": {"a": {"start": 1, "end": 0, "steps": 5}, "b": 0}}, r"data.weights: at step 5 the weights"),
+        (
+            {"weights": {"a": {"start": 1, "end": 0, "steps": 5}, "b": 0}},
+            r"data.weights: at step 5 the weights",
+        ),
         ({"weights": {"a": -1}}, r"data.weights.a: "),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_mixed_is_told_at_once(registry: Registry, data: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_recipe(recipe(**data), registry=registry)
@@ -130,10 +154,16 @@ def test_what_cannot_be_mixed_is_told_at_once(registry: Registry, data: dict[str
     ("change", "message"),
     [
         ({"order": "epochs"}, r"data.parts.b.order: a mixture picks rows at random .* set order: random"),
-        ({"kind": "huggingface", "path": "rows.jsonl", "streaming": True}, r"data.parts.b.streaming: a streamed part has no row of its own"),
-        ({"path": "nowhere"}, r"data.parts.b.path: no file or folder 'nowhere'.*`lvlm data prepare` makes one"),
+        (
+            {"kind": "huggingface", "path": "rows.jsonl", "streaming": True},
+            r"data.parts.b.streaming: a streamed part has no row of its own",
+        ),
+        (
+            {"path": "nowhere"},
+            r"data.parts.b.path: no file or folder 'nowhere'.*`lvlm data prepare` makes one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_part_that_has_no_row_of_its_own(registry: Registry, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_recipe(recipe(parts={"a": bins(), "b": bins() | change}), registry=registry)

@@ -37,11 +37,18 @@ def test_the_decoder_with_copied_weights_equals_llama(tied: bool) -> None:
 
     theirs = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=37, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=tied,
+            vocab_size=37,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=tied,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         )
-    ).eval()  # fmt: skip
+    ).eval()
     randomise(theirs, std=0.2)
     ours = DecoderParams(layers=3, width=32, heads=4, kv_heads=2, hidden=48, context=64, tied=tied).build(
         vocab=37
@@ -222,7 +229,8 @@ def test_one_more_layer_matches_frees_parameters() -> None:
     assert abs(free - control) / control < 2e-3
 
 
-# --------------------------------------------------------------------------------------------------- evaluation
+# ---------------------------------------------------------------------------------------------------
+# evaluation
 
 
 def battery(k: int) -> list[Estimator]:

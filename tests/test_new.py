@@ -1,4 +1,6 @@
-"""`lvlm new`: what it writes installs, passes its conformance test, and is refused where it would be in the way."""
+"""`lvlm new`: what it writes installs, passes its conformance test, and is refused where it
+would be in the way.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ def test_the_package_is_whole(role: str, tmp_path: Path) -> None:
     assert project["name"] == "lvlm-shiny-new"
     assert project["entry-points"]["lvlm"] == {"shiny_new": "lvlm_shiny_new"}
     test = (folder / "tests" / "test_conformance.py").read_text()
-    assert test.split() == 'from lvlm.testing import conformance test_shiny_new = conformance(plugin="shiny_new")'.split()  # noqa: SIM905 # fmt: skip
+    assert test.splitlines()[0] == "from lvlm.testing import conformance"
+    assert test.splitlines()[-1] == 'test_shiny_new = conformance(plugin="shiny_new")'
     assert "laplace" not in (folder / "README.md").read_text().lower()
 
 
@@ -55,8 +58,9 @@ def installed(folder: Path, site: Path) -> None:
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     subprocess.run(
         [sys.executable, "-m", "pip", "install", *options, "--target", str(site), str(folder)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
 
 
 def test_the_package_installs_and_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +79,11 @@ def test_its_conformance_test_passes_when_installed(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{':'.join(sys.path)}")
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout
     assert "passed" in ran.stdout
 

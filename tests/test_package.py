@@ -1,4 +1,6 @@
-"""The package as a stranger gets it: the wheel works without the checkout, the core knows no plugin, imports no circle."""
+"""The package as a stranger gets it: the wheel works without the checkout, the core knows no plugin, imports
+no circle.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_the_core_imports_no_plugin(path: Path) -> None:
 
 
 def test_no_two_modules_import_each_other_in_a_circle() -> None:
-    """Not inside a wing either; imports for type checking and inside functions count. `make lint` checks the layers."""
+    """Not inside a wing either; imports for type checking and inside functions count. `make lint` checks the
+    layers.
+    """
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     graph = grimp.build_graph(*config["root_packages"], cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in sorted(graph.modules)}
@@ -48,8 +52,10 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
 def test_the_wheel_holds_core_plugins_and_recipes_and_works_elsewhere(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
@@ -74,13 +80,24 @@ def test_the_wheel_holds_core_plugins_and_recipes_and_works_elsewhere(tmp_path: 
     for command in (["plugins"], ["check", "free"], ["check", "cross/gaussian_token_add"]):
         ran = subprocess.run(
             [sys.executable, "-S", "-m", "lvlm", *command],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stderr
-    assert str(site) in subprocess.run(
-        [sys.executable, "-S", "-c", "import lvlm; print(lvlm.__file__)"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    assert (
+        str(site)
+        in subprocess.run(
+            [sys.executable, "-S", "-c", "import lvlm; print(lvlm.__file__)"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
 
 
 def test_the_json_schema_of_recipes_is_pinned() -> None:

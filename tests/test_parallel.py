@@ -1,4 +1,6 @@
-"""Several processes train what one trains: the same losses, gradients and weights, and checkpoints that any number reads."""
+"""Several processes train what one trains: the same losses, gradients and weights, and checkpoints that any
+number reads.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,9 @@ def test_other_ways_to_shard_equal_one(
 def test_a_run_goes_on_with_another_number_of_processes(
     before: int, after: int, alone: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
-    """And is the run that nobody stopped: batches and noise follow from the step, and shards are put together."""
+    """And is the run that nobody stopped: batches and noise follow from the step, and shards are put
+    together.
+    """
     run, recipe = tmp_path / "run", recipe_of("gptvae", text)
     finish(launch(before, recipe, run))
     for step in (8, 10):
@@ -231,16 +235,28 @@ def test_where_a_process_finds_its_place() -> None:
     alone = place_of({})
     assert alone["WORLD_SIZE"] == "1"
     torchrun = {
-        "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500",
-    }  # fmt: skip
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "node1",
+        "MASTER_PORT": "29500",
+    }
     assert place_of(torchrun | {"SLURM_STEP_NUM_TASKS": "9"}) == torchrun
     slurm = {
-        "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "41234",
-        "SLURM_STEP_NODELIST": "node7", "SLURM_NTASKS": "8",
-    }  # fmt: skip
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_JOB_ID": "41234",
+        "SLURM_STEP_NODELIST": "node7",
+        "SLURM_NTASKS": "8",
+    }
     assert place_of(slurm) == {
-        "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "21234",
-    }  # fmt: skip
+        "RANK": "5",
+        "WORLD_SIZE": "8",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "node7",
+        "MASTER_PORT": "21234",
+    }
     batch_script = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "41234"}  # without srun
     assert place_of(batch_script) == alone
     with pytest.raises(UserError, match="WORLD_SIZE=4, but not LOCAL_RANK, MASTER_ADDR"):

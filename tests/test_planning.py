@@ -1,4 +1,6 @@
-"""A plan is what the trainer then needs: measured memory, counted parameters and products; and exports are whole."""
+"""A plan is what the trainer then needs: measured memory, counted parameters and products; and exports are
+whole.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ from lvlm.training.plan import _memory, _one_step, amount_of, make_plan
 from tests.tiny import ARMS, tiny, write_text
 
 WIDE = (
-    "train.device=cpu", "train.precision=fp32", "model.backbone.width=384", "model.backbone.heads=6",
-    "data.window=192", "train.rows=16",
-)  # fmt: skip
+    "train.device=cpu",
+    "train.precision=fp32",
+    "model.backbone.width=384",
+    "model.backbone.heads=6",
+    "data.window=192",
+    "train.rows=16",
+)
 
-# Three steps of the trainer. Freed tensors go back to the system at once (MALLOC_MMAP_THRESHOLD_ below), so that the
-# resident set is what is held and not what was once held.
+# Three steps of the trainer. Freed tensors go back to the system at once (MALLOC_MMAP_THRESHOLD_ below), so
+# that the resident set is what is held and not what was once held.
 MEASURE = """
 import sys
 from pathlib import Path
@@ -102,7 +108,9 @@ def test_blocks_that_stay_gathered_are_planned() -> None:
 
 
 def test_flops_by_hand(text: Path) -> None:
-    """Two per multiplication and weight forward, four backward; attention 4·T·D forward and twice that backward."""
+    """Two per multiplication and weight forward, four backward; attention 4·T·D forward and twice that
+    backward.
+    """
     recipe = read_recipe(tiny("baseline", text)).recipe
     width, layers, tokens, vocab = 16, 2, recipe.data.tokens, 256
     hidden = -(-8 * width // (3 * 32)) * 32

@@ -1,4 +1,6 @@
-"""The page of `lvlm play`: what it computes, always; the page itself, in a headless Chromium where there is one."""
+"""The page of `lvlm play`: what it computes, always; the page itself, in a headless Chromium where there is
+one.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ def texts(found: Written) -> list[list[str]]:
     return [[card.text for card in row.cards] for row in found.rows]
 
 
-# ------------------------------------------------------------------------------------------------ what it computes
+# ------------------------------------------------------------------------------------------------ what it
+# computes
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,8 @@ def test_without_gradio_it_is_told_what_to_install(tmp_path: Path, monkeypatch: 
         lvlm.play(tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------------- the page itself
+# ---------------------------------------------------------------------------------------------------- the
+# page itself
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +281,12 @@ def test_loopback() -> None:
     from lvlm.playground.page import is_loopback
 
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.0.1")] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @contextlib.contextmanager
@@ -321,7 +329,9 @@ threading.Event().wait()
 
 @contextlib.contextmanager
 def process(*words: str, errors: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A Python of its own, for Gradio leaves open what pytest would find; and the first line that it prints."""
+    """A Python of its own, for Gradio leaves open what pytest would find; and the first line that it
+    prints.
+    """
     with (
         errors.open("w") as told,
         subprocess.Popen(

@@ -1,4 +1,6 @@
-"""The project's own files: install words, the container's recipe, the citation, the extras that CI installs."""
+"""The project's own files: install words, the container's recipe, the citation, the extras that CI
+installs.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,14 @@ def tracked() -> list[Path]:
     return [path for path in ROOT.rglob("*") if path.is_file() and not {".venv", "runs"} & set(path.parts)]
 
 
-# ---- install words ------------------------------------------------------------------------------------------
+# ---- install words
+# ------------------------------------------------------------------------------------------
 
 
 def test_install_words_stand_in_one_place() -> None:
-    """Messages take them from `lvlm.errors.INSTALL`; of the pages, README alone says how an extra is installed."""
+    """Messages take them from `lvlm.errors.INSTALL`; of the pages, README alone says how an extra is
+    installed.
+    """
     ours = Path(__file__).resolve()
     of_an_extra = re.compile(r"pip install [^`\n]*(?:lvlm\[|\.\[)")
     saying = {
@@ -47,8 +52,11 @@ def test_install_words_stand_in_one_place() -> None:
     own_extra = {"docs/plugin-template/README.md"}  # of the plugin, not of lvlm
     assert saying - in_tests - own_extra == {"README.md", "lvlm/errors.py"}
     registry = re.compile(r"pip install ['\"]?lvlm\b")
-    assert not [path for path in tracked() if path.suffix in (".py", ".md") and registry.search(path.read_text())
-                and path.resolve() != ours]  # fmt: skip
+    assert not [
+        path
+        for path in tracked()
+        if path.suffix in (".py", ".md") and registry.search(path.read_text()) and path.resolve() != ours
+    ]
 
 
 def test_every_message_names_an_extra_that_exists() -> None:
@@ -78,7 +86,8 @@ def test_readme_lists_every_extra() -> None:
     assert {name for row in rows for name in re.findall(r"`([\w-]+)`", row)} == EXTRAS.keys()
 
 
-# ---- pages and files that no other test reads ---------------------------------------------------------------
+# ---- pages and files that no other test reads
+# ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "CHANGELOG.md"])
@@ -140,7 +149,8 @@ def test_the_top_level_holds_nothing_else() -> None:
     assert {name for name in top if not name.startswith(".") and not name.endswith(".md")} <= known
 
 
-# ---- the container ------------------------------------------------------------------------------------------
+# ---- the container
+# ------------------------------------------------------------------------------------------
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -176,7 +186,8 @@ def test_the_container_runs_the_demo() -> None:
     commands[command[1]].make_context(command[1], command[2:])
 
 
-# ---- CI -----------------------------------------------------------------------------------------------------
+# ---- CI
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_ci_runs_everything() -> None:

@@ -35,11 +35,38 @@ def refused(text: str) -> str:
 
 
 SCALARS: dict[str, Any] = {
-    "3e-4": 3e-4, "1e3": 1000.0, "-2E+2": -200.0, "1.": 1.0, ".5": 0.5, "1_000": 1000, "010": 10, "-3": -3,
-    ".inf": math.inf, "-.inf": -math.inf, "true": True, "False": False, "on": "on", "off": "off", "yes": "yes", "no": "no", "y": "y",
-    "null": None, "~": None, "": None, "2024-01-02": "2024-01-02", "1:30:00": "1:30:00", "0x10": "0x10",
-    "=": "=", "'3'": "3", "!!str 3": "3", "!!int '3'": 3, "!!float 3": 3.0, "e3": "e3", "1e": "1e", "nan": "nan",
-}  # fmt: skip
+    "3e-4": 3e-4,
+    "1e3": 1000.0,
+    "-2E+2": -200.0,
+    "1.": 1.0,
+    ".5": 0.5,
+    "1_000": 1000,
+    "010": 10,
+    "-3": -3,
+    ".inf": math.inf,
+    "-.inf": -math.inf,
+    "true": True,
+    "False": False,
+    "on": "on",
+    "off": "off",
+    "yes": "yes",
+    "no": "no",
+    "y": "y",
+    "null": None,
+    "~": None,
+    "": None,
+    "2024-01-02": "2024-01-02",
+    "1:30:00": "1:30:00",
+    "0x10": "0x10",
+    "=": "=",
+    "'3'": "3",
+    "!!str 3": "3",
+    "!!int '3'": 3,
+    "!!float 3": 3.0,
+    "e3": "e3",
+    "1e": "1e",
+    "nan": "nan",
+}
 
 
 @pytest.mark.parametrize("text", SCALARS)
@@ -53,10 +80,17 @@ def test_scalars(text: str) -> None:
 
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(exclude_categories=["C"])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex(r"[a-zA-Z_.0-9-]+", fullmatch=True), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["C"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.from_regex(r"[a-zA-Z_.0-9-]+", fullmatch=True), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(PLAIN)
@@ -68,9 +102,16 @@ def test_origins_are_the_lines_of_keys() -> None:
     tree = read("a: 1\n\nb:\n  c:\n    - 1\n    - d: 2\n  e: {f: 3}\n")
     lines = {path: origin.line for path, origin in tree.origins.items()}
     assert lines == {
-        (): 1, ("a",): 1, ("b",): 3, ("b", "c"): 4, ("b", "c", 0): 5, ("b", "c", 1): 6, ("b", "c", 1, "d"): 6,
-        ("b", "e"): 7, ("b", "e", "f"): 7,
-    }  # fmt: skip
+        (): 1,
+        ("a",): 1,
+        ("b",): 3,
+        ("b", "c"): 4,
+        ("b", "c", 0): 5,
+        ("b", "c", 1): 6,
+        ("b", "c", 1, "d"): 6,
+        ("b", "e"): 7,
+        ("b", "e", "f"): 7,
+    }
     assert str(tree.origin(("b", "e"))) == "x.yaml:7"
     assert tree.origin(("b", "missing", "deeper")) == Origin("x.yaml", 3)
 
@@ -180,13 +221,23 @@ def test_merge_by_example() -> None:
     }
     said = {".".join(map(str, path)): str(origin) for path, origin in tree.origins.items()}
     assert said == {
-        "": "over.yaml:1", "a": "base.yaml:1", "a.b": "base.yaml:2", "a.c": "over.yaml:2", "a.c.0": "over.yaml:2",
-        "q": "base.yaml:4", "q.kind": "base.yaml:4", "q.bits": "over.yaml:3", "r": "over.yaml:4", "r.kind": "over.yaml:5",
-        "s": "over.yaml:6", "new": "over.yaml:7",
-    }  # fmt: skip
+        "": "over.yaml:1",
+        "a": "base.yaml:1",
+        "a.b": "base.yaml:2",
+        "a.c": "over.yaml:2",
+        "a.c.0": "over.yaml:2",
+        "q": "base.yaml:4",
+        "q.kind": "base.yaml:4",
+        "q.bits": "over.yaml:3",
+        "r": "over.yaml:4",
+        "r.kind": "over.yaml:5",
+        "s": "over.yaml:6",
+        "new": "over.yaml:7",
+    }
 
 
-# Fragments of one shape: a key is a mapping in all of them or in none, so nothing is replaced by another sort.
+# Fragments of one shape: a key is a mapping in all of them or in none, so nothing is replaced by another
+# sort.
 LEAF = st.integers() | st.lists(st.integers(), max_size=2) | st.none()
 FRAGMENT = st.fixed_dictionaries(
     {},

@@ -109,9 +109,16 @@ def test_a_stream_resumes_where_it_stood(opened: Any, variant: str, ranks: int, 
 @pytest.mark.parametrize(
     ("ranks", "workers", "files", "buffer"),
     [
-        (1, 0, 1, 1), (1, 0, 1, 7), (1, 2, 1, 1), (2, 0, 1, 1), (2, 2, 1, 7), (2, 0, 4, 1), (3, 0, 4, 1), (3, 0, 4, 1000),
+        (1, 0, 1, 1),
+        (1, 0, 1, 7),
+        (1, 2, 1, 1),
+        (2, 0, 1, 1),
+        (2, 2, 1, 7),
+        (2, 0, 4, 1),
+        (3, 0, 4, 1),
+        (3, 0, 4, 1000),
     ],
-)  # fmt: skip
+)
 def test_an_epoch_of_a_stream_is_shared_out_without_loss_or_repetition(
     opened: Any, tmp_path: Any, ranks: int, workers: int, files: int, buffer: int
 ) -> None:

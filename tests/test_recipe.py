@@ -199,14 +199,21 @@ class TestWords:
         text = "extends: free\nmodel:\n  quantizer:\n    bitz: 3\n"
         assert faults(text, "model.quantizer.bits=99") == [
             "recipes/bad.yaml:4: model.quantizer.bitz: unknown key 'bitz'; did you mean 'bits'?",
-            "override 'model.quantizer.bits=99': model.quantizer.bits: Input should be less than or equal to 16",
+            (
+                "override 'model.quantizer.bits=99': model.quantizer.bits: Input should be less than or equal "
+                "to 16"
+            ),
         ]
 
     def test_an_override_of_an_unknown_key(self, faults: Faults) -> None:
         assert faults("extends: free", "model.quantizr.bits=8", "trian.steps=3", "zzz=1") == [
-            "override 'model.quantizr.bits=8': model.quantizr: unknown key 'quantizr'; did you mean 'quantizer'?",
+            (
+                "override 'model.quantizr.bits=8': model.quantizr: unknown key 'quantizr'; did you mean "
+                "'quantizer'?"
+            ),
             "override 'trian.steps=3': trian: unknown key 'trian'; did you mean 'train'?",
-            "override 'zzz=1': zzz: unknown key 'zzz'; known: data, description, evaluate, loss, model, name, "
+            "override 'zzz=1': zzz: unknown key 'zzz'; known: data, description, evaluate, loss, model, "
+            "name, "
             "plugins, seed, steer, train",
         ]
 
@@ -219,12 +226,16 @@ class TestWords:
         ]
 
     def test_kinds(self, faults: Faults) -> None:
-        text = "extends: free\nmodel:\n  quantizer: {kind: binery, bitz: 3}\n  encoder: kv\ndata: {kind: leters, x: 1}\n"
+        text = (
+            "extends: free\nmodel:\n  quantizer: {kind: binery, bitz: 3}\n  encoder: kv\ndata: "
+            "{kind: leters, x: 1}\n"
+        )
         assert faults(text, "loss={beta: 3}", "model.injection=null", "loss.kind=null") == [
             "recipes/bad.yaml:3: model.quantizer.kind: unknown quantizer 'binery'; known: binary, levels; "
             "did you mean 'binary'?",
             "recipes/bad.yaml:4: model.encoder: needs 'kind'; known: learned_query; write it as {kind: …}",
-            "recipes/bad.yaml:5: data.kind: unknown data 'leters'; known: bins, coin, huggingface, letters, mixture, python, text; "
+            "recipes/bad.yaml:5: data.kind: unknown data 'leters'; known: bins, coin, huggingface, "
+            "letters, mixture, python, text; "
             "did you mean 'letters'?",
             "override 'loss={beta: 3}': loss: needs 'kind'; known: ce, elbo",
         ]
@@ -265,15 +276,20 @@ evaluate: {headline: elbow}
             "recipes/bad.yaml:2: seed: Input should be a valid integer",
             "recipes/bad.yaml:4: model.seam: Input should be 'middle' or greater than or equal to 0",
             "recipes/bad.yaml:5: model.prior: Input should be 'fixed' or 'learned'; did you mean 'learned'?",
-            "recipes/bad.yaml:6: model.encoder.per: Input should be 'token' or 'sequence' or a valid integer; "
+            "recipes/bad.yaml:6: model.encoder.per: Input should be 'token' or 'sequence' or a valid "
+            "integer; "
             "did you mean 'token'?",
             "recipes/bad.yaml:7: model.quantizer.bits: Input should be a valid integer",
-            "recipes/bad.yaml:7: model.quantizer.mode: Input should be 'joint' or 'grouped'; did you mean 'joint'?",
+            (
+                "recipes/bad.yaml:7: model.quantizer.mode: Input should be 'joint' or 'grouped'; did you mean "
+                "'joint'?"
+            ),
             "recipes/bad.yaml:9: train.learning_rate: Input should be a valid number",
             "recipes/bad.yaml:10: train.rows: Input should be greater than or equal to 1",
             "recipes/bad.yaml:11: train.clip_norm: Input should be a finite number",
             "recipes/bad.yaml:12: train.warmup: unknown key 'warmup'; did you mean 'warmup_steps'?",
-            "recipes/bad.yaml:13: evaluate.headline: Input should be 'exact', 'elbo', 'prior', 'iwae', 'iwae_prior', "
+            "recipes/bad.yaml:13: evaluate.headline: Input should be 'exact', 'elbo', 'prior', 'iwae', "
+            "'iwae_prior', "
             "'iwae_mixture', 'smc', 'smc_prior', 'smc_mixture' or 'smc_deferred'; did you mean 'elbo'?",
         ]
 
@@ -314,31 +330,45 @@ evaluate: {headline: elbow}
 RULES = {
     "trio": (
         ["model.encoder=null", "model.injection=null"],
-        "override 'model.encoder=null': model.encoder: encoder, quantizer and injection come all three or none; "
+        "override 'model.encoder=null': model.encoder: encoder, quantizer and injection come all three or "
+        "none; "
         "encoder and injection are missing",
     ),
-    "seam": (["model.seam=5"], "override 'model.seam=5': model.seam: seam 5 lies outside the stack, whose layers are 4"),
+    "seam": (
+        ["model.seam=5"],
+        "override 'model.seam=5': model.seam: seam 5 lies outside the stack, whose layers are 4",
+    ),
     "block": (
         ["model.seam=4"],
-        "override 'model.seam=4': model.seam: injection 'kv' needs a block at the seam, but seam 4 is the end of "
+        "override 'model.seam=4': model.seam: injection 'kv' needs a block at the seam, but seam 4 is the "
+        "end of "
         "the stack; set seam below 4",
     ),
     "prefix block": (
         ["model.seam=4", "model.injection.kind=prefix", "model.encoder.per=sequence"],
-        "override 'model.seam=4': model.seam: injection 'prefix' needs a block at the seam, but seam 4 is the end "
+        "override 'model.seam=4': model.seam: injection 'prefix' needs a block at the seam, but seam 4 is "
+        "the end "
         "of the stack; set seam below 4",
     ),
     "slots": (
         ["model.injection.kind=prefix"],
-        "recipes/free.yaml:6: model.encoder.per: injection 'prefix' needs a fixed number of slots, but encoder "
+        "recipes/free.yaml:6: model.encoder.per: injection 'prefix' needs a fixed number of slots, but "
+        "encoder "
         "'learned_query' yields one per token; set encoder.per: sequence",
     ),
     "chunks": (
         ["model.injection.kind=prefix", "model.encoder.per=3"],
-        "override 'model.encoder.per=3': model.encoder.per: injection 'prefix' needs a fixed number of slots, but "
+        "override 'model.encoder.per=3': model.encoder.per: injection 'prefix' needs a fixed number of "
+        "slots, but "
         "encoder 'learned_query' yields one per chunk of 3 tokens; set encoder.per: sequence",
     ),
-    "no chunk": (["model.encoder.per=0"], "override 'model.encoder.per=0': model.encoder.per: Input should be 'token' or 'sequence' or greater than or equal to 1"),
+    "no chunk": (
+        ["model.encoder.per=0"],
+        (
+            "override 'model.encoder.per=0': model.encoder.per: Input should be 'token' or 'sequence' or "
+            "greater than or equal to 1"
+        ),
+    ),
     "context": (
         ["model.backbone.context=64"],
         "recipes/base.yaml:5: data: rows of 65 tokens are longer than the backbone's context of 64",
@@ -348,15 +378,35 @@ RULES = {
         "override 'data={kind: python, window: 200}': data.window: rows of 200 tokens are longer than the "
         "backbone's context of 128",
     ),
-    "micro rows": (["train.micro_rows=5"], "override 'train.micro_rows=5': train.micro_rows: micro_rows 5 must divide rows 16 (recipes/base.yaml:6)"),
-    "endless": (["train.steps=1000000000001"], "override 'train.steps=1000000000001': train.steps: Input should be less than or equal to 1000000000000"),
-    "warm-up": (["train.warmup_steps=51"], "override 'train.warmup_steps=51': train.warmup_steps: warmup_steps 51 exceed steps 50 (recipes/base.yaml:6); set train.warmup_steps to at most 50, or more train.steps"),
+    "micro rows": (
+        ["train.micro_rows=5"],
+        (
+            "override 'train.micro_rows=5': train.micro_rows: micro_rows 5 must divide rows 16 "
+            "(recipes/base.yaml:6)"
+        ),
+    ),
+    "endless": (
+        ["train.steps=1000000000001"],
+        (
+            "override 'train.steps=1000000000001': train.steps: Input should be less than or equal to "
+            "1000000000000"
+        ),
+    ),
+    "warm-up": (
+        ["train.warmup_steps=51"],
+        (
+            "override 'train.warmup_steps=51': train.warmup_steps: warmup_steps 51 exceed steps 50 "
+            "(recipes/base.yaml:6); "
+            "set train.warmup_steps to at most 50, or more train.steps"
+        ),
+    ),
     "cosine": (
         ["train.final_learning_rate=1"],
         "override 'train.final_learning_rate=1': train.final_learning_rate: final_learning_rate 1.0 exceeds "
-        "learning_rate 0.003 (recipes/base.yaml:6), which the cosine comes down from; set train.final_learning_rate to at most that",
+        "learning_rate 0.003 (recipes/base.yaml:6), which the cosine comes down from; set "
+        "train.final_learning_rate to at most that",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -372,7 +422,8 @@ def test_rules_without_a_latent_all_at_once(faults: Faults) -> None:
         f"recipes/bad.yaml:2: loss.kind: loss 'elbo' {mend}",
         f"recipes/bad.yaml:4: model.prior: a learned prior {mend}, or set prior: fixed",
         f"recipes/bad.yaml:5: model.latent_dropout: dropout of the latent {mend}, or set it to 0",
-        "override 'train.warmup_steps=60': train.warmup_steps: warmup_steps 60 exceed steps 50 (recipes/base.yaml:6); "
+        "override 'train.warmup_steps=60': train.warmup_steps: warmup_steps 60 exceed steps 50 "
+        "(recipes/base.yaml:6); "
         "set train.warmup_steps to at most 50, or more train.steps",
     ]
 
@@ -423,7 +474,10 @@ class TestExtends:
             "did you mean 'free'?",
             "recipes/bad.yaml:3: extends: no file 'recipes/bass.yaml'; did you mean 'base.yaml'?; "
             "shipped: bad, base, cross/prefix, free",
-            "recipes/bad.yaml:4: extends: Input should be the name or the path of a recipe, or a list of them",
+            (
+                "recipes/bad.yaml:4: extends: Input should be the name or the path of a recipe, or a list of "
+                "them"
+            ),
         ]
 
     def test_unknown_from_the_outside(self, toy: Registry) -> None:
@@ -447,8 +501,10 @@ class TestPlugins:
     """Those that a recipe or the command line names."""
 
     SHARP = (
-        "from typing import Literal\nfrom lvlm.hookspecs import hookimpl\nfrom lvlm.interfaces import LossParams\n"
-        'class Sharp(LossParams):\n    """Sharp."""\n    kind: Literal["sharp"] = "sharp"\n    def build(self): ...\n'
+        "from typing import Literal\nfrom lvlm.hookspecs import hookimpl\nfrom lvlm.interfaces import "
+        "LossParams\n"
+        'class Sharp(LossParams):\n    """Sharp."""\n    kind: Literal["sharp"] = "sharp"\n    def '
+        "build(self): ...\n"
         "@hookimpl\ndef register_losses(register): register(Sharp)\n"
     )
 
@@ -489,7 +545,14 @@ class TestPlugins:
         assert "Input should be a valid" in line
 
 
-@pytest.mark.parametrize("overrides", [[], ["name='1e3'", "description='on: x'", "train.clip_norm=null", "seed=3"], ["model.quantizer={kind: levels, levels: [3, 7], temperature: 1e-5}"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["name='1e3'", "description='on: x'", "train.clip_norm=null", "seed=3"],
+        ["model.quantizer={kind: levels, levels: [3, 7], temperature: 1e-5}"],
+    ],
+)
 def test_what_is_saved_reads_back_equal(toy: Registry, overrides: list[str]) -> None:
     resolved = read_recipe("free", overrides, registry=toy)
     write("run/recipe.yaml", resolved.to_yaml())
@@ -590,8 +653,10 @@ class TestStudies:
         study = read_study(name, registry=toy)
         assert study.arms == [
             f"{arm},bits={bits},learning_rate={rate}"
-            for arm in "ab" for bits in (4, 8) for rate in (0.003, 0.01)
-        ]  # fmt: skip
+            for arm in "ab"
+            for bits in (4, 8)
+            for rate in (0.003, 0.01)
+        ]
         assert study.control == study.arms[0]
         last = study.runs[-1].resolved
         assert last.recipe.model_dump()["model"]["quantizer"]["bits"] == 8
@@ -619,13 +684,20 @@ class TestStudies:
         )
         assert self.faults(toy, text, "seeds=[0, 1, 2]") == [
             "recipes/studies/bad.yaml:5: train.stebs: unknown key 'stebs'; did you mean 'steps'?",
-            "recipes/studies/bad.yaml:13: model.backbone.widht: unknown key 'widht'; did you mean 'width'? (arm wide)",
-            "recipes/studies/bad.yaml:14: model.quantizer.bits: Input should be less than or equal to 16 (arm odd)",
+            (
+                "recipes/studies/bad.yaml:13: model.backbone.widht: unknown key 'widht'; did you mean 'width'? "
+                "(arm wide)"
+            ),
+            (
+                "recipes/studies/bad.yaml:14: model.quantizer.bits: Input should be less than or equal to 16 "
+                "(arm odd)"
+            ),
         ]
 
     def test_rules_hold_for_every_arm(self, toy: Registry) -> None:
         assert self.faults(toy, STUDY, "model.prior=learned", "train.warmup_steps=40") == [
-            "override 'model.prior=learned': model.prior: a learned prior needs a latent, but the model has none; "
+            "override 'model.prior=learned': model.prior: a learned prior needs a latent, but the model "
+            "has none; "
             "give it encoder, quantizer and injection, or set prior: fixed (arm baseline)",
             "override 'train.warmup_steps=40': train.warmup_steps: warmup_steps 40 exceed steps 30 "
             "(recipes/studies/bad.yaml:5); set train.warmup_steps to at most 30, or more train.steps",
@@ -634,20 +706,56 @@ class TestStudies:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (("control: baseline", "control: base"), "bad.yaml:7: control: no arm 'base'; known: baseline, free, wide; did you mean 'baseline'?"),
-            (("seeds: [0, 1]", "seeds: [0, -1]"), "bad.yaml:6: seeds.1: Input should be greater than or equal to 0"),
-            (("seeds: [0, 1]", "seeds: []"), "bad.yaml:6: seeds: List should have at least 1 item after validation, not 0"),
+            (
+                ("control: baseline", "control: base"),
+                "bad.yaml:7: control: no arm 'base'; known: baseline, free, wide; did you mean 'baseline'?",
+            ),
+            (
+                ("seeds: [0, 1]", "seeds: [0, -1]"),
+                "bad.yaml:6: seeds.1: Input should be greater than or equal to 0",
+            ),
+            (
+                ("seeds: [0, 1]", "seeds: []"),
+                "bad.yaml:6: seeds: List should have at least 1 item after validation, not 0",
+            ),
             (("seeds: [0, 1]", "seeds: [1, 1]"), "bad.yaml:6: seeds: a seed is said twice"),
             (("seeds:", "sees:"), "bad.yaml:6: sees: unknown key 'sees'; did you mean 'seeds'?"),
-            (("  free:\n", "  a/b:\n"), "bad.yaml:10: arms.a/b: an arm's name is a folder's: letters, digits and any of . _ + - only"),
-            (("base: free\n", ""), "bad.yaml:9: arms.free: has no recipe to start from; set the study's base, or extends in the arm"),
-            (("base: free", "base: fre"), "bad.yaml:3: extends: no recipe 'fre'; shipped: base, cross/prefix, free; did you mean 'free'?"),
+            (
+                ("  free:\n", "  a/b:\n"),
+                "bad.yaml:10: arms.a/b: an arm's name is a folder's: letters, digits and any of . _ + - only",
+            ),
+            (
+                ("base: free\n", ""),
+                (
+                    "bad.yaml:9: arms.free: has no recipe to start from; set the study's base, or extends in "
+                    "the arm"
+                ),
+            ),
+            (
+                ("base: free", "base: fre"),
+                (
+                    "bad.yaml:3: extends: no recipe 'fre'; shipped: base, cross/prefix, free; did you mean "
+                    "'free'?"
+                ),
+            ),
             (("study: bits\n", ""), "bad.yaml:1: study: missing required key 'study'"),
-            (("arms:", "grid: {a..b: [1]}\narms:"), "bad.yaml:8: 'a..b' is no dotted path such as model.quantizer.bits"),
-            (("arms:", "grid: {seed: [1, 1]}\narms:"), "bad.yaml:8: grid: two arms would be called 'baseline,seed=1'; give the grid values of other names"),
-            (("arms:", "grid: {seed: []}\narms:"), "bad.yaml:8: grid.seed: List should have at least 1 item after validation, not 0"),
+            (
+                ("arms:", "grid: {a..b: [1]}\narms:"),
+                "bad.yaml:8: 'a..b' is no dotted path such as model.quantizer.bits",
+            ),
+            (
+                ("arms:", "grid: {seed: [1, 1]}\narms:"),
+                (
+                    "bad.yaml:8: grid: two arms would be called 'baseline,seed=1'; give the grid values of "
+                    "other names"
+                ),
+            ),
+            (
+                ("arms:", "grid: {seed: []}\narms:"),
+                "bad.yaml:8: grid.seed: List should have at least 1 item after validation, not 0",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_words_about_the_study_itself(self, toy: Registry, change: tuple[str, str], message: str) -> None:
         assert f"recipes/studies/{message}" in self.faults(toy, STUDY.replace(*change))
 

@@ -121,8 +121,10 @@ BROKEN = {
     "no mark": (quantizer("mine").replace("@hookimpl", ""), "register_quantizers lacks @hookimpl"),
     "misspelt": (
         quantizer("mine").replace("def register_quantizers", "def register_quantisers"),
-        "no hook is called 'register_quantisers'; known: register_backbones, register_data, register_encoders, "
-        "register_estimators, register_injections, register_losses, register_quantizers, register_terms; did you mean 'register_quantizers'?",
+        "no hook is called 'register_quantisers'; known: register_backbones, register_data, "
+        "register_encoders, "
+        "register_estimators, register_injections, register_losses, register_quantizers, register_terms; "
+        "did you mean 'register_quantizers'?",
     ),
     "no argument": (
         quantizer("mine").replace("quantizers(register)", "quantizers()"),

@@ -1,4 +1,6 @@
-"""The report over small synthetic studies: numbers by hand, refusals, banners, and a page that is safe offline."""
+"""The report over small synthetic studies: numbers by hand, refusals, banners, and a page that is safe
+offline.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ TARGETS = np.array([10, 30])  # two windows, 40 target tokens
 
 
 class StudyFolder:
-    """Writes run folders as a study does; every estimate is the same number of nats per token in each window."""
+    """Writes run folders as a study does; every estimate is the same number of nats per token in each
+    window.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -195,7 +199,8 @@ class Page(HTMLParser):
             self.tables[self._table] = self.tables.get(self._table, "") + data
 
 
-# ---- numbers --------------------------------------------------------------------------------------------------
+# ---- numbers
+# --------------------------------------------------------------------------------------------------
 
 
 def test_table_values_by_hand(usual: StudyFolder) -> None:
@@ -292,7 +297,8 @@ def test_printed_table_fits_and_loses_no_word(
     assert all(word in text for word in ("nats/sequence", "nll_iwae_16", "1.6000", "3 of 3", "tokens/s"))
 
 
-# ---- words ----------------------------------------------------------------------------------------------------
+# ---- words
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_verdicts_claim_no_more_than_a_bound_allows(usual: StudyFolder) -> None:
@@ -346,7 +352,8 @@ def test_no_banner_without_a_reason(study: StudyFolder) -> None:
     assert banners(study.read()) == []
 
 
-# ---- refusals -------------------------------------------------------------------------------------------------
+# ---- refusals
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -418,7 +425,8 @@ def test_files_of_two_evaluations_are_refused(study: StudyFolder) -> None:
         study.read()
 
 
-# ---- the page -------------------------------------------------------------------------------------------------
+# ---- the page
+# -------------------------------------------------------------------------------------------------
 
 
 def test_page_parses_and_loads_nothing(usual: StudyFolder) -> None:
@@ -473,7 +481,9 @@ def test_every_invisible_character_is_shown() -> None:
 
 
 def test_a_study_of_baselines_alone_has_a_page(study: StudyFolder) -> None:
-    """No latents table, no plane, no KL; and runs that logged nothing have no curves. Cross-entropy by position stays."""
+    """No latents table, no plane, no KL; and runs that logged nothing have no curves. Cross-entropy by
+    position stays.
+    """
     folder = study.add("baseline", 0, 1.5, sample=None, tokens_per_second=None, peak_memory_mib=None)
     for name in ("metrics.jsonl", "run.json", "recipe.yaml"):
         (folder / name).unlink()

@@ -253,7 +253,8 @@ def test_a_broken_line_of_the_metrics_is_told(run: Path) -> None:
     assert f"{run / 'metrics.jsonl'}:2: not JSON" in refused(lambda: lvlm.train(None, run, resume=True))
 
 
-# --------------------------------------------------------------------------------------------- what is overwritten
+# --------------------------------------------------------------------------------------------- what is
+# overwritten
 
 
 def test_a_run_is_not_overwritten_unasked(run: Path, text: Path) -> None:
@@ -339,7 +340,9 @@ def test_a_run_that_died_while_it_was_made_is_not_in_the_way(
 def test_a_run_that_was_killed_while_it_was_made_is_not_in_the_way(
     number: int, renamed: bool, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before or after each of the renames that make run.json, a tokenizer and recipe.yaml: nothing tidies up then."""
+    """Before or after each of the renames that make run.json, a tokenizer and recipe.yaml: nothing tidies up
+    then.
+    """
     recipe, out = tiny("baseline", text, train={"steps": 2}), tmp_path / "run"
     monkeypatch.setattr("lvlm.data.text.TextData.files", lambda _: {"codec.json": b"{}"})
     replace, calls = os.replace, 0
@@ -377,7 +380,8 @@ def test_an_empty_folder_is_fine(text: Path, tmp_path: Path) -> None:
     assert steps_of(lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)) == [2]
 
 
-# -------------------------------------------------------------------------------------------------- a full disk
+# -------------------------------------------------------------------------------------------------- a full
+# disk
 
 
 def interrupted(*_: Any, **__: Any) -> None:
@@ -483,7 +487,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     assert (set(done[:3]), done[3:]) == (files, [".writing-000007", "rename", "checkpoints"])
 
 
-# -------------------------------------------------------------------------------------------- what a run remembers
+# -------------------------------------------------------------------------------------------- what a run
+# remembers
 
 PLUGIN = '''
 from typing import Literal

@@ -45,7 +45,8 @@ def value(statistic: Any, groups: int) -> float:
     return float(statistic(np.ones((1, groups)))[0])
 
 
-# ---- statistics -------------------------------------------------------------------------------------------------
+# ---- statistics
+# -------------------------------------------------------------------------------------------------
 
 
 def test_icc_by_hand() -> None:
@@ -161,7 +162,8 @@ def test_the_same_number_and_another() -> None:
     assert share_of(np.array([True, True, False, False])).value == 0.5
 
 
-# ---- attributes -------------------------------------------------------------------------------------------------
+# ---- attributes
+# -------------------------------------------------------------------------------------------------
 
 
 def ids(*texts: str) -> np.ndarray[Any, Any]:
@@ -180,7 +182,8 @@ def test_where_a_run_starts() -> None:
         ids(
             "___KKKKKKKK",
             "___KK!KKKKK!!",  # a hidden letter
-            "___!KKKKKKK",  # the first hidden: no other start has room for seven after it, and a blank at its end
+            # the first hidden: no other start has room for seven after it, and a blank at its end
+            "___!KKKKKKK",
             "_" * 56 + "K" * 8,
             "___KKKK",  # too short: the first start that contradicts least
             "_" * 64,
@@ -214,7 +217,8 @@ def test_every_kind_of_data_names_attributes(params: DataParams) -> None:
     assert len({a.name for a in named}) == len(named) > 0
 
 
-# ---- models that read their codes, and models that don't ---------------------------------------------------------
+# ---- models that read their codes, and models that don't
+# ---------------------------------------------------------
 
 BITS, WIDTH = 5, 32
 
@@ -238,10 +242,12 @@ class NextToken(Encoder):
 def reader(*, reads: bool) -> LatentLM:
     """A model whose next token is the code of its place, or, deaf to codes, any token."""
     model = lvlm.build(
-        "free", "data={kind: letters}", "model.injection={kind: add}",
+        "free",
+        "data={kind: letters}",
+        "model.injection={kind: add}",
         f"model.quantizer={{kind: binary, bits: {BITS}}}",
         f"model.backbone={{kind: decoder, layers: 2, width: {WIDTH}, heads: 2, context: 80}}",
-    ).eval()  # fmt: skip
+    ).eval()
     assert model.latent is not None
     with torch.no_grad():
         model.backbone.unembedding.weight.copy_(
@@ -350,7 +356,8 @@ def test_entropy_is_that_of_the_distributions_and_can_be_set(deaf: Steering) -> 
     assert found.diversity.temperature != 1
 
 
-# ---- runs, the gate, the report -----------------------------------------------------------------------------------
+# ---- runs, the gate, the report
+# -----------------------------------------------------------------------------------
 
 STEER = {"groups": 4, "samples": 2, "sources": 4}
 

@@ -1,4 +1,6 @@
-"""What a long training meets: overflow, spikes, NaN, kills at any moment; and what saves memory without changing a number."""
+"""What a long training meets: overflow, spikes, NaN, kills at any moment; and what saves memory without
+changing a number.
+"""
 
 from __future__ import annotations
 
@@ -252,7 +254,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_a_run_and_takes_nothing_from_it(
     small_disk: Path, text: Path, tmp_path: Path
 ) -> None:
-    """The checkpoint that found no room is gone, those before are whole, and with room the run goes on from there."""
+    """The checkpoint that found no room is gone, those before are whole, and with room the run goes on from
+    there.
+    """
     wide = {"backbone": {"width": 64}}
     recipe = tiny("free", text, model=wide, train={"keep_checkpoints": 100, "checkpoint_every": 1})
     whole, run = lvlm.train(recipe, tmp_path / "whole"), small_disk / "run"

@@ -1,4 +1,6 @@
-"""Tokenizers, bins and Hugging Face datasets: the same tokens from each, a run that keeps its own, errors in words."""
+"""Tokenizers, bins and Hugging Face datasets: the same tokens from each, a run that keeps its own, errors in
+words.
+"""
 
 from __future__ import annotations
 
@@ -120,11 +122,15 @@ def test_text_in_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokeniser.json", None, r"cannot be read: No such file.*did you mean 'tokenizer.json'\?; `lvlm tokenizer train` makes one"),
+        (
+            "tokeniser.json",
+            None,
+            r"cannot be read: No such file.*did you mean 'tokenizer.json'\?; `lvlm tokenizer train` makes one",
+        ),
         ("bad.json", "{}", r"bad.json: not a tokenizer.json: "),
         ("bad.json", b"\xff", r"bad.json: not a tokenizer.json: "),
     ],
-)  # fmt: skip
+)
 def test_bad_tokenizers(tmp_path: Path, name: str, content: Any, message: str) -> None:
     shutil.copy(made().tokenizer, tmp_path / "tokenizer.json")
     if content is not None:
@@ -152,7 +158,8 @@ def test_a_missing_library_says_with_which_extra_it_comes(
         uses[library]()
 
 
-# -------------------------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------------------
+# rows
 
 
 def test_every_token_but_a_first_is_a_target_once() -> None:
@@ -174,7 +181,8 @@ def test_an_order_of_an_epoch_is_a_permutation(count: int) -> None:
         assert abs(np.corrcoef(np.arange(count), other)[0, 1]) < 0.4
 
 
-# -------------------------------------------------------------------------------------------------------- bins
+# --------------------------------------------------------------------------------------------------------
+# bins
 
 
 def expected(texts: list[str]) -> dict[str, list[int]]:
@@ -334,27 +342,64 @@ def exchange_the_tokenizer(folder: Path) -> None:
     [
         (cut_off, r"train.bin: has \d+ bytes, but \d+ were written; it is cut off or changed"),
         (change_a_byte, r"test.bin: is not what was written \(sha256 "),
-        (exchange_the_tokenizer, r"tokenizer.json: is tokenizer \w+, but the bins were made with tokenizer \w+"),
+        (
+            exchange_the_tokenizer,
+            r"tokenizer.json: is tokenizer \w+, but the bins were made with tokenizer \w+",
+        ),
         (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json': cannot be read"),
         (lambda f: (f / "train.ends").unlink(), r"train.ends: is missing; prepare the bins again"),
         (lambda f: (f / "manifest.json").unlink(), r"holds no manifest.json; `lvlm data prepare` writes it"),
         (lambda f: (f / "manifest.json").write_text("{"), r"manifest.json: not a manifest of bins: "),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(format="2")), r"its format is '2', not 'lvlm bins 1'"),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m.update(format="2")),
+            r"its format is '2', not 'lvlm bins 1'",
+        ),
         (lambda f: (f / "manifest.json").write_text("[]"), r"manifest.json: not a manifest of bins: "),
         (lambda f: (f / "manifest.json").write_bytes(b"\xff"), r"manifest.json: not a manifest of bins: "),
         (lambda f: edit_json(f / "manifest.json", dict.clear), r"its format is None, not 'lvlm bins 1'"),
-        *((partial(without, key), rf"manifest.json: not a manifest of bins: missing key '{key}'$") for key in Manifest.model_fields if key != "format"),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].pop("tokens")), r"missing key 'splits.test.tokens'$"),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"].pop("train")), r"missing key 'splits.train'$"),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m["sha256"].pop("test.bin")), r"sha256 is not of the files test.bin, test.ends, "),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<u4")), r"train.bin has another size than its \d+ tokens of <u4"),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<f8", more=1)), r"dtype: Input should be '<u2' or '<u4'; unknown key 'more'"),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab="many")), r"vocab: Input should be a valid integer"),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab=299)), r"a vocabulary of 299 ids, but the tokenizer has 300"),
-        (lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].update(largest_id=300)), r"test.bin holds the id 300, beyond the vocabulary of 300"),
-        (lambda f: shutil.rmtree(f), r"no file or folder '.*bins': the folder '.*' holds no 'bins'; `lvlm data prepare` makes one"),
+        *(
+            (partial(without, key), rf"manifest.json: not a manifest of bins: missing key '{key}'$")
+            for key in Manifest.model_fields
+            if key != "format"
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].pop("tokens")),
+            r"missing key 'splits.test.tokens'$",
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m["splits"].pop("train")),
+            r"missing key 'splits.train'$",
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m["sha256"].pop("test.bin")),
+            r"sha256 is not of the files test.bin, test.ends, ",
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<u4")),
+            r"train.bin has another size than its \d+ tokens of <u4",
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<f8", more=1)),
+            r"dtype: Input should be '<u2' or '<u4'; unknown key 'more'",
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab="many")),
+            r"vocab: Input should be a valid integer",
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab=299)),
+            r"a vocabulary of 299 ids, but the tokenizer has 300",
+        ),
+        (
+            lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].update(largest_id=300)),
+            r"test.bin holds the id 300, beyond the vocabulary of 300",
+        ),
+        (
+            lambda f: shutil.rmtree(f),
+            r"no file or folder '.*bins': the folder '.*' holds no 'bins'; `lvlm data prepare` makes one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_damaged_bins(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
     folder = tmp_path / "bins"
     shutil.copytree(made().bins, folder)
@@ -374,14 +419,19 @@ def test_damaged_bins(tmp_path: Path, damage: Callable[[Path], Any], message: st
         ("a.txt", None, {}, r"input: no file or folder .*a.txt"),
         ("a.txt", "", {}, r"input: there is no text to train on"),
         ("a.txt", "ab", {}, r"input: the validation split has 0 tokens; there is too little text"),
-        ("a.jsonl", '{"txt": "a"}', {}, r"a.jsonl:1: no field 'text'; known fields: txt; did you mean 'txt'\?"),
+        (
+            "a.jsonl",
+            '{"txt": "a"}',
+            {},
+            r"a.jsonl:1: no field 'text'; known fields: txt; did you mean 'txt'\?",
+        ),
         ("a.jsonl", '{"text": "a"}\n{"text"', {}, r"a.jsonl:2: not JSON"),
         ("a.gz", "no gzip", {}, r"a.gz' is not a whole gzip file"),
         ("state.json", "{}", {}, r"not a dataset that can be read: "),
         ("a.txt", "a" * 99, {"held_out": 0.3}, r"held_out is 0.3; it is above 0 and at most 0.25"),
         ("a.txt", "a" * 99, {"out": ""}, r"is there already; name a new folder"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_prepared(
     tmp_path: Path, name: str, content: str | None, options: dict[str, Any], message: str
 ) -> None:
@@ -426,7 +476,8 @@ def test_input_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------- Hugging Face
+# ------------------------------------------------------------------------------------------------- Hugging
+# Face
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -436,10 +487,14 @@ def test_input_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
         (documents(50), {"field": "txt"}, r"no field 'txt'; known fields: text; did you mean 'text'\?"),
         (documents(50), {"train": "trian"}, r"no split 'trian'; known: train; did you mean 'train'\?"),
         (documents(50), {"test": "tests"}, r"no split 'tests'; known: train"),
-        ([*documents(50), None], {}, r"split 'train', row 51: the field 'text' should be a string, but it is None"),
+        (
+            [*documents(50), None],
+            {},
+            r"split 'train', row 51: the field 'text' should be a string, but it is None",
+        ),
         (["", ""], {}, r"there is no text to train on|there is no test document|cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_bad_datasets(
     tmp_path: Path, streaming: bool, texts: list[str | None], options: dict[str, Any], message: str
 ) -> None:
@@ -574,7 +629,8 @@ def test_drawn_documents_are_in_one_split_whatever_reads_them() -> None:
         assert texts[0] & texts[1] or len(texts[0]) < 12
 
 
-# ------------------------------------------------------------------------------------------- a run keeps its own
+# ------------------------------------------------------------------------------------------- a run keeps its
+# own
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The trainer: nothing lost by an interruption, nothing changed by looking, every number logged that is owed."""
+"""The trainer: nothing lost by an interruption, nothing changed by looking, every number logged that is
+owed.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, Pat
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Weights, optimiser, loss and random state bit for bit; the same rows, rates and numbers at every step."""
+    """Weights, optimiser, loss and random state bit for bit; the same rows, rates and numbers at every
+    step.
+    """
     last, other_last = Checkpoints(one).newest(), Checkpoints(other).newest()
     assert last.step == other_last.step
     assert last.manifest.bound == other_last.manifest.bound
@@ -268,7 +272,8 @@ def test_each_step_reads_its_own_rows_of_the_recipe_s_seed(text: Path, tmp_path:
     assert read == [{"seed": 7, "step": step, "rows": 4} for step in range(STEPS)]
 
 
-# --------------------------------------------------------------------------------------------- what changes nothing
+# --------------------------------------------------------------------------------------------- what changes
+# nothing
 
 
 @pytest.mark.parametrize("arm", LATENT_ARMS)
@@ -299,7 +304,8 @@ def test_micro_batches_add_up_to_the_batch(text: Path, tmp_path: Path) -> None:
         assert not torch.allclose(value, untrained[name], atol=1e-4), f"{name} has not moved"
 
 
-# ------------------------------------------------------------------------------------------------- optimisation
+# -------------------------------------------------------------------------------------------------
+# optimisation
 
 REGISTRY = Registry.load(strict=True)
 
@@ -384,7 +390,8 @@ def test_gradients_are_clipped_to_the_norm(text: Path, tmp_path: Path) -> None:
     assert tokens == 4 * 12
 
 
-# ----------------------------------------------------------------------------------------------------- divergence
+# -----------------------------------------------------------------------------------------------------
+# divergence
 
 
 def nan_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
@@ -449,7 +456,8 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(text: Path, tmp_path:
     assert steps_of(tmp_path / "run") == [4]
 
 
-# ---------------------------------------------------------------------------------------------------- checkpoints
+# ----------------------------------------------------------------------------------------------------
+# checkpoints
 
 
 def test_the_best_by_bound_is_kept_beyond_the_newest(text: Path, tmp_path: Path) -> None:
@@ -479,7 +487,8 @@ def test_the_bound_to_select_by_is_the_elbo_of_the_evaluation(arm: str, whole: d
             assert entry["elbo"] == pytest.approx(entry["ce_posterior"] + entry["kl"])
 
 
-# ------------------------------------------------------------------------------------------------------- numbers
+# -------------------------------------------------------------------------------------------------------
+# numbers
 
 
 @pytest.mark.parametrize("arm", LATENT_ARMS)
@@ -577,14 +586,29 @@ def test_threads_and_device_of_the_recipe(text: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-# ------------------------------------------------------------------------------------------------- what is shipped
+# ------------------------------------------------------------------------------------------------- what is
+# shipped
 
 SMALL = (
-    "model.backbone.width=16", "model.backbone.layers=2", "model.backbone.context=66", "model.backbone.heads=4",
-    "model.backbone.kv_heads=null", "model.backbone.hidden=null", "model.vocab=null", "train.steps=2", "train.rows=2",
-    "train.micro_rows=null", "train.warmup_steps=1", "train.compile=false", "train.log_every=1", "train.evaluate_windows=2",
-    "train.device=cpu", "evaluate.windows=2", "evaluate.rows=2", "evaluate.k=2",
-)  # fmt: skip
+    "model.backbone.width=16",
+    "model.backbone.layers=2",
+    "model.backbone.context=66",
+    "model.backbone.heads=4",
+    "model.backbone.kv_heads=null",
+    "model.backbone.hidden=null",
+    "model.vocab=null",
+    "train.steps=2",
+    "train.rows=2",
+    "train.micro_rows=null",
+    "train.warmup_steps=1",
+    "train.compile=false",
+    "train.log_every=1",
+    "train.evaluate_windows=2",
+    "train.device=cpu",
+    "evaluate.windows=2",
+    "evaluate.rows=2",
+    "evaluate.k=2",
+)
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -613,7 +637,9 @@ def test_a_shipped_study_is_whole(name: str) -> None:
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler here")
 @pytest.mark.filterwarnings("ignore")  # torch's compiler has warnings of its own
 def test_compiled_training_is_the_same_training(tmp_path: Path, text: Path, whole: dict[str, Path]) -> None:
-    """Up to rounding, and in a run that loads as any other. FREE's blocks are the baseline's and the seam's."""
+    """Up to rounding, and in a run that loads as any other. FREE's blocks are the baseline's and the
+    seam's.
+    """
     compiled = lvlm.train(tiny("free", text, train={"compile": True}), tmp_path / "run")
     numbers = [list(map(numeric, logged(run))) for run in (compiled, whole["free"])]
     for one, other in zip(*numbers, strict=True):

@@ -37,11 +37,18 @@ def tiny(arm: str, text: Path, **changes: Any) -> dict[str, Any]:
         "model": {"backbone": {"layers": 2, "width": 16, "heads": 2, "context": 16}},
         "data": {"kind": "text", "path": str(text), "window": 12},
         "train": {
-            "steps": STEPS, "rows": 4, "warmup_steps": 2, "log_every": 1, "evaluate_every": 4,
-            "evaluate_windows": 4, "device": "cpu", "precision": "fp32", "threads": 1,
+            "steps": STEPS,
+            "rows": 4,
+            "warmup_steps": 2,
+            "log_every": 1,
+            "evaluate_every": 4,
+            "evaluate_windows": 4,
+            "device": "cpu",
+            "precision": "fp32",
+            "threads": 1,
         },
         "evaluate": {"windows": 4, "rows": 4, "k": 2},
-    }  # fmt: skip
+    }
     if arm == "gptvae":  # half of the rows drop their latent, so that a lost random state cannot hide
         small["model"]["latent_dropout"] = 0.5  # type: ignore[index]
     here = Origin("test")

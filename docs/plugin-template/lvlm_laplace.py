@@ -54,7 +54,7 @@ class Laplace(Quantizer):
     def forward(
         self, posterior_BSK: Tensor, prior_BSJ: Tensor, generator: torch.Generator | None = None
     ) -> Latent:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Draw from the posterior, differentiably, with the KL to the prior in nats."""
         with full_precision(posterior_BSK):
             latent = self._draw(posterior_BSK, generator)
             latent.kl_BSd = laplace_kl(*self._moments(posterior_BSK), *self._moments(prior_BSJ))
@@ -62,7 +62,7 @@ class Laplace(Quantizer):
         return latent
 
     def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Draw from the prior, without KL."""
         with full_precision(prior_BSJ):
             latent = self._draw(prior_BSJ, generator)
             latent.prior_BSJ = wide(prior_BSJ)
@@ -81,7 +81,7 @@ class Laplace(Quantizer):
         return Latent(codes, self.embedding(codes))
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Log-probability of codes under numbers, [B, S], nats."""
         with full_precision(numbers):
             mean, log_scale = self._moments(numbers)
             distance = (wide(codes) - mean).abs() * (-log_scale).exp()

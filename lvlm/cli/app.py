@@ -24,13 +24,15 @@ from lvlm.cli.shared import Overrides, PluginFiles, progress
 from lvlm.cli.words import Described, described_by
 from lvlm.errors import Interrupted, UserError
 
-# Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another process
-# wants a core, spinning makes a training step several times slower.
+# Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
+# process wants a core, spinning makes a training step several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class Commands(TyperGroup):
-    """Ends every command with a message and a status, and never with a traceback of the user's own mistake."""
+    """Ends every command with a message and a status, and never with a traceback of the user's own
+    mistake.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -93,7 +95,7 @@ def train(
 
 
 def _folder(out: str | None, source: str) -> Path:
-    """Where a recipe or a study goes."""
+    """Folder of a recipe's run or of a study."""
     if out is None:
         return Path("runs") / Path(source).stem
     if not out.strip():  # `--out "$RUN"` of a variable that isn't set

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 
 def given_codes(
-    model: LatentLM, seed: int, *, codes_of: str | None, code: str | None, bits: str | None, vector: str | None,
+    model: LatentLM,
+    seed: int,
+    *,
+    codes_of: str | None,
+    code: str | None,
+    bits: str | None,
+    vector: str | None,
     codes: str | None,
-) -> Any:  # fmt: skip
+) -> Any:
     """The codes that were asked for; None where they are drawn."""
     from lvlm.generation import codes as turn
     from lvlm.generation import encode

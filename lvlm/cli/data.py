@@ -46,13 +46,20 @@ def prepare_data(
     end_of_document: str | None = None,
     held_out: float = 0.05,
 ) -> None:
-    """Tokenise text once, into files for kind: bins. Reads a piece at a time; what has the name --out is whole."""
+    """Tokenise text once, into files for kind: bins. Reads a piece at a time; what has the name --out is
+    whole.
+    """
     import lvlm
 
     folder = lvlm.prepare_data(
-        inputs, out, tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
+        inputs,
+        out,
+        tokenizer=tokenizer,
+        field=field,
+        end_of_document=end_of_document,
+        held_out=held_out,
         console=progress(),
-    )  # fmt: skip
+    )
     print(folder)
 
 

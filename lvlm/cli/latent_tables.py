@@ -69,13 +69,15 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
         if number.spread is not None:
             spread = number.spread
             yield Text(
-                f"{number.name} against uniform: chi-square {spread.chi_square:.1f} with {len(spread.counts) - 1} degrees of "
+                f"{number.name} against uniform: chi-square {spread.chi_square:.1f} with "
+                f"{len(spread.counts) - 1} degrees of "
                 f"freedom, p = {spread.p_value:.2g}; {spread.left_out} texts without"
             )
     diversity = found.diversity
     several = ", ".join(f"distinct-{n} {share:.3f}" for n, share in diversity.distinct.items())
     yield Text(
-        f"diversity: {several}, self-BLEU {diversity.self_bleu:.3f} at temperature {diversity.temperature:.3g} "
+        f"diversity: {several}, self-BLEU {diversity.self_bleu:.3f} at temperature "
+        f"{diversity.temperature:.3g} "
         f"({diversity.entropy_nats_per_token:.4f} nats of entropy per token)"
     )
     if found.units is not None and gate.open:

@@ -41,16 +41,25 @@ def plan(
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """Say what a training needs: memory of a device under the sharding plan, FLOPs, time, cost. Trains nothing."""
+    """Say what a training needs: memory of a device under the sharding plan, FLOPs, time, cost. Trains
+    nothing.
+    """
     from dataclasses import asdict
 
     import lvlm
     from lvlm.cli.tables import plan_tables
 
     found = lvlm.plan(
-        recipe, *(overrides or []), gpus=gpus, memory=memory, gpu=gpu, mfu=mfu, tokens=tokens, price_per_hour=price,
+        recipe,
+        *(overrides or []),
+        gpus=gpus,
+        memory=memory,
+        gpu=gpu,
+        mfu=mfu,
+        tokens=tokens,
+        price_per_hour=price,
         plugin_files=plugin or [],
-    )  # fmt: skip
+    )
     if as_json:
         print(json.dumps(asdict(found) | {"fits": found.fits}, indent=1))
     else:
@@ -65,7 +74,9 @@ def export(
     step: int | None = None,
     plugin: PluginFiles = None,
 ) -> None:
-    """Write a run without its optimiser: as a folder that lvlm reads like a run, or as graphs, checked against PyTorch."""
+    """Write a run without its optimiser: as a folder that lvlm reads like a run, or as graphs, checked
+    against PyTorch.
+    """
     import lvlm
 
     print(lvlm.export(run, out, format=format, step=step, plugin_files=plugin or []))

@@ -24,7 +24,9 @@ def evaluate(
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """Evaluate a run: valid bounds on the likelihood, and what the latent does. As the recipe declares, unless told."""
+    """Evaluate a run: valid bounds on the likelihood, and what the latent does. As the recipe declares,
+    unless told.
+    """
     import lvlm
     from lvlm.cli.tables import evaluation_table
 
@@ -71,9 +73,15 @@ def lm_eval(
     if not listed(tasks):
         raise UserError("which tasks? --tasks NAME,NAME")
     found = lvlm.lm_eval(
-        run, listed(tasks), k=k, seed=seed, limit=limit, include_path=include_path, plugin_files=plugin or [],
+        run,
+        listed(tasks),
+        k=k,
+        seed=seed,
+        limit=limit,
+        include_path=include_path,
+        plugin_files=plugin or [],
         console=progress(),
-    )  # fmt: skip
+    )
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -122,9 +130,16 @@ def steer(
 
     controls = [read_control(control)] if control else []
     found = lvlm.steer(
-        run, groups=groups, samples=samples, sources=sources, prompt_tokens=prompt_tokens,
-        entropy_nats_per_token=entropy, seed=seed, plugin_files=plugin or [], console=progress(),
-    )  # fmt: skip
+        run,
+        groups=groups,
+        samples=samples,
+        sources=sources,
+        prompt_tokens=prompt_tokens,
+        entropy_nats_per_token=entropy,
+        seed=seed,
+        plugin_files=plugin or [],
+        console=progress(),
+    )
     if as_json:
         print(found.model_dump_json(indent=1))
     else:

@@ -30,7 +30,9 @@ def new_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
 
 
 def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
-    """The estimates of one run, bounds apart from what has seen the answer, and what the gaps between them suggest."""
+    """The estimates of one run, bounds apart from what has seen the answer, and what the gaps between them
+    suggest.
+    """
     title = f"step {result['step']}, {result['windows']} test windows ({result['windows_hash'][:12]})"
     columns = ("estimate", "nats/token", "± s.e.", "± draws", "bits/byte", "ESS", "var(log w)", "what it is")
     yield heading(title)
@@ -151,7 +153,8 @@ def plan_tables(plan: Plan) -> Iterator[Table | Text]:
         )
         if not plan.fits:
             yield Text(
-                "What helps: train.recompute=full, train.logits_chunk=2048, fewer train.micro_rows, more GPUs to "
+                "What helps: train.recompute=full, train.logits_chunk=2048, fewer train.micro_rows, more "
+                "GPUs to "
                 "divide a copy over."
             )
 

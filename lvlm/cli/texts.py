@@ -18,7 +18,9 @@ MOST_UNITS = 8
 
 
 def reading_tables(found: Reading) -> Iterator[Table | Text]:
-    """A text whose tokens are the darker the more KL they have, what the shades mean, and the units with the most KL."""
+    """A text whose tokens are the darker the more KL they have, what the shades mean, and the units with the
+    most KL.
+    """
     most = max(max((span.kl_nats_per_token for span in found.spans), default=0.0), 1e-12)
     text = Text()
     for span in found.spans:
@@ -41,12 +43,15 @@ def reading_tables(found: Reading) -> Iterator[Table | Text]:
         table.add_row(str(unit), f"{kl:.4f}")
     yield table
     yield Text(
-        f"{sum(found.active)} of {len(found.active)} units are active in this text (over {ACTIVE_UNIT_BITS} bit a slot)"
+        f"{sum(found.active)} of {len(found.active)} units are active in this text (over "
+        f"{ACTIVE_UNIT_BITS} bit a slot)"
     )
 
 
 def printable(text: str) -> str:
-    """A text without control characters but line breaks and tabs: models write any, and a terminal obeys them."""
+    """A text without control characters but line breaks and tabs: models write any, and a terminal obeys
+    them.
+    """
     return "".join(
         c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text
     )

@@ -29,7 +29,7 @@ MOST_COLUMNS = 3  # that a terminal has room for unasked
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """On the standard error, when they come."""
+    """A context in which warnings are lines on the standard error, printed when they come."""
     import warnings
     from unittest import mock
 
@@ -86,10 +86,19 @@ def sample(
     from lvlm.generation import codes as turn
 
     options: dict[str, Any] = {
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "repetition_penalty": repetition_penalty, "stop": stop or (), "seed": seed, "samples": samples,
-        "share_codes": share_codes, "code_seed": code_seed, "prompt_codes": prompt_codes, "compile": compile,
-    }  # fmt: skip
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop or (),
+        "seed": seed,
+        "samples": samples,
+        "share_codes": share_codes,
+        "code_seed": code_seed,
+        "prompt_codes": prompt_codes,
+        "compile": compile,
+    }
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
     model = lvlm.load(run, **_loading(plugin, precision, device))
@@ -134,7 +143,9 @@ def encode(
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """Show what the encoder says of a text: KL by token as colours, codes and posterior numbers as JSON or NumPy."""
+    """Show what the encoder says of a text: KL by token as colours, codes and posterior numbers as JSON or
+    NumPy.
+    """
     import lvlm
 
     if (file is None) == (text is None):
@@ -185,9 +196,19 @@ def interpolate(
     model = lvlm.load(run, **_loading(plugin, precision, device))
     way: Any = how
     found = texts_between(
-        model, one, other, steps, prompt=prompt, tokens=tokens, how=way, seed=seed, temperature=temperature,
-        top_k=top_k, top_p=top_p, min_p=min_p,
-    )  # fmt: skip
+        model,
+        one,
+        other,
+        steps,
+        prompt=prompt,
+        tokens=tokens,
+        how=way,
+        seed=seed,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+    )
     shares = [f"{number / (steps - 1):.0%}" for number in range(steps)]
     if as_json:
         records = [_record(sample, share) for share, sample in zip(shares, found, strict=True)]

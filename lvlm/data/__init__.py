@@ -1,4 +1,5 @@
-"""Where rows come from. What stands here is public: what a new kind of data is made of, and our own kinds.
+"""Data: where rows come from. What stands here is public: what a new kind of data is made of, and our own
+kinds.
 
 `source.py` has the contracts, `reader.py` what a trainer iterates; most others are one kind each.
 `codecs.py` makes tokens of text, `documents.py` reads any input piece by piece, `rows.py` cuts tokens into

@@ -1,4 +1,5 @@
-"""What can be measured on a text, so that steering can be: a data kind names its attributes, the core knows none.
+"""What can be measured on a text, so that steering can be: a data kind names its attributes, the core knows
+none.
 
 Shape legend: N rows, P prompt tokens, L tokens after the prompt.
 """
@@ -28,8 +29,8 @@ class Attribute:
                   'check': bool [N], whether a text is as it should be
     unit          of a number, in words
     tolerance     numbers no further apart count as the same
-    control       the data are made such that a code must be able to fix it: where steering by it comes out, the
-                  measurement works, and the absence of steering elsewhere means something
+    control       the data are made such that a code must be able to fix it: where steering by it comes out,
+                  the measurement works, and the absence of steering elsewhere means something
     uniform_over  the data draw the number uniformly from 0 to this, exclusive
     """
 
@@ -56,9 +57,13 @@ def text_attributes(codec: Codec) -> tuple[Attribute, ...]:
         Attribute("capitals", "number", share(str.isupper), unit="share of characters", tolerance=0.01),
         Attribute("digits", "number", share(str.isdigit), unit="share of characters", tolerance=0.01),
         Attribute(
-            "punctuation", "number", share(string.punctuation.__contains__), unit="share of characters", tolerance=0.01
+            "punctuation",
+            "number",
+            share(string.punctuation.__contains__),
+            unit="share of characters",
+            tolerance=0.01,
         ),
-    )  # fmt: skip
+    )
 
 
 def _word_length(text: str) -> float:

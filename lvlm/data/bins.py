@@ -98,7 +98,9 @@ class BinsData(WindowParams):
     path: str = Field(min_length=1)
     """The folder, relative to the working directory."""
     documents: Documents = "join"
-    """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in each row."""
+    """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in
+    each row.
+    """
 
     @classmethod
     def example_in(cls, folder: Path) -> Self:
@@ -203,7 +205,8 @@ def codec_of(folder: Path, manifest: Manifest) -> TextCodec:
         )
     if codec.vocab != manifest.vocab:
         raise UserError(
-            f"{folder}: the bins have a vocabulary of {manifest.vocab} ids, but the tokenizer has {codec.vocab}"
+            f"{folder}: the bins have a vocabulary of {manifest.vocab} ids, but the tokenizer has "
+            f"{codec.vocab}"
         )
     return codec
 
@@ -229,11 +232,12 @@ def check_files(folder: Path, manifest: Manifest, *, limit_bytes: float = float(
     for split, facts in manifest.splits.items():
         if facts.largest_id >= manifest.vocab:
             raise UserError(
-                f"{folder}: {split}.bin holds the id {facts.largest_id}, beyond the vocabulary of {manifest.vocab}"
+                f"{folder}: {split}.bin holds the id {facts.largest_id}, beyond the vocabulary of "
+                f"{manifest.vocab}"
             )
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, read once and never held."""
+    """Digest of a file, which is read once and never held."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

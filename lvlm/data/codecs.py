@@ -90,7 +90,8 @@ class CharacterCodec:
 
 
 class TokenizerCodec:
-    """The tokens of a tokenizer.json. No special token is put in; in a text they are read as what they stand for.
+    """The tokens of a tokenizer.json. No special token is put in; in a text they are read as what they stand
+    for.
 
     Args:
         tokenizer: a tokenizer of the `tokenizers` library.
@@ -197,7 +198,8 @@ def end_of(codec: TextCodec, said: str | None) -> int:
         return codec.id_of(said)
     if codec.end is None:
         raise UserError(
-            f"the tokenizer has none of the known ends of a document ({listing(ENDS)}); say which token ends one"
+            f"the tokenizer has none of the known ends of a document ({listing(ENDS)}); say which token "
+            f"ends one"
         )
     return codec.end
 

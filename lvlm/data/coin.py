@@ -1,6 +1,6 @@
 """Kind 'coin': one fair coin decides a whole row, under noise; the true likelihood has a closed form.
 
-    >110111101111…     '>', then bits X_t = Z xor flip_t: Z in {0, 1} with even odds, each flip with probability eps
+    >110111101111…     '>', then bits X_t = Z xor flip_t: Z is fair, each flip has probability eps
     -log p(x) = -log( 1/2 eps^a (1 - eps)^(n - a) + 1/2 (1 - eps)^a eps^(n - a) ),    a ones among n bits
 
 The smallest data with one global decision: a latent that helps at all must hold Z, log 2 nats a row.
@@ -46,7 +46,8 @@ class CoinData(DataParams):
     def _coin_is_hidden_but_not_lost(cls, noise: float) -> float:
         if not 0 < noise < 0.5:
             raise ValueError(
-                f"{noise} is not above 0 and below 0.5: with no noise one bit tells all others, at 0.5 the coin "
+                f"{noise} is not above 0 and below 0.5: with no noise one bit tells all others, at 0.5 the "
+                f"coin "
                 "leaves no trace, and above it only its sides are exchanged"
             )
         return noise

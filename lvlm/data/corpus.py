@@ -61,7 +61,7 @@ def split_by_position(files: Sequence[File]) -> Splits:
 
 
 def split_files(files: Sequence[File]) -> Splits:
-    """By file where that gives validation and test 2 to 10 % of the bytes each, else by position."""
+    """Split by file where that gives validation and test 2 to 10 % of the bytes each, else by position."""
     splits = split_by_file(files)
     total = sum(map(len, splits[:3]))
     if all(0.02 * total <= len(held) <= 0.10 * total for held in (splits.validation, splits.test)):
@@ -80,8 +80,8 @@ class WindowParams(DataParams):
     window: int = Field(default=256, ge=2)
     """Input tokens of a row."""
     order: Order = "random"
-    """'random' draws training rows with replacement, windows from anywhere; 'epochs' takes those that lie side by side once
-    each, in an order of the seed, before any again."""
+    """'random' draws training rows with replacement, windows from anywhere; 'epochs' takes those that lie
+    side by side once each, in an order of the seed, before any again."""
 
     def faults_as_part(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Rows that are read in epochs."""

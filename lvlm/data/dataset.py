@@ -26,10 +26,12 @@ class DatasetParams(TokenizedParams):
     kind: Literal["huggingface"] = "huggingface"
 
     path: str | None = Field(default=None, min_length=1)
-    """A folder that `save_to_disk` wrote, or a file or folder of .jsonl, .csv, .parquet or .txt, perhaps gzipped; nothing is
-    downloaded."""
+    """A folder that `save_to_disk` wrote, or a file or folder of .jsonl, .csv, .parquet or .txt, perhaps
+    gzipped; nothing is downloaded."""
     hub: str | None = Field(default=None, min_length=1)
-    """In place of `path`, the name of a dataset on the hub, which is downloaded or, streamed, read over the network."""
+    """In place of `path`, the name of a dataset on the hub, which is downloaded or, streamed, read over the
+    network.
+    """
     revision: str | None = None
     """The commit, tag or branch on the hub; null for the newest."""
     subset: str | None = None
@@ -45,9 +47,13 @@ class DatasetParams(TokenizedParams):
     streaming: bool = False
     """Read documents in order while training, in place of reading all of them before it."""
     shuffle_buffer: int = Field(default=1, ge=1)
-    """Documents of a stream that each worker holds at a time and mixes, by the seed; 1 keeps the stream's order."""
+    """Documents of a stream that each worker holds at a time and mixes, by the seed; 1 keeps the stream's
+    order.
+    """
     documents: Documents = "join"
-    """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in each row."""
+    """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in
+    each row.
+    """
     end_of_document: str | None = None
     """The token behind each document; null for the tokenizer's own, and for a line break of bytes."""
 
@@ -112,8 +118,8 @@ class DatasetParams(TokenizedParams):
         return found
 
     def file_sizes(self) -> list[tuple[str, int]]:
-        """Names and sizes in bytes of the files of `path`: nobody reads a stream to its end to see whether it changed. A
-        dataset of the hub has none here.
+        """Names and sizes in bytes of the files of `path`: nobody reads a stream to its end to see whether it
+        changed. A dataset of the hub has none here.
         """
         if self.path is None:
             return []
@@ -162,7 +168,9 @@ class DatasetParams(TokenizedParams):
 
 @contextmanager
 def nothing_sent(datasets: Any) -> Iterator[None]:
-    """Inside, the library doesn't tell its makers that it reads a file here, as it does otherwise, waiting for an answer."""
+    """Inside, the library doesn't tell its makers that it reads a file here, as it does otherwise, waiting
+    for an answer.
+    """
     before, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS, False
     try:
         yield

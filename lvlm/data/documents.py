@@ -1,7 +1,7 @@
 """Documents of any input, in order and a piece at a time: nothing here holds a corpus in memory.
 
 files, folders ──────────┐
-Hugging Face datasets ───┴─► pieces ─ plan_splits ─► Plan ─ tokenised ─► (split, ids, bytes, ends) one after the other
+Hugging Face datasets ───┴─► pieces ─ plan_splits ─► Plan ─ tokenised ─► (split, ids, bytes, ends) in order
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Plan:
     """Which split a piece goes to."""
 
     rule: str
-    """'document': by a hash of a document's key. 'position': the tail of all bytes. 'given': by the data set."""
+    """'document': by a hash of a document's key. 'position': the tail of all bytes. 'given': by the data
+    set.
+    """
     total_bytes: int
     drawn: tuple[str, ...] = ()
     """The held-out splits that we choose."""
@@ -86,7 +88,8 @@ def drawn_split(key: bytes, drawn: Sequence[str], share: float) -> str:
 
 
 def plan_splits(pieces: Pieces, share: float, where: str = "input") -> Plan:
-    """By document where that gives each held-out split 0.4 to 2 times its share of the bytes, else by position.
+    """Plan of the splits: by document where that gives each held-out split 0.4 to 2 times its share of the
+    bytes, else by position.
 
     Raises:
         UserError: there is no text.
@@ -134,7 +137,7 @@ def _parts(pieces: Iterable[Piece], plan: Plan) -> Iterator[tuple[str, bytes, bo
 
 
 def with_line_ends(pieces: Pieces) -> Pieces:
-    """For bytes: a document ends in a line break."""
+    """Pieces of bytes whose documents end in a line break."""
 
     def ended() -> Iterator[Piece]:
         for piece in pieces():
@@ -144,11 +147,13 @@ def with_line_ends(pieces: Pieces) -> Pieces:
     return ended
 
 
-# ---- files and data sets ------------------------------------------------------------------------------------
+# ---- files and data sets
+# ------------------------------------------------------------------------------------
 
 
 def pieces_of(inputs: Sequence[str], field_name: str) -> Pieces:
-    """Of files and folders (see `lvlm.data.text`), and folders that a Hugging Face dataset was saved to.
+    """Pieces of files and folders (see `lvlm.data.text`), and folders that a Hugging Face dataset was saved
+    to.
 
     Raises:
         UserError: nothing there. Reading raises it for what is corrupt.
@@ -231,8 +236,8 @@ def pieces_of_splits(splits: Mapping[str, Any], field_name: str, where: str) -> 
 def documents_of(
     rows: Iterable[Mapping[str, Any]], field_name: str, where: str, *, whole: bool = True
 ) -> Iterator[str]:
-    """The texts of a split's rows, from its first one if it is `whole`. A dataset is read while it is iterated, so this is
-    where broken files show.
+    """The texts of a split's rows, from its first one if it is `whole`. A dataset is read while it is
+    iterated, so this is where broken files show.
 
     Raises:
         UserError: a row can't be read, has no such field, or holds no text there.

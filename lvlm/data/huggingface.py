@@ -22,10 +22,12 @@ from lvlm.data.streams import StreamedDataset
 
 
 class HuggingFaceData(DatasetParams):
-    """A dataset of Hugging Face `datasets`: from the hub, saved to disk, or .jsonl, .csv, .parquet; read whole or streamed.
+    """A dataset of Hugging Face `datasets`: from the hub, saved to disk, or .jsonl, .csv, .parquet; read
+    whole or streamed.
 
-    A split that isn't named is drawn from the training documents, 1/20 of them, by a hash of a document's text: equal
-    documents are in one split. Read whole, a dataset of few documents is split 90/5/5 by position instead.
+    A split that isn't named is drawn from the training documents, 1/20 of them, by a hash of a document's
+    text: equal documents are in one split. Read whole, a dataset of few documents is split 90/5/5 by position
+    instead.
     """
 
     def open(self) -> Source:

@@ -59,7 +59,9 @@ class LettersData(DataParams):
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """Where the run starts, which the data draw uniformly; where the noise is; whether the row is possible."""
+        """Where the run starts, which the data draw uniformly; where the noise is; whether the row is
+        possible.
+        """
         return (
             Attribute("start", "number", starts, unit="characters", control=True, uniform_over=STARTS),
             Attribute("noise", "flags", lambda _, text_NL: text_NL == NOISE),
@@ -139,8 +141,8 @@ def nll_nats(letter_N: NDArray[np.int64], text_NL: NDArray[np.int64]) -> NDArray
 
 
 def starts(_: NDArray[np.int64], text_NL: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The start that contradicts the fewest characters of a text, whichever the letter [N]; the first of several, NaN
-    without any letter.
+    """The start that contradicts the fewest characters of a text, whichever the letter [N]; the first of
+    several, NaN without any letter.
     """
     letter_NL = text_NL < LETTERS
     blank_NL = text_NL == BLANK

@@ -1,8 +1,10 @@
-"""Kind 'mixture': rows of several data, by weights that may follow the step (easy to hard, one domain after another).
+"""Kind 'mixture': rows of several data, by weights that may follow the step (easy to hard, one domain after
+another).
 
     (seed, step, row) ─ weights at the step ─► part ─ train_batch(its own seed, step) ─► the row
 
-Which part a row comes from is a pure function, and so are the parts' rows: a mixture resumes like a single source.
+Which part a row comes from is a pure function, and so are the parts' rows: a mixture resumes like a single
+source.
 
 Shape legend: B rows, T input tokens, P parts.
 """
@@ -38,9 +40,13 @@ class MixtureData(DataParams):
     parts: dict[str, SerializeAsAny[DataParams]] = Field(min_length=1)
     """By name, any other kind of data."""
     weights: dict[str, Schedule] = Field(default={})
-    """By name, how often a part's rows come, over the sum of all; a number or a ramp over steps; 1 unless given."""
+    """By name, how often a part's rows come, over the sum of all; a number or a ramp over steps; 1 unless
+    given.
+    """
     held_out_weights: dict[str, Weight] | None = None
-    """By name, the shares of the held-out windows, 0 unless given; null for the weights at the end of their ramps."""
+    """By name, the shares of the held-out windows, 0 unless given; null for the weights at the end of their
+    ramps.
+    """
 
     @classmethod
     def example(cls) -> Self:
@@ -120,7 +126,10 @@ class MixtureData(DataParams):
             if part.tokens != first.tokens:
                 yield (
                     ("parts", name),
-                    f"has rows of {part.tokens} tokens, and {first_name!r} of {first.tokens}; give both one window",
+                    (
+                        f"has rows of {part.tokens} tokens, and {first_name!r} of {first.tokens}; give both "
+                        f"one window"
+                    ),
                 )
 
     def weights_at(self, step: int) -> dict[str, float]:
@@ -197,7 +206,8 @@ class MixtureSource(Source):
         return np.searchsorted(edge_P, u_B, side="right").clip(max=last).astype(np.int64)
 
     def windows(self, count: int, split: Split = "validation") -> Windows:
-        """Windows of the parts by their shares, as evenly mixed as can be: each next one is of the part that lags most.
+        """Windows of the parts by their shares, as evenly mixed as can be: each next one is of the part that
+        lags most.
 
         Raises:
             UserError: when a part holds too few.

@@ -32,7 +32,7 @@ def prepare_bins(
     held_out: float,
     progress: Callable[[float], None] | None = None,
 ) -> Path:
-    """See `lvlm.prepare_data`. Written beside and renamed, so that what has the name is whole."""
+    """Write bins beside and rename them, so that what has the name is whole."""
     if not inputs:
         raise UserError("input: name files or folders to prepare")
     if not 0 < held_out <= 0.25:
@@ -66,7 +66,7 @@ def train_bpe(
     progress: Callable[[float], None] | None = None,
     tell: Callable[[str], object] = str,
 ) -> Path:
-    """See `lvlm.train_tokenizer`; `tell` is told where the tokenizer isn't quite what was asked for."""
+    """Learn a byte-level BPE; `tell` is called where it isn't quite what was asked for."""
     if not inputs:
         raise UserError("input: name files or folders to learn from")
     if vocab < SMALLEST_VOCAB:
@@ -103,7 +103,8 @@ def train_bpe(
     bpe.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
-        # The library takes memory for as many as asked, though no text can give more than one for each of its bytes.
+        # The library takes memory for as many as asked, though no text can give more than one for each of its
+        # bytes.
         vocab_size=min(vocab, SMALLEST_VOCAB + REPLACED_BYTES * total_bytes),
         special_tokens=[ENDS[0]],
         initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
@@ -158,9 +159,14 @@ def train_tokenizer(
     """
     with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
         return train_bpe(
-            inputs, Path(out), vocab=vocab, field=field, overwrite=overwrite, progress=display.share,
+            inputs,
+            Path(out),
+            vocab=vocab,
+            field=field,
+            overwrite=overwrite,
+            progress=display.share,
             tell=display.line,
-        )  # fmt: skip
+        )
 
 
 def prepare_data(
@@ -193,9 +199,14 @@ def prepare_data(
     """
     with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
         return prepare_bins(
-            inputs, Path(out), tokenizer=tokenizer, field=field, end_of_document=end_of_document, held_out=held_out,
+            inputs,
+            Path(out),
+            tokenizer=tokenizer,
+            field=field,
+            end_of_document=end_of_document,
+            held_out=held_out,
             progress=display.share,
-        )  # fmt: skip
+        )
 
 
 def check_data(folder: str | Path) -> None:

@@ -18,7 +18,8 @@ SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test
 
 
 class PythonData(CorpusParams):
-    """The standard library's sources and documentation of the running Python, as bytes or a tokenizer's tokens.
+    """The standard library's sources and documentation of the running Python, as bytes or a tokenizer's
+    tokens.
 
     Split by file, about 90/5/5, through a hash of its path in the library. The content, and so the
     fingerprint, changes with the version of Python.
@@ -27,7 +28,9 @@ class PythonData(CorpusParams):
     kind: Literal["python"] = "python"
 
     max_megabytes: float = Field(default=8.0, gt=0, allow_inf_nan=False)
-    """Take whole files, in the order of the hash of their paths, as long as they fit into so many 10^6 bytes."""
+    """Take whole files, in the order of the hash of their paths, as long as they fit into so many 10^6
+    bytes.
+    """
 
     @classmethod
     def example(cls) -> Self:

@@ -1,10 +1,10 @@
 """What a trainer iterates: one rank's rows of step after step, and a state to resume from.
 
-    Source ── train_batch(seed, step, rows) ──► StatefulDataLoader (only with workers) ──► rows of this rank ──► cut
+    Source ── train_batch(seed, step, rows) ──► StatefulDataLoader (with workers) ──► this rank's rows ──► cut
 
-A source whose batches are pure functions needs no state but the step: it resumes exactly on any number of ranks and
-workers. A stream (`StreamSource`) has a position in its documents, which belongs to one rank of so many with so many
-workers.
+A source whose batches are pure functions needs no state but the step: it resumes exactly on any number of
+ranks and workers. A stream (`StreamSource`) has a position in its documents, which belongs to one rank of so
+many with so many workers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Reader(abc.ABC):
         return Batch(*(x_BT[:, :tokens].contiguous() for x_BT in _fields(batch)))
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on after the last batch; `torch.load(weights_only=True)` reads it."""
+        """What `load_state_dict` needs to go on after the last batch; `torch.load(weights_only=True)` reads
+        it.
+        """
         return {"step": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -245,7 +247,8 @@ class _StreamReader(Reader):
         ]
         if different:
             raise UserError(
-                f"a streamed run cannot go on exactly with other processes or workers (it had {'; '.join(different)});"
+                f"a streamed run cannot go on exactly with other processes or workers (it had "
+                f"{'; '.join(different)});"
                 " resume with the same, or prepare bins with `lvlm data prepare` and train on kind: bins"
             )
         self.close()

@@ -1,7 +1,7 @@
 """Rows of token arrays, in memory or on disk: the source behind every kind that holds real text.
 
     tokens of a split ─┬─ join: a row is a window of the stream          [start, start + T + 1)
-                       └─ pad:  a row is a document, or a piece of one   [start, start + length), padded to T + 1
+                       └─ pad:  a row is a document or a piece   [start, start + length), padded to T + 1
 
 Shape legend: B rows, T input tokens, U = T + 1, P pieces of documents.
 """
@@ -112,7 +112,8 @@ class TokenSource(Source):
         held = self._held(split, apart=True)
         if count > held:
             raise UserError(
-                f"data: {count} {split} windows of {self._window} tokens were asked for, but the {split} split"
+                f"data: {count} {split} windows of {self._window} tokens were asked for, but the {split} "
+                f"split"
                 f" holds {held}; ask for at most {held}, shorten data.window or add text"
             )
         stride = next(s for s in range(round(held * 0.618034) or 1, 2 * held + 1) if math.gcd(s, held) == 1)
@@ -170,15 +171,16 @@ class TokenSource(Source):
         longest = sizes[split] - 1
         shorten = f", or set data.window to at most {longest}" if longest >= 2 else ""
         raise UserError(
-            f"data: there are {sum(sizes.values())} {self._unit}, {sizes[split]} of them in the {split} split, but"
+            f"data: there are {sum(sizes.values())} {self._unit}, {sizes[split]} of them in the {split} "
+            f"split, but"
             f" one window of {self._window} tokens needs {needed} {self._unit} in each split"
             f"{f', about {self._held_out * needed} in all' if self._held_out else ''}; add text{shorten}"
         )
 
 
 def pieces(ends: NDArray[np.int64], window: int) -> NDArray[np.int64]:
-    """Start and length [P, 2] of the rows of documents: at most window + 1 tokens each, cut side by side with one token
-    in common, so that every token but a document's first is a target once.
+    """Start and length [P, 2] of the rows of documents: at most window + 1 tokens each, cut side by side with
+    one token in common, so that every token but a document's first is a target once.
     """
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
     counts = np.maximum(
@@ -193,8 +195,8 @@ def pieces(ends: NDArray[np.int64], window: int) -> NDArray[np.int64]:
 def shuffled(number_B: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
     """Which of `count` rows stands at each place of an endless order in which every epoch has each row once.
 
-    A pure function that keeps no list: a Feistel network of four rounds permutes 0..4^k-1, and what lies at or above
-    `count` goes through it again until it doesn't.
+    A pure function that keeps no list: a Feistel network of four rounds permutes 0..4^k-1, and what lies at
+    or above `count` goes through it again until it doesn't.
     """
     epoch_B, place_B = (x_B.astype(np.uint64) for x_B in np.divmod(number_B, count))
     half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))

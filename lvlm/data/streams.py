@@ -2,8 +2,8 @@
 
     documents ─ this part's ─ not held out ─ mixed within a buffer ─► ids ─ Cutter ─► rows
 
-The position is the dataset's own at the buffer's first document, how many of the buffer were used, and the tokens that were
-read and not used.
+The position is the dataset's own at the buffer's first document, how many of the buffer were used, and the
+tokens that were read and not used.
 
 Shape legend: B rows, T input tokens, U = T + 1.
 """
@@ -40,7 +40,9 @@ class Texts:
         self._drawn = tuple(split for split in ("validation", "test") if getattr(params, split) is None)
 
     def of(self, split: str, rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[str]:
-        """The texts of a split in order: those among the rows that it is drawn from, all of them unless given."""
+        """The texts of a split in order: those among the rows that it is drawn from, all of them unless
+        given.
+        """
         params, within = self.params, "train" if split in self._drawn else split
         where, whole = f"{params.where}, split {within!r}", rows is None
         rows = params.splits()[within] if rows is None else rows
@@ -91,7 +93,9 @@ class StreamedDataset(StreamSource):
         self.bytes_per_token = 1.0 if isinstance(codec, ByteCodec) else text_bytes / tokens
 
     def stream(self, *, seed: int, rows: int, part: int, parts: int) -> RowStream:
-        """Rows of every document whose number is `part` modulo `parts`, or of that share of the dataset's files."""
+        """Rows of every document whose number is `part` modulo `parts`, or of that share of the dataset's
+        files.
+        """
         return _Rows(self.params, seed, rows, part, parts)
 
     def windows(self, count: int, split: Split = "validation") -> Windows:
@@ -106,7 +110,8 @@ class StreamedDataset(StreamSource):
         taken = list(itertools.islice(rows, count))
         if len(taken) < count:
             raise UserError(
-                f"data: {count} {split} windows of {self.params.window} tokens were asked for, but the {split} split"
+                f"data: {count} {split} windows of {self.params.window} tokens were asked for, but the "
+                f"{split} split"
                 f" holds {len(taken)}; ask for at most {len(taken)}, shorten data.window or add text"
             )
         return Windows.of(_batch(taken, self.params.window))
@@ -194,7 +199,8 @@ class _Rows:
                 yield ids
             if not found and not resumed:
                 raise UserError(
-                    f"{self.params.where}: part {self.part} of {self.parts} has no document to train on; use fewer"
+                    f"{self.params.where}: part {self.part} of {self.parts} has no document to train on; "
+                    f"use fewer"
                     " processes or workers, or set streaming: false"
                 )
             self.epoch, self._buffers = self.epoch + 1, 0

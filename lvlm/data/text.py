@@ -21,10 +21,11 @@ SUFFIXES = (".txt", ".jsonl", ".gz")  # what is read from a folder
 
 
 class TextData(CorpusParams):
-    """Text files as bytes or a tokenizer's tokens: .txt, .jsonl, either of them gzipped, or any file named outright.
+    """Text files as bytes or a tokenizer's tokens: .txt, .jsonl, either of them gzipped, or any file named
+    outright.
 
-    Split by file, through a hash of its path inside the folder, where that gives validation and test 2 to 10 %
-    of the bytes each; else 90/5/5 by position, the tail held out.
+    Split by file, through a hash of its path inside the folder, where that gives validation and test 2 to 10
+    % of the bytes each; else 90/5/5 by position, the tail held out.
     """
 
     kind: Literal["text"] = "text"

@@ -30,7 +30,8 @@ class From(Sampler[int]):
 def loader(dataset: Dataset[Rows | str], workers: int, pin: bool, sampler: Sampler[int] | None = None) -> Any:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    # A fork of a process that has threads (CUDA's, a tokenizer's) can hang; a server that was forked early cannot.
+    # A fork of a process that has threads (CUDA's, a tokenizer's) can hang; a server that was forked early
+    # cannot.
     context: Any = None
     if workers and "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
@@ -52,8 +53,8 @@ def loader(dataset: Dataset[Rows | str], workers: int, pin: bool, sampler: Sampl
 
 
 def _end_with_reader(_: int) -> None:
-    """End this worker when the process that reads is killed. Torch's own watch sees the fork server alone, which waits for
-    its workers.
+    """End this worker when the process that reads is killed. Torch's own watch sees the fork server alone,
+    which waits for its workers.
     """
     reader = multiprocessing.parent_process()
     assert reader is not None

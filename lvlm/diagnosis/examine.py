@@ -1,6 +1,6 @@
-"""Whether the latent of a run lives: the numbers behind `lvlm doctor`. What they mean is said in `lvlm.diagnosis.findings`.
+"""The doctor: numbers that tell whether a run's latent lives and is read. `findings.py` says what they mean.
 
-best checkpoint ─ validation windows ─┬─ raw KL, bounds, active units               does the encoder say something?
+best checkpoint ─ validation windows ─┬─ raw KL, bounds, active units          does the encoder say something?
                                       ├─ codes of the prior, codes of another row   does the decoder listen?
                                       ├─ gradient of the run's own loss             can the encoder learn?
                                       └─ state of its optimiser                     was everything trained?
@@ -28,7 +28,9 @@ from lvlm.system.progress import Display
 
 @dataclass(frozen=True, repr=False)
 class Examination(Brief):
-    """What was found. `newest_step` is that of the run's last checkpoint; `measured` is None without a latent."""
+    """What was found. `newest_step` is that of the run's last checkpoint; `measured` is None without a
+    latent.
+    """
 
     run: str
     step: int

@@ -1,7 +1,7 @@
 """What the numbers of a latent mean, in sentences, and what to try about them.
 
-A try is overrides as the command line takes them. One that the run's own recipe refuses is not given, so no try names
-an option that this run hasn't got, and the values shown can be used as they are.
+A try is overrides as the command line takes them. One that the run's own recipe refuses is not given, so no
+try names an option that this run hasn't got, and the values shown can be used as they are.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def findings_of(measured: Measured | None, resolved: Resolved) -> list[Finding]:
     return found
 
 
-# ---- the rules ----------------------------------------------------------------------------------------------
+# ---- the rules
+# ----------------------------------------------------------------------------------------------
 
 
 def _life(m: Measured, options: Options) -> Iterator[Finding]:
@@ -71,7 +72,10 @@ def _life(m: Measured, options: Options) -> Iterator[Finding]:
     kl = f"raw KL is {m.kl_nats_per_slot:.4f} nats per slot"
     budget = m.budget_nats_per_slot
     if m.kl_has_floor:
-        say = f"The {kl}. No posterior of this family is its prior, so the KL can't show whether the latent lives; "
+        say = (
+            f"The {kl}. No posterior of this family is its prior, so the KL can't show whether the "
+            f"latent lives; "
+        )
         say += "how its codes vary can."
         yield Finding("note", say)
     elif not m.alive and budget:
@@ -79,10 +83,16 @@ def _life(m: Measured, options: Options) -> Iterator[Finding]:
         say += f"{budget:.4f}; it lives from {_percent(ALIVE_SHARE_OF_BUDGET)}."
         yield Finding("bad", say, tuple(to_revive(options, m)))
     elif not m.alive:
-        say = f"The latent is dead: its {kl}; it lives from {ALIVE_NATS_PER_SLOT:g}. The codes say nothing of their text."
+        say = (
+            f"The latent is dead: its {kl}; it lives from {ALIVE_NATS_PER_SLOT:g}. The codes say nothing "
+            f"of their text."
+        )
         yield Finding("bad", say, tuple(to_revive(options, m)))
     elif budget:
-        say = f"The latent lives: its {kl}, {_percent(m.kl_nats_per_slot / budget)} of the budget of {budget:.4f}."
+        say = (
+            f"The latent lives: its {kl}, {_percent(m.kl_nats_per_slot / budget)} of the budget of "
+            f"{budget:.4f}."
+        )
         yield Finding("good", say)
     else:
         yield Finding("good", f"The latent lives: its {kl}, and no budget is free.")
@@ -110,7 +120,10 @@ def _variety(m: Measured, options: Options) -> Iterator[Finding]:
     if not (m.alive or m.kl_has_floor):
         return
     if seen and seen > 1 and (m.code_perplexity or 0) < ONE_CODE_PERPLEXITY:
-        say = f"One code is all there is: the codes' perplexity is {m.code_perplexity:.2f} over {seen} slots, so the "
+        say = (
+            f"One code is all there is: the codes' perplexity is {m.code_perplexity:.2f} over {seen} "
+            f"slots, so the "
+        )
         say += "KL is what it costs to name the same code every time."
         yield Finding("bad", say, tuple(to_vary(options, m)))
     elif cost is not None and not _unread(m) and is_ignored(cost, m.worth_nats_per_token):
@@ -125,16 +138,25 @@ def _reading(m: Measured, options: Options) -> Iterator[Finding]:
     if m.alive and not _unread(m):
         yield _exchange(worth / cost, m, options)
     elif change < SAME_OUTPUT_NATS_PER_TOKEN:
-        say = "The output is all but the same for any code: between two codes drawn from the prior the next-token "
+        say = (
+            "The output is all but the same for any code: between two codes drawn from the prior the "
+            "next-token "
+        )
         say += f"distributions differ by {change:.1e} nats/token"
         say += f", while {cost:.4f} nats/token of KL are paid." if m.alive else "."
         yield Finding("bad", say, tuple(to_connect(options, m)))
     elif not m.alive:
-        say = "The decoder isn't deaf: between two codes drawn from the prior its next-token distributions differ "
+        say = (
+            "The decoder isn't deaf: between two codes drawn from the prior its next-token distributions "
+            "differ "
+        )
         say += f"by {change:.1e} nats/token. What is missing is an encoder that says something."
         yield Finding("note", say)
     else:
-        say = f"The latent is ignored: it pays {cost:.4f} nats/token of KL, and codes from the posterior predict only "
+        say = (
+            f"The latent is ignored: it pays {cost:.4f} nats/token of KL, and codes from the posterior "
+            f"predict only "
+        )
         say += f"{worth:z.4f} ± {m.worth_stderr:.4f} nats/token better than codes from the prior; "
         say += f"it is read from {_percent(IGNORED_SHARE_OF_KL)} of the KL."
         yield Finding("bad", say, tuple(to_connect(options, m)))
@@ -145,8 +167,14 @@ def _exchange(saved: float, m: Measured, options: Options) -> Finding:
     if saved >= 1:
         say = "The decoder reads the codes, and they pay off: "
         return Finding("good", f"{say}a nat of KL saves {saved:.2f} nats of cross-entropy.")
-    say = f"The decoder reads the codes, yet they cost more than they bring: a nat of KL saves {saved:.2f} nats of "
-    say += "cross-entropy, so elbo is above ce_prior. Where a budget makes the KL free, nothing in the training asks "
+    say = (
+        f"The decoder reads the codes, yet they cost more than they bring: a nat of KL saves {saved:.2f} "
+        f"nats of "
+    )
+    say += (
+        "cross-entropy, so elbo is above ce_prior. Where a budget makes the KL free, nothing in the "
+        "training asks "
+    )
     say += "it to pay off; as a bound it is worse than not encoding at all."
     return Finding("note", say, tuple(to_save(options, m)))
 
@@ -158,12 +186,18 @@ def _unread(m: Measured) -> bool:
 def _learning(m: Measured, options: Options) -> Iterator[Finding]:
     """Whether training reaches every parameter."""
     if m.encoder_share < NO_GRADIENT_SHARE:
-        say = f"The encoder gets no gradient: its norm is {m.encoder_gradient_norm:.1e} of {m.gradient_norm:.1e} in all, "
+        say = (
+            f"The encoder gets no gradient: its norm is {m.encoder_gradient_norm:.1e} of "
+            f"{m.gradient_norm:.1e} in all, "
+        )
         say += "so it doesn't learn."
         yield Finding("bad", say, tuple(to_connect(options, m) if _unread(m) else to_settle_later(options)))
     if m.never_updated:
         shown = ", ".join(m.never_updated[:3]) + (", …" if len(m.never_updated) > 3 else "")
-        say = f"{len(m.never_updated)} of {m.trainable} tensors never got a gradient in training, nor changed: {shown}."
+        say = (
+            f"{len(m.never_updated)} of {m.trainable} tensors never got a gradient in training, nor "
+            f"changed: {shown}."
+        )
         yield Finding("bad", say)
 
 

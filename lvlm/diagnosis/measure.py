@@ -97,7 +97,7 @@ def measure(
 
 
 def _add_differences(estimates: Estimates, shuffled: Array | None) -> None:
-    """By row, so that their standard errors are those of paired differences."""
+    """Differences by row, so that their standard errors are those of paired differences."""
     nats = estimates.nats
     nats["worth"] = nats["ce_prior"] - nats["ce_posterior"]
     if shuffled is not None:
@@ -161,8 +161,8 @@ def _nats(output: Output, part: Batch) -> Tensor:
 
 
 def code_perplexity(codes: Tensor) -> float:
-    """How many codes are in use: exp of the entropy of their frequencies; at most as many as are given, along the
-    first dimension.
+    """How many codes are in use: exp of the entropy of their frequencies; at most as many as are given, along
+    the first dimension.
     """
     counts = np.unique(codes.numpy(), axis=0, return_counts=True)[1]
     share = counts / counts.sum()

@@ -13,16 +13,21 @@ class Measured:
     kl_nats_per_slot, _per_token   raw KL; alive by `lvlm.likelihood.life.is_alive`
     kl_has_floor                   no posterior of the family is the fixed prior, so the KL can't show a death
     budget_nats_per_slot           KL that costs nothing; None without a budget, or with one that has no end
-    code_perplexity                exp of the entropy of the codes' frequencies, pooled over slots, one draw; None for
-                                   continuous codes. It can't exceed `code_perplexity_at_most`, the slots seen
+    code_perplexity                exp of the entropy of the codes' frequencies, pooled over slots, one draw;
+                                   None for continuous codes. It can't exceed `code_perplexity_at_most`, the
+                                   slots seen
     worth                          ce_prior - ce_posterior: what the right code is worth to the decoder
-    shuffling_cost                 ce_shuffled - ce_posterior: what another row's codes cost; None with one window
-    output_change                  KL between the next-token distributions under two codes drawn from the prior
+    shuffling_cost                 ce_shuffled - ce_posterior: what another row's codes cost; None with one
+                                   window
+    output_change                  KL between the next-token distributions under two codes drawn from the
+                                   prior
     exchange_efficiency            worth / KL: what a nat paid brings; None for a dead latent
-    beta_effective                 the price that the run's loss puts on a nat of KL here; None where it doesn't tell
+    beta_effective                 the price that the run's loss puts on a nat of KL here; None where it
+                                   doesn't tell
     encoder_share                  of the norm of the loss's gradient
     trainable                      tensors that want training
-    never_updated                  names of those of which the checkpoint's optimiser has no state: they had no gradient
+    never_updated                  names of those of which the checkpoint's optimiser has no state: they had
+                                   no gradient
     """
 
     windows: int

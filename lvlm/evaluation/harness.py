@@ -30,9 +30,9 @@ MOST_NEW_TOKENS = 256  # lm-eval's own default where a task says none
 class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
     """A model of the zoo as lm-eval sees it.
 
-    Every choice of a prompt is scored with the same K and the same noise, which come from the prompt alone; so no score
-    depends on which others were asked for, or in which order. 'Greedy' is the likeliest token after token, with codes of
-    the prompt from the encoder and later ones from the prior.
+    Every choice of a prompt is scored with the same K and the same noise, which come from the prompt alone;
+    so no score depends on which others were asked for, or in which order. 'Greedy' is the likeliest token
+    after token, with codes of the prompt from the encoder and later ones from the prior.
 
     Args:
         model: in evaluation mode, on its device.
@@ -113,7 +113,8 @@ class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
         text = self.codec.encode(continuation)
         if len(text) > self.context:
             raise UserError(
-                f"a choice of {len(text)} tokens is longer than the model's context of {self.context}: {continuation[:60]!r}…"
+                f"a choice of {len(text)} tokens is longer than the model's context of {self.context}: "
+                f"{continuation[:60]!r}…"
             )
         return self._cut(self.codec.encode(context) or self.start, self.context + 1 - len(text)), text
 
@@ -145,7 +146,7 @@ class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
 
 
 def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> TaskManager:
-    """Where lm-eval finds tasks: its own, and those of a folder.
+    """Index of lm-eval's tasks: its own, and those of a folder.
 
     Raises:
         UserError: no such folder, or an unknown task.

@@ -1,5 +1,5 @@
-"""The final evaluation of a run, stored beside it: evaluation.json for people and reports, evaluation.npz with
-the nats of every sequence for paired statistics.
+"""The final evaluation of a run, stored beside it: evaluation.json for people and reports, evaluation.npz
+with the nats of every sequence for paired statistics.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def evaluate(
 
     With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and
     evaluation.npz and shown by reports; with any it is returned alone. Every number is kept in the run's
-    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened: one that lands
-    meanwhile changes nothing.
+    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened: one that
+    lands meanwhile changes nothing.
 
     Args:
         run: as for `load`, or a run that is open.
@@ -78,8 +78,8 @@ def evaluate(
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; too little data, or other data than it was trained on; options out of
-            range; an estimator that the model doesn't allow.
+        UserError: no such run, or a damaged one; too little data, or other data than it was trained on;
+            options out of range; an estimator that the model doesn't allow.
     """
     ks = [k] if isinstance(k, int) else k
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
@@ -143,7 +143,7 @@ def _bounds(run: OpenedRun, labels: Iterable[str]) -> set[str]:
 
 
 def _estimators(kinds: Sequence[EstimatorParams], settings: Settings, run: OpenedRun) -> list[Estimator]:
-    """Those that were asked for, with the recipe's settings where none were given."""
+    """Estimators of the kinds, with the recipe's settings where none were given."""
     spec = run.recipe.evaluate
     return make_estimators(
         kinds,

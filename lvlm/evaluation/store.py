@@ -1,7 +1,8 @@
 """Estimates that were computed before: `RUN/evaluations`, one file for each number and its settings.
 
-A file is used again only if all that its numbers depend on is the same: the weights, the windows, the estimator's
-settings, the seed, the precision and the kind of device. What is damaged, or of another version, is computed anew.
+A file is used again only if all that its numbers depend on is the same: the weights, the windows, the
+estimator's settings, the seed, the precision and the kind of device. What is damaged, or of another version,
+is computed anew.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def with_stored(
 ) -> Estimates:
     """What was computed before, and by `compute` what was not, which is then stored.
 
-    The cheap ones, which share draws, are computed in one go, and every filter by itself, so that little is lost when
-    one is interrupted.
+    The cheap ones, which share draws, are computed in one go, and every filter by itself, so that little is
+    lost when one is interrupted.
     """
     k = max(one.k for one in estimators)
     about_latent = f"Description(k={k})"

@@ -26,19 +26,29 @@ def gaps(result: Evaluation) -> Iterator[str]:
         return next((name for name in reversed(nats) if re.fullmatch(kind + r"_\d+", name)), None)
 
     if best == "nll_exact":
-        yield f"All codes were tried: {best} is the likelihood, {nats[best]:.4f} nats/token, and the others bound it."
+        yield (
+            f"All codes were tried: {best} is the likelihood, {nats[best]:.4f} nats/token, and the "
+            f"others bound it."
+        )
     else:
-        yield f"The tightest bound is {best}: {nats[best]:.4f} nats/token. All bound the same number from above."
+        yield (
+            f"The tightest bound is {best}: {nats[best]:.4f} nats/token. All bound the same number from "
+            f"above."
+        )
     if "elbo" in nats and below(best, "elbo"):
         yield (
-            f"elbo is {nats['elbo'] - nats[best]:.4f} above it: at least so much it loses because the posterior isn't "
+            f"elbo is {nats['elbo'] - nats[best]:.4f} above it: at least so much it loses because the "
+            f"posterior isn't "
             "the model's own."
         )
     iwae, smc, deferred = last("nll_iwae"), last("nll_smc"), last("nll_smc_deferred")
     if iwae and smc and below(smc, iwae):
         yield f"{smc} is below {iwae}: weights of whole sequences degenerate with length; trust the filter."
     if iwae and smc and below(iwae, smc):
-        yield f"{iwae} is below {smc}: the filter drops codes that pay off later, so they say something of the whole text."
+        yield (
+            f"{iwae} is below {smc}: the filter drops codes that pay off later, so they say something of "
+            f"the whole text."
+        )
     if smc and deferred and below(deferred, smc):
         yield f"{deferred} is below {smc}: codes are paid for early and pay off late."
     if "ce_prior" in nats and not below(best, "ce_prior"):

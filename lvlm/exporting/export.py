@@ -1,10 +1,12 @@
-"""Runs as graphs for other runtimes, ONNX or torch.export, written only when they compute what PyTorch computes.
+"""Runs as graphs for other runtimes, ONNX or torch.export, written only when they compute what PyTorch
+computes.
 
     run ─ trace ─► row, step ─ write beside ─ check on fresh inputs ─ rename ─► OUT
                                                   └ too far off: nothing is left
 
 OUT/row.onnx, step.onnx, weights.bin    or row.pt2, step.pt2
-OUT/export.json                         inputs, outputs, shapes, how codes are drawn, how far off the graphs are
+OUT/export.json                         inputs, outputs, shapes, how codes are drawn, how far off the graphs
+                                        are
 OUT/recipe.yaml, run.json, files/       of the run
 
 Shape legend: see `lvlm.exporting.graphs`.
@@ -77,8 +79,8 @@ def export(
         The folder.
 
     Raises:
-        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become a graph,
-            or a graph that computes something else.
+        UserError: no such run or checkpoint, a damaged one, or the folder is taken; a model that can't become
+            a graph, or a graph that computes something else.
         lvlm.errors.MissingLibrary: 'onnx' without its libraries.
     """
     if format not in FORMATS:
@@ -212,7 +214,8 @@ def _read_pt2(folder: Path, graph: Graph) -> Run:
     return module
 
 
-# --------------------------------------------------------------------------------------------------- the check
+# --------------------------------------------------------------------------------------------------- the
+# check
 
 
 @torch.no_grad()
@@ -254,7 +257,8 @@ def _compare(worst: dict[str, float], name: str, found: Tensor, expected: Tensor
     worst[name] = max(off, worst.get(name, 0.0))
     if not off <= TOLERANCE * max(1.0, float(expected.abs().max())):  # NaN is no agreement
         raise UserError(
-            f"the exported {name} differs from PyTorch by {off:.2g} (tolerance {TOLERANCE:g}); nothing was written"
+            f"the exported {name} differs from PyTorch by {off:.2g} (tolerance {TOLERANCE:g}); nothing was "
+            f"written"
         )
 
 
@@ -274,7 +278,10 @@ def _description(model: LatentLM, recipe: Recipe, graphs: Sequence[Graph]) -> di
             "tokens": "ids from 0 to vocabulary - 1; one position each, from 0",
             "positions": "of each row's token: how many tokens are before it",
             "logits": "unnormalised log-probabilities of the next token, nats",
-            "keys, values": "of every block; of the token at position t at place prefix_rows + t. A step sees the places "
+            (
+                "keys, values"
+            ): "of every block; of the token at position t at place prefix_rows + t. A step sees "
+            "the places "
             "before its own; what stands at later ones doesn't matter",
             "new_keys, new_values": "of the step's token, to be written at place prefix_rows + position",
         },

@@ -1,10 +1,12 @@
-"""What an exported graph computes: whole rows, and one token behind what came before. Plain functions of tensors.
+"""What an exported graph computes: whole rows, and one token behind what came before. Plain functions of
+tensors.
 
     row    tokens, codes                            ─► logits, keys, values, prior numbers
     step   token, position, codes, keys, values     ─► logits, new key, new value, prior numbers
 
-Keys and values of all blocks are one tensor each, [L, B, H, U, d]; place U of a token is its position plus the rows of the
-prefix, in every block. Who calls a step keeps them, and writes the new ones where they belong.
+Keys and values of all blocks are one tensor each, [L, B, H, U, d]; place U of a token is its position plus
+the rows of the prefix, in every block. Who calls a step keeps them, and writes the new ones where they
+belong.
 
 Shape legend: see `lvlm.interfaces`; L blocks, H key/value heads, U places, d width of a head.
 """
@@ -89,8 +91,9 @@ class _Graph(nn.Module):
 
 
 class Row(_Graph):
-    """Whole rows: logits [B, T, V], keys and values [L, B, H, P + T, d], and numbers of a learned prior [B, T, J], of
-    which those at a slot's first position are the slot's: a number of slots that may be 1 can't be traced.
+    """Whole rows: logits [B, T, V], keys and values [L, B, H, P + T, d], and numbers of a learned prior [B,
+    T, J], of which those at a slot's first position are the slot's: a number of slots that may be 1 can't be
+    traced.
     """
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
@@ -109,7 +112,9 @@ class Row(_Graph):
 
 
 class Step(_Graph):
-    """A token of each row: logits [B, V], its key and value [L, B, H, d], and numbers of a learned prior [B, J]."""
+    """A token of each row: logits [B, V], its key and value [L, B, H, d], and numbers of a learned prior [B,
+    J].
+    """
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         """Tokens, positions, codes where there is a latent, keys and values."""

@@ -1,4 +1,5 @@
-"""Codes that a person can turn: of a text, as bits or numbers, flipped, and all the way from one text's to another's.
+"""Codes that a person can turn: of a text, as bits or numbers, flipped, and all the way from one text's to
+another's.
 
 Codes of a row are int64 [S] for discrete families and float [S, Z] for continuous ones.
 
@@ -27,7 +28,8 @@ def path_of(model: LatentLM) -> LatentPath:
     return model.latent
 
 
-# --------------------------------------------------------------------------------------------------- as a person says
+# --------------------------------------------------------------------------------------------------- as a
+# person says
 
 
 def code_of(
@@ -89,7 +91,8 @@ def numbers_of_code(model: LatentLM) -> int:
     return quantizer.code_dim
 
 
-# --------------------------------------------------------------------------------------------------------- bits
+# ---------------------------------------------------------------------------------------------------------
+# bits
 
 
 def bits_of_code(model: LatentLM) -> int:

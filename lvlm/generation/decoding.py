@@ -1,11 +1,11 @@
 """Token by token: keys and values of every block, and a code for every slot, drawn once and kept.
 
-    prompts ─ below the seam ─► hidden ─ encoder ─► codes of the prompt's slots   (or from the prior, or given)
+    prompts ─ below the seam ─► hidden ─ encoder ─► codes of the prompt's slots (or prior, or given)
                                                     codes of later slots          from the prior, or given
     then each step     tokens_B ─ below ─ above ─ head ─► logits_BV
 
-A fixed prior asks nothing of the text, so its codes and their embeddings are all there before the first token. A learned
-prior draws a slot when the hidden at its first position is there.
+A fixed prior asks nothing of the text, so its codes and their embeddings are all there before the first
+token. A learned prior draws a slot when the hidden at its first position is there.
 
 Shape legend: see `lvlm.interfaces`.
 """
@@ -93,7 +93,8 @@ class RowCodes:
         if chosen.shape[0] != rows:
             or_all = ", or [1, slots, …] for all of them" if rows > 1 else ""
             raise UserError(
-                f"codes of shape {list(given.codes.shape)} given for {rows} rows; they are [{rows}, slots, …]{or_all}"
+                f"codes of shape {list(given.codes.shape)} given for {rows} rows; they are [{rows}, slots, "
+                f"…]{or_all}"
             )
         count = min(self._held_BS.shape[1], chosen.shape[1])
         held_BS = given.hold_BS[:, :count]
@@ -163,8 +164,8 @@ class Decoding:
         rows: how many.
         codes: of their slots; None for a model without a latent.
         prompt_codes: where those of the prompt's slots come from that nobody gave.
-        compile: compile a step; its shapes are then the same from the first to the last, at the price of attention
-            over the whole capacity.
+        compile: compile a step; its shapes are then the same from the first to the last, at the price of
+            attention over the whole capacity.
     """
 
     def __init__(

@@ -38,7 +38,8 @@ class Encoded(Brief):
     """What the encoder says of a text; all on the CPU.
 
     tokens         its ids
-    texts          of each token; that of a character which takes several stands at its first; None without a codec
+    texts          of each token; that of a character which takes several stands at its first; None without a
+                   codec
     slot_T         the slot of each token
     codes          drawn from the posterior: [S] or [S, Z]
     posterior_SK   the posterior's numbers
@@ -59,7 +60,7 @@ class Encoded(Brief):
         return (self.kl_Sd.sum(-1) / sharing_S)[self.slot_T]
 
     def record(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values, for JSON."""
         return {
             "tokens": self.tokens,
             "texts": self.texts,
@@ -83,7 +84,8 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
         seed: of the codes; of text i it is seed + i.
 
     Raises:
-        UserError: a model without a latent, an empty text, one that is longer than the context, a seed out of range.
+        UserError: a model without a latent, an empty text, one that is longer than the context, a seed out of
+            range.
         NotFinite: the encoder says NaN or infinity.
     """
     path, rows, device = path_of(model), token_rows(model, texts, what="text"), model.device

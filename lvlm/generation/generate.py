@@ -3,7 +3,8 @@
     prompts ─ ids, padded ─► Decoding ─ logits ─ Sampling ─► tokens ─ RowText ─► pieces of text, until a stop
                                 ▲ codes: drawn, encoded, given, shared
 
-A row depends on its prompt, its seed and the options, and not on the rows beside it, nor on how many tokens are asked for.
+A row depends on its prompt, its seed and the options, and not on the rows beside it, nor on how many tokens
+are asked for.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ class Sample(Brief):
     prompt        its tokens
     tokens        what follows them
     text          the tokens that follow as text, up to a stop; None where the model has no codec
-    log_prob_N    log-probability of each of these tokens under the model (temperature 1, nothing cut), nats, on the CPU
-    codes         the codes that were used, [S] or [S, Z], on the CPU; None without a latent. A forward over all tokens but
-                  the last with them gives the same log-probabilities.
-    seed          with which it comes out again, alone or beside others; a text that has another's codes needs them given
+    log_prob_N    log-probability of each of these tokens under the model (temperature 1, nothing cut), nats,
+                  on the CPU
+    codes         the codes that were used, [S] or [S, Z], on the CPU; None without a latent. A forward over
+                  all tokens but the last with them gives the same log-probabilities.
+    seed          with which it comes out again, alone or beside others; a text that has another's codes needs
+                  them given
     ended_by      'length', or the stop
     """
 
@@ -253,7 +256,10 @@ def _given(
     quantizer.given(codes)  # what doesn't fit is told before a warning
     if everywhere and slots > 1:
         warnings.warn(
-            f"one code for all {slots} slots of a model that was trained with a code for each: out of distribution",
+            (
+                f"one code for all {slots} slots of a model that was trained with a code for each: out of "
+                f"distribution"
+            ),
             OutOfDistribution,
             stacklevel=2,
         )
@@ -282,8 +288,8 @@ def _no_list_of_codes(codes: Sequence[object], rows: int, whole: int) -> str:
 
 
 def _uniforms(seeds: list[int], tokens: int) -> Tensor:
-    """One number a token, [B, N], float64; fewer tokens have the first of those of more. Made on the CPU, for the same
-    text on every device.
+    """One number a token, [B, N], float64; fewer tokens have the first of those of more. Made on the CPU, for
+    the same text on every device.
     """
     cpu = torch.device("cpu")
     return torch.stack(

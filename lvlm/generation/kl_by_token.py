@@ -1,4 +1,4 @@
-"""Where in a text the codes say something, and which units say it.
+"""KL by token: where in a text the codes say something, and which units say it.
 
 Shape legend: see `lvlm.interfaces`.
 """

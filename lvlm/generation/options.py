@@ -107,7 +107,7 @@ class Options(Sampling):
         return row_seeds(self.seed, prompts * self.samples)
 
     def row_code_seeds(self, prompts: int) -> list[int]:
-        """Of the codes of each row."""
+        """Seeds of each row's codes."""
         if self.code_seed is None:
             return self.row_seeds(prompts)
         return row_seeds(self.code_seed, prompts * self.samples, step=0)

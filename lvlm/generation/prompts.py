@@ -16,7 +16,8 @@ from lvlm.model.latent_lm import LatentLM
 Prompt = str | bytes | Sequence[int] | Tensor
 
 
-# ------------------------------------------------------------------------------------------------ what is asked for
+# ------------------------------------------------------------------------------------------------ what is
+# asked for
 
 
 def token_rows(

@@ -1,6 +1,6 @@
 """The next token: from logits to one choice a row.
 
-    logits ─ repetition penalty ─ temperature ─ top-k ─ top-p ─ min-p ─► probabilities ─ inverse of their sums ─► token
+    logits ─ repetition penalty ─ temperature ─ top-k ─ top-p ─ min-p ─► probabilities ─► token
 
 Shape legend: B rows, V vocabulary.
 """

@@ -1,4 +1,6 @@
-"""The contracts between the core and its parts: `parts.py` is the page to read, `params.py` what a recipe says."""
+"""The contracts between the core and its parts: `parts.py` is the page to read, `params.py` what a recipe
+says.
+"""
 
 from lvlm.interfaces.cache import LayerCache
 from lvlm.interfaces.codec import Codec

@@ -20,8 +20,9 @@ class LayerCache:
         self.at_B: Tensor | None = None
 
     def turn(self, at_B: Tensor, length: int) -> None:
-        """From now on a row takes in one key at a time, at its own place `at_B`, and sees those up to it, of the first
-        `length`: rows that begin with prompts of unequal lengths, or shapes that stay the same from step to step.
+        """From now on a row takes in one key at a time, at its own place `at_B`, and sees those up to it, of
+        the first `length`: rows that begin with prompts of unequal lengths, or shapes that stay the same from
+        step to step.
         """
         self.at_B, self.length = at_B, length
 
@@ -41,8 +42,8 @@ class LayerCache:
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     def mask(self, queries: int) -> Tensor | None:
-        """What so many further queries may look at, bool, broadcast to [B, heads, queries, keys]; None where a causal
-        block needs no telling: nothing is in the cache, or one query looks at all of it.
+        """What so many further queries may look at, bool, broadcast to [B, heads, queries, keys]; None where
+        a causal block needs no telling: nothing is in the cache, or one query looks at all of it.
         """
         if self.at_B is not None:
             return (torch.arange(self.length, device=self.at_B.device) <= self.at_B[:, None])[:, None, None]

@@ -14,7 +14,8 @@ from lvlm.interfaces.brief import Brief
 IGNORE = -100  # a target that costs nothing; torch's own ignore_index
 
 
-# ---------------------------------------------------------------------------------------------- data that flows
+# ---------------------------------------------------------------------------------------------- data that
+# flows
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ class Latent(Brief):
 
     codes         the sampled values: int64 [B, S] for discrete families, float [B, S, Z] for continuous ones
     embedding_BSC what the codes become; gradients flow through it to the posterior numbers
-    kl_BSd        KL(q || p) in nats, float32, never reduced; None when the code was drawn from the prior or given
+    kl_BSd        KL(q || p) in nats, float32, never reduced; None when the code was drawn from the prior or
+                  given
     posterior_BSK, prior_BSJ   the numbers behind it, for likelihood bounds; None where there were none
-    score_BS      log-probability of the drawn codes, differentiable, when their gradient is to be estimated by the
-                  score function (REINFORCE) instead of flowing through the embedding
+    score_BS      log-probability of the drawn codes, differentiable, when their gradient is to be estimated
+                  by the score function (REINFORCE) instead of flowing through the embedding
     penalty_BS    what the family adds to the objective, nats (a codebook's commitment); None for nothing
     """
 
@@ -125,10 +127,11 @@ class Output(Brief):
     hidden_BTD    the last hidden, before the head
     head          hidden [..., T, D] -> logits [..., T, V], of these or of fewer positions
     latent        None for a model without a latent
-    keep_BS       bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind a cache
+    keep_BS       bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind
+                  a cache
     slots         where the latent variables are; None without a latent
-    chunk_tokens  how many rows of logits a loss makes at a time, and again in its backward pass, so that it never holds
-                  them all; None for all at once
+    chunk_tokens  how many rows of logits a loss makes at a time, and again in its backward pass, so that it
+                  never holds them all; None for all at once
     """
 
     hidden_BTD: Tensor
@@ -146,12 +149,14 @@ class Output(Brief):
         keep_BS: Tensor | None = None,
         slots: Slots | None = None,
     ) -> Output:
-        """Of logits that are there already."""
+        """An output of logits that are made already."""
         return cls(logits_BTV, lambda x: x, latent, keep_BS, slots)
 
     @cached_property
     def logits_BTV(self) -> Tensor:  # noqa: N802  as tensors are named
-        """Next-token logits, all of them; `lvlm.objective.cross_entropy_nats` may need but a part at a time."""
+        """Next-token logits, all of them; `lvlm.objective.cross_entropy_nats` may need but a part at a
+        time.
+        """
         return self.head(self.hidden_BTD)
 
 

@@ -35,7 +35,9 @@ class Params(Section):
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values that a run of an older version saved, as this version reads them; unchanged unless overridden."""
+        """Values that a run of an older version saved, as this version reads them; unchanged unless
+        overridden.
+        """
         return dict(values)
 
     def remedies(self, case: Case) -> Iterable[Remedy]:

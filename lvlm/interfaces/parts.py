@@ -51,8 +51,8 @@ class Block(Protocol):
 
         Keys and values are made from norm(source) + shift, at the places `source_where`; the source is x at
         `where` unless given. With a source, x may be [1, 1, D]: one query for all rows and places. `mask` is
-        bool, True where a query may look, broadcast to [B, heads, T, keys]; without a mask a causal block looks
-        at its own place and before, and at all that is in the cache.
+        bool, True where a query may look, broadcast to [B, heads, T, keys]; without a mask a causal block
+        looks at its own place and before, and at all that is in the cache.
         """
         ...
 
@@ -109,9 +109,9 @@ class Encoder(nn.Module, abc.ABC):
 class Quantizer(nn.Module, abc.ABC):
     """A distribution family with its sampling, its KL and the embedding of its codes.
 
-    The name covers the Gaussian too. All-zero prior numbers are the fixed prior; all-zero posterior numbers are it
-    too, unless `can_be_prior` is False. KL and log-probabilities are computed in float32 or wider whatever the
-    input, with autocast off.
+    The name covers the Gaussian too. All-zero prior numbers are the fixed prior; all-zero posterior numbers
+    are it too, unless `can_be_prior` is False. KL and log-probabilities are computed in float32 or wider
+    whatever the input, with autocast off.
 
     A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C), and says what
     a code is: `num_codes` for indices, `code_dim` for vectors, and `units` where a code can be changed in
@@ -119,7 +119,9 @@ class Quantizer(nn.Module, abc.ABC):
     """
 
     can_be_prior: bool = True
-    """False where no posterior is the fixed prior, and the KL to it has a floor: a point mass, a fixed variance."""
+    """False where no posterior is the fixed prior, and the KL to it has a floor: a point mass, a fixed
+    variance.
+    """
     num_codes: int | None = None
     """How many codes a slot can hold, the indices 0 to num_codes - 1; None for continuous codes."""
     code_dim: int | None = None
@@ -156,8 +158,8 @@ class Quantizer(nn.Module, abc.ABC):
         """
 
     def embed(self, codes: Tensor) -> Tensor:
-        """The embedding [B, S, C] that `given` makes of codes which are known to be right. Exported graphs call it: a
-        `given` that looks at the values of codes can't become one, so override this beside it.
+        """The embedding [B, S, C] that `given` makes of codes which are known to be right. Exported graphs
+        call it: a `given` that looks at the values of codes can't become one, so override this beside it.
         """
         return self.given(codes).embedding_BSC
 
@@ -204,8 +206,8 @@ class Injection(nn.Module, abc.ABC):
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
     ) -> Conditioning:
         """The conditioning of the given positions, which start anywhere: it must slice,
-        f(e, positions[a:b]) == f(e, positions)[a:b]. They are [T], or [B, T] where rows differ. Where `keep_B` is False, the row's latent was dropped
-        and must leave no trace.
+        f(e, positions[a:b]) == f(e, positions)[a:b]. They are [T], or [B, T] where rows differ. Where
+        `keep_B` is False, the row's latent was dropped and must leave no trace.
         """
 
 
@@ -217,8 +219,9 @@ class Loss(nn.Module, abc.ABC):
         """The terms of this batch; `num_tokens` counts targets over all micro-batches and ranks."""
 
     def after_step(self) -> None:
-        """Called once after every optimiser step, for what follows the KL of the whole step (a controller). State
-        belongs in buffers or the extra state: they are saved with the trainer. What was seen is this process's: reduce it over ranks.
+        """Called once after every optimiser step, for what follows the KL of the whole step (a controller).
+        State belongs in buffers or the extra state: they are saved with the trainer. What was seen is this
+        process's: reduce it over ranks.
         """
 
     def budget_nats(self, units: int) -> float | None:

@@ -36,7 +36,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Remedy:
-    """Options of a kind to change together, as `name=value` below the kind's own place in a recipe, and why."""
+    """Options of a kind to change together, as `name=value` below the kind's own place in a recipe, and
+    why.
+    """
 
     options: tuple[str, ...]
     why: str

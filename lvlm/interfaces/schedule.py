@@ -10,8 +10,8 @@ from lvlm.interfaces.section import Section
 
 
 class Ramp(Section):
-    """From `start` to `end` in a straight line over `steps` steps, then constant; with `cycle_steps`, again and
-    again (Fu et al. 2019, Cyclical Annealing Schedule, arXiv 1903.10145).
+    """From `start` to `end` in a straight line over `steps` steps, then constant; with `cycle_steps`, again
+    and again (Fu et al. 2019, Cyclical Annealing Schedule, arXiv 1903.10145).
     """
 
     start: float = Field(default=0.0, ge=0)

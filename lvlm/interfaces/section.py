@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Nothing unknown, nothing coerced, nothing changed, nothing infinite; field docstrings are the documentation."""
+    """Nothing unknown, nothing coerced, nothing changed, nothing infinite; field docstrings are the
+    documentation.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

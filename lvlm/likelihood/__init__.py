@@ -1,7 +1,8 @@
 """Bounds on the likelihood: particles, weights, filters and estimators, from a model and rows of tokens.
 
-An author of an estimator needs `EstimatorParams`, `Estimator` and `Effort`; `Rows`, which makes draws, costs and weights of a
-model's rows; `Bounds`, what it returns; and `importance`, `averaged` and `run_filter`, which make bounds of weights.
+An author of an estimator needs `EstimatorParams`, `Estimator` and `Effort`; `Rows`, which makes draws, costs
+and weights of a model's rows; `Bounds`, what it returns; and `importance`, `averaged` and `run_filter`, which
+make bounds of weights.
 """
 
 from lvlm.likelihood.filter import Filter, run_filter

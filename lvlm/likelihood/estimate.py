@@ -50,7 +50,9 @@ class LatentUse:
 
 @dataclass(frozen=True)
 class Quality:
-    """How far a bound can be trusted, [N] each, or None where nothing is drawn or weighed: see `lvlm.likelihood.weights.Bounds`."""
+    """How far a bound can be trusted, [N] each, or None where nothing is drawn or weighed: see
+    `lvlm.likelihood.weights.Bounds`.
+    """
 
     ess: Array | None = None
     log_weight_variance: Array | None = None
@@ -62,8 +64,8 @@ class Estimates:
     """Nats per sequence, [N] each, by name; and what the latent does, where there is one.
 
     quality         of each bound
-    ce_by_position  mean cross-entropy of each target position, nats, [T]: ce_posterior, or nll_exact without a latent;
-                    NaN where no row has a target
+    ce_by_position  mean cross-entropy of each target position, nats, [T]: ce_posterior, or nll_exact without
+                    a latent; NaN where no row has a target
     """
 
     nats: dict[str, Array]
@@ -77,14 +79,14 @@ class Estimates:
         return float(self.nats[name].sum() / self.targets.sum())
 
     def standard_error(self, name: str) -> float:
-        """Of `nats_per_token`, over sequences (ratio estimator); 0 for a single sequence."""
+        """Standard error of `nats_per_token` over sequences (ratio estimator); 0 for a single sequence."""
         residual = self.nats[name] - self.nats_per_token(name) * self.targets
         n = len(residual)
         return float(residual.std(ddof=1) * math.sqrt(n) / self.targets.sum()) if n > 1 else 0.0
 
     def noise_error(self, name: str) -> float | None:
-        """Monte Carlo standard error of `nats_per_token`, these sequences given; None where nothing is drawn, or one
-        particle can't tell.
+        """Monte Carlo standard error of `nats_per_token`, these sequences given; None where nothing is drawn,
+        or one particle can't tell.
         """
         noise = self.quality[name].noise if name in self.quality else None
         if noise is None or not np.isfinite(noise).all():
@@ -106,7 +108,8 @@ def estimate(
 ) -> Estimates:
     """Every number that is asked for, on these windows.
 
-    The same arguments give the same numbers, and those of a window depend on no other, nor on `rows`, but for rounding.
+    The same arguments give the same numbers, and those of a window depend on no other, nor on `rows`, but for
+    rounding.
 
     Args:
         model: any model of the zoo; its training mode is restored.
@@ -114,8 +117,8 @@ def estimate(
         estimators: see `lvlm.likelihood.estimators.make_estimators`.
         rows: rows per forward; K particles of one window go through in several forwards where K is more.
         seed: of the codes' noise. The global random state is neither read nor changed.
-        describe: also `ce_posterior` of so many draws, `kl`, and what the latent does; as many as the largest K unless
-            given, and 0 for none of it.
+        describe: also `ce_posterior` of so many draws, `kl`, and what the latent does; as many as the largest
+            K unless given, and 0 for none of it.
         autocast: makes the precision context of a forward.
         progress: called with the share done, 0 to 1.
 

@@ -1,8 +1,9 @@
 """Estimators of a model's likelihood, on one interface: rows in, a number for each out.
 
-Each is a module and its kind, which says what the number is called, what it bounds, and what glossaries say of it
-(`lvlm kinds estimator`). `exact` is the likelihood; all others are upper bounds on the negative log-likelihood in the
-mean over their draws. Means over sequences and their errors are `lvlm.likelihood.estimate`'s.
+Each is a module and its kind, which says what the number is called, what it bounds, and what glossaries say
+of it (`lvlm kinds estimator`). `exact` is the likelihood; all others are upper bounds on the negative
+log-likelihood in the mean over their draws. Means over sequences and their errors are
+`lvlm.likelihood.estimate`'s.
 """
 
 from __future__ import annotations

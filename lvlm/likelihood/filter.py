@@ -16,7 +16,8 @@ from lvlm.likelihood.weights import Bounds, effective_size, relative_variance, v
 from lvlm.model.noise import RESAMPLING
 from lvlm.objective import cross_entropy_nats
 
-# ------------------------------------------------------------------------------------------ the particle filter
+# ------------------------------------------------------------------------------------------ the particle
+# filter
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,11 @@ class Filter:
     chunk          tokens between two looks at the weights
     resampling     how ancestors are drawn
     resample_below of K, the effective sample size under which they are; 0 never does, 1 does at every chunk
-    proposal       where codes come from: 'mixture' draws each slot from posterior or prior with even odds, so that no
-                   slot's p(z)/q(z given x) exceeds 2 (defensive sampling: Hesterberg 1995, Technometrics 37(2))
-    deferred       log p(z)/q(z given x) enters at the end, and not on the way: for a plan that is paid for early and
-                   pays off late
+    proposal       where codes come from: 'mixture' draws each slot from posterior or prior with even odds, so
+                   that no slot's p(z)/q(z given x) exceeds 2 (defensive sampling: Hesterberg 1995,
+                   Technometrics 37(2))
+    deferred       log p(z)/q(z given x) enters at the end, and not on the way: for a plan that is paid for
+                   early and pays off late
     """
 
     k: int
@@ -42,11 +44,12 @@ class Filter:
 
 
 def run_filter(rows: Rows, spec: Filter) -> Bounds:
-    """-log of an unbiased estimate of p(x) by sequential Monte Carlo, so a bound in expectation (Gordon et al. 1993;
-    Naesseth et al. 2019, Elements of Sequential Monte Carlo, arXiv 1903.04797, section 3.1).
+    """-log of an unbiased estimate of p(x) by sequential Monte Carlo, so a bound in expectation (Gordon et
+    al. 1993; Naesseth et al. 2019, Elements of Sequential Monte Carlo, arXiv 1903.04797, section 3.1).
 
-    Each chunk runs teacher-forced behind the key/value cache of the blocks above the seam. Weights of the chunk:
-    p(x given the past, z) p(z) / q(z given x), the ratio of slots that begin in it. With resampling off it is `importance`.
+    Each chunk runs teacher-forced behind the key/value cache of the blocks above the seam. Weights of the
+    chunk: p(x given the past, z) p(z) / q(z given x), the ratio of slots that begin in it. With resampling
+    off it is `importance`.
     """
     model, k, device = rows.model, spec.k, rows.hidden_BTD.device
     slots, targets_BT = rows.slots, rows.batch.targets_BT
@@ -135,7 +138,8 @@ def _cost_of_chunk(
 def ancestors(weight_K: Tensor, rule: Resampling, generator: torch.Generator) -> Tensor:
     """Indices [K]: particle i is expected K times its weight often (Douc and Cappe 2005, arXiv cs/0507025).
 
-    'multinomial' draws each by itself, 'stratified' one in each of K equal strata, 'systematic' all by one number.
+    'multinomial' draws each by itself, 'stratified' one in each of K equal strata, 'systematic' all by one
+    number.
     """
     k, device = len(weight_K), weight_K.device
     draws = 1 if rule == "systematic" else k

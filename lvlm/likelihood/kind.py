@@ -1,6 +1,6 @@
 """The contract of estimators: how a number of some rows is made, and all that is known of the number.
 
-Rows ─ Estimator ─► Bounds (nats of each row)          EstimatorParams: its name, what it bounds, the words for it
+Rows ─ Estimator ─► Bounds (nats of each row)          EstimatorParams: name, status, words
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ Status = Literal["exact", "upper bound", "no bound"]
 
 
 class Estimator(abc.ABC):
-    """One way to a number: a frozen dataclass whose fields are all that the number depends on beside the noise."""
+    """One way to a number: a frozen dataclass whose fields are all that the number depends on beside the
+    noise.
+    """
 
     costly: ClassVar[bool] = False
-    """True where it is computed and kept by itself, so that little is lost when an evaluation is interrupted."""
+    """True where it is computed and kept by itself, so that little is lost when an evaluation is
+    interrupted.
+    """
 
     @property
     @abc.abstractmethod
@@ -59,8 +63,8 @@ class Effort:
 class EstimatorParams(Params):
     """Base of estimators' kinds: everything about a number but its value.
 
-    A recipe names estimators by kind alone, in `evaluate.estimators`, so a kind has no options of its own. Its docstring's
-    first line is what glossaries say of the number.
+    A recipe names estimators by kind alone, in `evaluate.estimators`, so a kind has no options of its own.
+    Its docstring's first line is what glossaries say of the number.
     """
 
     role: ClassVar[str] = "estimator"

@@ -1,4 +1,4 @@
-"""When a latent counts as alive, and when as ignored."""
+"""Thresholds by which a latent counts as alive, and as ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ IGNORED_SHARE_OF_KL = 0.05
 
 
 def is_alive(kl_nats_per_slot: float, budget_nats_per_slot: float | None) -> bool:
-    """Whether a latent is used: its raw KL is at least 5 % of the budget, or 0.01 nats per slot without one."""
+    """Whether a latent is used: its raw KL is at least 5 % of the budget, or 0.01 nats per slot without
+    one.
+    """
     least = ALIVE_NATS_PER_SLOT
     if budget_nats_per_slot and math.isfinite(budget_nats_per_slot):
         least = ALIVE_SHARE_OF_BUDGET * budget_nats_per_slot

@@ -1,12 +1,14 @@
 """Weighted codes: draws for a row, importance sampling over whole sequences, and the particle filter.
 
-Below the seam nothing depends on a code, and neither proposal looks at what a particle drew before, so for each row
+Below the seam nothing depends on a code, and neither proposal looks at what a particle drew before, so for
+each row
 
     tokens ─ below the seam ─► hidden ─► posterior numbers, prior numbers        once
     numbers ─► K x S codes and log p(z)/q(z given x) of each                     once, all noise of the row
     codes ─ above the seam ─► -log p(x given z)                                  K times: what is paid for
 
-All noise of a row comes from a generator of its own, so that neither the micro-batch nor the other rows change it.
+All noise of a row comes from a generator of its own, so that neither the micro-batch nor the other rows
+change it.
 
 Shape legend: B rows, K particles, P = B x K rows of a forward, T tokens, S slots, C embedding width.
 """
@@ -52,14 +54,20 @@ class Rows:
         seeds: one for each row, from which all its noise comes.
         at_once: rows per forward.
         autocast: makes the precision context of a forward.
-        prompt: tokens at the start whose codes come from the encoder that sees them alone, at no price, whatever the
-            proposal; later codes come from the prior. 0: the encoder sees the whole row.
+        prompt: tokens at the start whose codes come from the encoder that sees them alone, at no price,
+            whatever the proposal; later codes come from the prior. 0: the encoder sees the whole row.
     """
 
     def __init__(
-        self, model: LatentLM, batch: Batch, *, seeds: Sequence[int], at_once: int, autocast: Autocast,
+        self,
+        model: LatentLM,
+        batch: Batch,
+        *,
+        seeds: Sequence[int],
+        at_once: int,
+        autocast: Autocast,
         prompt: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         assert len(seeds) == len(batch), (len(seeds), len(batch))
         self.model, self.batch, self.seeds, self.at_once, self.autocast = (
             model,
@@ -194,7 +202,8 @@ class Rows:
             raise UserError("exact enumeration needs codes that can be counted, and these are continuous")
         if codes**slots > most:
             raise UserError(
-                f"exact enumeration would try {codes} codes in each of {slots} slots, more than {most:,} sequences in "
+                f"exact enumeration would try {codes} codes in each of {slots} slots, more than {most:,} "
+                f"sequences in "
                 "all; estimate by 'iwae' or 'smc', or make bits or window smaller"
             )
         sequences = torch.cartesian_prod(*[torch.arange(codes)] * slots)

@@ -27,8 +27,8 @@ from lvlm.system.device import Autocast
 class Score:
     """A continuation's score.
 
-    log_prob_nats  log of an estimate of p(continuation | prompt) whose mean is exact, so in the mean at most the log;
-                   exact for a model without a latent
+    log_prob_nats  log of an estimate of p(continuation | prompt) whose mean is exact, so in the mean at most
+                   the log; exact for a model without a latent
     stderr_nats    Monte Carlo standard error; 0 without a latent, NaN for one particle
     """
 
@@ -50,8 +50,8 @@ def score(
 ) -> Score:
     """Log-probability of a continuation after a prompt, as generation has it.
 
-    Choices that are to be compared need the same k and seed: they then share the codes of the prompt, and the draws of
-    the codes after it (common random numbers), so that differences are surer than each score.
+    Choices that are to be compared need the same k and seed: they then share the codes of the prompt, and the
+    draws of the codes after it (common random numbers), so that differences are surer than each score.
 
     Args:
         model: any model of the zoo; its training mode is restored.
@@ -92,7 +92,8 @@ def _check(model: LatentLM, prompt: list[int], continuation: list[int], k: int, 
     context, total = model.backbone.context, len(prompt) + len(continuation)
     if total > context + 1:
         raise UserError(
-            f"a prompt of {len(prompt)} tokens and a continuation of {len(continuation)} make {total}; the model "
+            f"a prompt of {len(prompt)} tokens and a continuation of {len(continuation)} make {total}; the "
+            f"model "
             f"scores at most {context + 1} (model.backbone.context: {context})"
         )
     low, high = min(prompt + continuation), max(prompt + continuation)

@@ -16,8 +16,8 @@ class Bounds:
     nats        the bound (or the exact value), nats per sequence
     ess         effective sample size of the weights, in particles; of a filter the least on the way
     log_weight_variance   of a filter summed over the increments on the way
-    noise       estimate of the Monte Carlo variance of `nats`, nats squared; NaN for one particle. Of a filter it is
-                rough, and may be negative: read its mean over rows
+    noise       estimate of the Monte Carlo variance of `nats`, nats squared; NaN for one particle. Of a
+                filter it is rough, and may be negative: read its mean over rows
     All but `nats` are None where nothing is drawn or weighed.
     """
 
@@ -27,7 +27,8 @@ class Bounds:
     noise: Tensor | None = None
 
 
-# ------------------------------------------------------------------------------------------ weights of whole rows
+# ------------------------------------------------------------------------------------------ weights of whole
+# rows
 
 
 def averaged(cost_BK: Tensor) -> Bounds:
@@ -38,7 +39,9 @@ def averaged(cost_BK: Tensor) -> Bounds:
 
 
 def importance(log_weight_BK: Tensor) -> Bounds:
-    """-log of the mean weight (Burda et al. 2016, arXiv 1509.00519), and how far its weights can be trusted."""
+    """-log of the mean weight (Burda et al. 2016, arXiv 1509.00519), and how far its weights can be
+    trusted.
+    """
     k = log_weight_BK.shape[1]
     return Bounds(
         nats=math.log(k) - log_weight_BK.logsumexp(1),
@@ -59,12 +62,12 @@ def variance(x_BK: Tensor) -> Tensor:
 
 
 def relative_variance(crowding_B: Tensor, k: int, generations: Tensor | int) -> Tensor:
-    """Variance of an estimate over its square, and so, for small ones, of its log, from how much weight shares an
-    ancestor (Lee and Whiteley 2018, Biometrika 105(3), eq. 5): 1 - (K/(K-1))^n (1 - sum over first ancestors of their
-    share squared), n the times that particles were drawn.
+    """Variance of an estimate over its square, and so, for small ones, of its log, from how much weight
+    shares an ancestor (Lee and Whiteley 2018, Biometrika 105(3), eq. 5): 1 - (K/(K-1))^n (1 - sum over first
+    ancestors of their share squared), n the times that particles were drawn.
 
-    For multinomial resampling; the other rules vary less. With n = 1 it is the usual one of importance sampling. When
-    all weight has one ancestor it is 1, and says nothing but that.
+    For multinomial resampling; the other rules vary less. With n = 1 it is the usual one of importance
+    sampling. When all weight has one ancestor it is 1, and says nothing but that.
     """
     if k == 1:
         return torch.full_like(crowding_B, math.nan)

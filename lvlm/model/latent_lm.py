@@ -173,7 +173,9 @@ class LatentLM(nn.Module):
 
     @property
     def prefix_rows(self) -> int:
-        """Rows that codes put in front of the tokens, from the seam upwards; 0 for most injections and a baseline."""
+        """Rows that codes put in front of the tokens, from the seam upwards; 0 for most injections and a
+        baseline.
+        """
         return 0 if self.injection is None else self.injection.prefix_rows
 
     def at_step(self, step: int) -> None:

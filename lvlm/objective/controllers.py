@@ -16,7 +16,8 @@ from lvlm.objective.terms import Granularity, KLTerm, TermParams
 
 
 class Controller(KLTerm):
-    """A charge on all KL at a price that follows the mean KL per slot (or per unit of a slot) of the step before.
+    """A charge on all KL at a price that follows the mean KL per slot (or per unit of a slot) of the step
+    before.
 
     Its state is part of the trainer's checkpoint, and its means are taken over all processes.
 
@@ -92,7 +93,9 @@ class PID(Controller):
         self.proportional, self.integral = proportional, integral
 
     def steer(self, mean_u: Tensor) -> None:
-        """Set the price from the error and its integral, which stays in [0, 1], so that it doesn't wind up."""
+        """Set the price from the error and its integral, which stays in [0, 1], so that it doesn't wind
+        up.
+        """
         short_u = self.short_by_u(mean_u).clamp(min=-1)  # the same pace up and down
         self.memory_u = (self.memory_u.to(mean_u) - self.integral * short_u).clamp(0, 1)
         self.price_u = (self.proportional * torch.sigmoid(-short_u) + self.memory_u).clamp(0, 1)
@@ -101,8 +104,8 @@ class PID(Controller):
 class Lagrangian(Controller):
     """A controller with a multiplier that grows while the mean is short of its budget, and shrinks above it.
 
-    What is missing is paid for at once as well, as in an augmented Lagrangian; without that the mean swings around its
-    budget for ever (Platt and Barr 1988, Constrained Differential Optimization).
+    What is missing is paid for at once as well, as in an augmented Lagrangian; without that the mean swings
+    around its budget for ever (Platt and Barr 1988, Constrained Differential Optimization).
 
     Args:
         budget_nats: as for `Controller`.
@@ -136,7 +139,9 @@ class ClampParams(TermParams):
 
 
 class PIDParams(TermParams):
-    """A price between 0 and 1 that a PI controller sets, to bring the mean KL down to the budget (ControlVAE)."""
+    """A price between 0 and 1 that a PI controller sets, to bring the mean KL down to the budget
+    (ControlVAE).
+    """
 
     kind: Literal["pid"] = "pid"
     steers: ClassVar[bool] = True

@@ -79,7 +79,7 @@ class ELBO(Loss):
         self.budget_nats_each, self.per = budget_bits * NATS_PER_BIT, per
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
-        """See `lvlm.interfaces.Loss`."""
+        """Terms of a batch, in nats per target token of the whole step."""
         total, sums = reconstruction(output, batch)
         kl_BSd = real_kl(output)
         if kl_BSd is None or output.keep_BS is None:  # codes from the prior or given: nothing to charge
@@ -92,9 +92,9 @@ class ELBO(Loss):
         return Terms((total + beta * charged) / num_tokens, sums | {k: v.detach() for k, v in kl.items()})
 
     def after_step(self) -> None:
-        """See `lvlm.interfaces.Loss`."""
+        """Let the KL term take in the whole step."""
         self.term.after_step()
 
     def budget_nats(self, units: int) -> float:
-        """See `lvlm.interfaces.Loss`."""
+        """KL per slot that costs nothing, nats."""
         return self.budget_nats_each * (units if self.per == "unit" else 1)

@@ -1,22 +1,22 @@
 """The contract of KL terms: a module that charges for the KL of a step, and its entry in a recipe.
 
-    kl_BSd, keep_BS ─ KLTerm ─► charged (nats, before beta), raw KL times its price ─ ELBO ─► loss, beta_effective
+    kl_BSd, keep_BS ─ KLTerm ─► charged, raw KL times its price ─ ELBO ─► loss, beta_effective
 
-Terms in use are in two families. Local terms (`local_terms.py`) look at each unit, slot or sequence by itself; k is its
-budget in nats.
+Terms in use are in two families. Local terms (`local_terms.py`) look at each unit, slot or sequence by
+itself; k is its budget in nats.
 
     hinge       relu(KL - k)        one-sided (Kingma et al. 2016, arXiv 1606.04934; F25 eq. 5)
     mask        KL where KL > k     one-sided, the gradient of the hinge (Li et al. 2020, Optimus, 2004.04092)
     target      |KL - k|            two-sided: below its budget a latent is pulled up
 
-Controllers (`controllers.py`) set one price per nat, or one per unit, from the mean KL of the whole step before: the
-price is then the same for all micro-batches and ranks, and the loss is linear in the KL.
+Controllers (`controllers.py`) set one price per nat, or one per unit, from the mean KL of the whole step
+before: the price is then the same for all micro-batches and ranks, and the loss is linear in the KL.
 
     clamp       1 where the mean was above k, else 0           the gradient of max(mean KL, k); one-sided
-    pid         P sigmoid(error) + integral, in [0, 1]         ControlVAE (Shao et al. 2020, arXiv 2004.05988);
-                                                               the price stops at 0, so it pulls nothing up
+    pid         P sigmoid(error) + integral, in [0, 1]        ControlVAE (Shao et al. 2020, 2004.05988);
+                                                              the price stops at 0, so it pulls nothing up
     lagrangian  1 - lambda - relu(1 - mean / k); lambda >= 0   a minimum rate (after Rezende and Viola 2018,
-                grows while mean < k                           arXiv 1810.00597); two-sided: prices get negative
+                grows while mean < k                           1810.00597); two-sided: prices get negative
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class KLTerm(nn.Module, abc.ABC):
             keep_BS: bool, the slots that count.
 
         Returns:
-            What is charged, summed over the batch, and the raw KL times its price: both scalars in nats. Parts of a
-            batch add up to the batch.
+            What is charged, summed over the batch, and the raw KL times its price: both scalars in nats.
+            Parts of a batch add up to the batch.
         """
 
     def after_step(self) -> None:
         """Called once after every optimiser step, for a price that follows the KL of the whole step.
 
-        What a process has seen is its own rows: all-reduce it before use. State belongs in buffers or the extra state,
-        which are saved with the trainer.
+        What a process has seen is its own rows: all-reduce it before use. State belongs in buffers or the
+        extra state, which are saved with the trainer.
         """
 
 

@@ -79,7 +79,8 @@ def written(found: Written) -> str:
     if below is not None:
         parts.append(
             Markup(
-                '<p class="soft">Marked: characters that differ from those below at the same place. Texts below each other '
+                '<p class="soft">Marked: characters that differ from those below at the same place. Texts '
+                "below each other "
                 "have the same token noise, so the codes made the difference.</p>"
             )
         )
@@ -118,7 +119,8 @@ def reading(found: Reading) -> str:
     most = max((span.kl_nats_per_token for span in found.spans), default=0.0)
     text = Markup("").join(
         Markup(
-            '<span class="kl" style="background: rgb(0 128 200 / {:.3f})" title="{:.4f} nats, slot {}">{}</span>'
+            '<span class="kl" style="background: rgb(0 128 200 / {:.3f})" title="{:.4f} nats, slot '
+            '{}">{}</span>'
         ).format(
             0.85 * span.kl_nats_per_token / most if most > 0 else 0.0,
             span.kl_nats,
@@ -129,7 +131,8 @@ def reading(found: Reading) -> str:
     )
     windows = f" in {found.windows} windows, each read by itself" if found.windows > 1 else ""
     facts = (
-        f"{found.tokens} tokens, {found.slots} slot{'s' * (found.slots != 1)}{windows}. KL of posterior to prior: {found.kl_nats:.2f} nats "
+        f"{found.tokens} tokens, {found.slots} slot{'s' * (found.slots != 1)}{windows}. KL of posterior to "
+        f"prior: {found.kl_nats:.2f} nats "
         f"({found.kl_nats / found.tokens:.4f} a token, {found.kl_nats / found.slots:.4f} a slot). "
         "Tokens that share a slot share its KL evenly."
     )
@@ -146,7 +149,8 @@ def _units(found: Reading) -> Markup:
     most = max(*found.kl_nats_per_slot, ACTIVE_NATS_PER_SLOT)
     rows = [
         Markup(
-            '<tr{}><td>{}</td><td>{:.4f}</td><td class="bar"><i style="width: {:.1f}%"></i></td><td>{}</td></tr>'
+            '<tr{}><td>{}</td><td>{:.4f}</td><td class="bar"><i style="width: '
+            '{:.1f}%"></i></td><td>{}</td></tr>'
         ).format(
             Markup("") if found.active[unit] else Markup(' class="idle"'),
             unit,
@@ -159,8 +163,10 @@ def _units(found: Reading) -> Markup:
     more = f" The {MOST_UNITS} with the most KL are shown." if len(order) > MOST_UNITS else ""
     return Markup(
         "<h3>{} of {} units are active in this text</h3>"
-        '<p class="soft">A unit is active when its KL, averaged over slots, is over {:.4f} nats (0.01 bit).{}</p>'
-        "<table><thead><tr><th>unit</th><th>KL, nats per slot</th><th></th><th></th></tr></thead><tbody>{}</tbody></table>"
+        '<p class="soft">A unit is active when its KL, averaged over slots, is over {:.4f} nats (0.01 '
+        "bit).{}</p>"
+        "<table><thead><tr><th>unit</th><th>KL, nats per "
+        "slot</th><th></th><th></th></tr></thead><tbody>{}</tbody></table>"
     ).format(sum(found.active), len(found.active), ACTIVE_NATS_PER_SLOT, more, Markup("").join(rows))
 
 

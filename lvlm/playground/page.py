@@ -1,6 +1,8 @@
-"""Widgets and their server. Import this module only where the page is wanted: it needs Gradio (the extra `play`).
+"""Widgets and their server. Import this module only where the page is wanted: it needs Gradio (the extra
+`play`).
 
-Nothing leaves the machine: no analytics, no share link, fonts of the system, and loopback unless told otherwise.
+Nothing leaves the machine: no analytics, no share link, fonts of the system, and loopback unless told
+otherwise.
 """
 
 from __future__ import annotations
@@ -109,7 +111,8 @@ def _free_port(host: str, port: int | None) -> int:
                         f"host {host!r}: this machine can't listen there ({error.strerror})"
                     ) from None
     raise UserError(
-        f"port {port} of {host} can't be had, perhaps because another page has it; name another with --port, or none"
+        f"port {port} of {host} can't be had, perhaps because another page has it; name another with "
+        f"--port, or none"
     )
 
 
@@ -140,8 +143,13 @@ def _write(page: Any, player: Player) -> None:
         )
         seed = gr.Number(0, label="Seed of the tokens", precision=0, minimum=0, min_width=90)
     plain = {
-        "prompt": prompt, "tokens": tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "columns": columns,
-    }  # fmt: skip
+        "prompt": prompt,
+        "tokens": tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "columns": columns,
+    }
     chosen = {} if control is None else _codes(control)
     button = gr.Button("Write", variant="primary", elem_id="write")
     shown = gr.HTML(elem_id="texts")
@@ -207,13 +215,21 @@ def _codes(control: Control) -> dict[str, Any]:
                     slot = gr.Number(0, label="Slot", precision=0, minimum=0, elem_id="slot")
                 which.change(
                     lambda value: gr.update(visible=value == ONE),
-                    which, slot, queue=False, api_visibility="private", show_progress="hidden",
-                )  # fmt: skip
+                    which,
+                    slot,
+                    queue=False,
+                    api_visibility="private",
+                    show_progress="hidden",
+                )
                 found |= {"which": which, "slot": slot}
     source.change(
         lambda value: (gr.update(visible=value == "text"), gr.update(visible=value == "given")),
-        source, [of_text, given], queue=False, api_visibility="private", show_progress="hidden",
-    )  # fmt: skip
+        source,
+        [of_text, given],
+        queue=False,
+        api_visibility="private",
+        show_progress="hidden",
+    )
     return found
 
 

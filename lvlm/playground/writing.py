@@ -1,7 +1,7 @@
 """The tab Write: texts that share a code, above texts with codes of the prior.
 
     what is asked ─┬─ one code in all columns ──────────► row 1     column i has the token noise of seed + i
-                   └─ codes drawn from the prior ───────► row 2     the same noise: what differs, the codes did
+                   └─ codes drawn from the prior ───────► row 2     the same noise, other codes
 
 Shape legend: see `lvlm.interfaces`.
 """
@@ -50,7 +50,8 @@ class Asked:
     """What the widgets say.
 
     columns     texts in a row
-    source      of row 1's codes: 'prior', the encoder over a 'text' (the prompt, where `text` is empty), or 'given'
+    source      of row 1's codes: 'prior', the encoder over a 'text' (the prompt, where `text` is empty), or
+                'given'
     code_seed   of what is drawn
     bits        those that are 1
     numbers     of a continuous code

@@ -1,4 +1,4 @@
-"""From a recipe to modules: the only place that knows in which order parts are built."""
+"""Assembly of a model from its recipe: the only place that knows in which order parts are built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where recipes lie, what they extend, and the plugins that they name: all that happens before validation."""
+"""Recipe files: where they lie, what they extend, and the plugins that they name."""
 
 from __future__ import annotations
 

@@ -115,7 +115,8 @@ def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
 
 
 def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recipe:
-    """A recipe of a whole tree: kinds, then fields, then the rules across parts; `files` as for `read_recipe`.
+    """A recipe of a whole tree: kinds, then fields, then the rules across parts; `files` as for
+    `read_recipe`.
 
     Raises:
         RecipeError: with all faults at once; rules are only looked at when everything else is right.
@@ -248,7 +249,8 @@ def _union_of_data(kinds: Sequence[type[DataParams]]) -> Any:
 def _read_as(kind: type[Section], options: Mapping[str, Any]) -> Any:
     """A kind some of whose options are read as other types.
 
-    What comes out is of the kind's own class, so that it can be pickled and equals one that was made in Python.
+    What comes out is of the kind's own class, so that it can be pickled and equals one that was made in
+    Python.
     """
     if not options:
         return kind

@@ -16,7 +16,9 @@ Broken = tuple[Keys, str]
 
 
 def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
-    """All rules that a recipe breaks, after each of its values was found right by itself; `said` is where one was."""
+    """All rules that a recipe breaks, after each of its values was found right by itself; `said` is where one
+    was.
+    """
     yield from _trio(recipe)
     yield from _seam(recipe)
     yield from _slots(recipe)
@@ -85,7 +87,10 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
 
 def _learned_prior(recipe: Recipe) -> Iterator[Broken]:
     if recipe.model.prior == "learned" and recipe.loss.pays_for_kl:
-        says = "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from the codes"
+        says = (
+            "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from "
+            "the codes"
+        )
         yield ("model", "prior"), f"{says}; set prior: fixed, or a one-sided loss.term"
 
 
@@ -126,7 +131,8 @@ def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
     if train.final_learning_rate > train.learning_rate:
         yield (
             ("train", "final_learning_rate"),
-            f"final_learning_rate {train.final_learning_rate} exceeds {other('learning_rate')}, which the cosine"
+            f"final_learning_rate {train.final_learning_rate} exceeds {other('learning_rate')}, which the "
+            f"cosine"
             " comes down from; set train.final_learning_rate to at most that",
         )
 

@@ -16,8 +16,8 @@ class ModelParams(Section):
     backbone: BackboneParams
     """The causal decoder."""
     vocab: int | None = Field(default=None, ge=1)
-    """Rows of the embedding and the head; the data's vocabulary unless given. More of them round it up to what a GPU likes, or
-    stand in for a tokenizer that a plan then doesn't need."""
+    """Rows of the embedding and the head; the data's vocabulary unless given. More of them round it up to
+    what a GPU likes, or stand in for a tokenizer that a plan then doesn't need."""
     seam: Literal["middle"] | Annotated[int, Field(ge=0)] = "middle"
     """The block before which the stack is cut; 'middle' is half of the layers."""
     encoder: EncoderParams | None = None
@@ -58,8 +58,8 @@ class TrainParams(Section):
     final_learning_rate: float = Field(default=3e-4, ge=0)
     """Where the cosine ends."""
     codes: Literal["posterior", "prior", "shuffled"] = "posterior"
-    """What the decoder trains on. 'prior' (noise) and 'shuffled' (the posterior of another row) are controls: codes that
-    tell nothing of the row."""
+    """What the decoder trains on. 'prior' (noise) and 'shuffled' (the posterior of another row) are controls:
+    codes that tell nothing of the row."""
     encoder_learning_rate_factor: float = Field(default=1.0, ge=0)
     """The learning rate of encoder and readout over that of all else."""
     warmup_steps: int = Field(default=20, ge=0)
@@ -73,10 +73,13 @@ class TrainParams(Section):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """The largest norm of the whole gradient; null for no clipping."""
     on_spike: Literal["stop", "skip", "rewind"] = "stop"
-    """What follows a step whose loss or gradient is not finite, or spikes: 'stop', 'skip' its update, or 'rewind' to the
-    newest checkpoint and go on with the batches after it. All are counted in the log as `spikes`; ten in a row stop the run."""
+    """What follows a step whose loss or gradient is not finite, or spikes: 'stop', 'skip' its update, or
+    'rewind' to the newest checkpoint and go on with the batches after it. The log counts them as `spikes`;
+    ten in a row stop the run."""
     spike_factor: float | None = Field(default=None, gt=1)
-    """A gradient norm above so many times the median of the last 100 steps is a spike; null for none but NaN and infinity."""
+    """A gradient norm above so many times the median of the last 100 steps is a spike; null for none but NaN
+    and infinity.
+    """
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """The autocast type; 'auto' is bf16 where the device computes in it. fp16 scales its loss."""
     tf32: bool = False
@@ -84,33 +87,37 @@ class TrainParams(Section):
     device: str = Field(default="auto", min_length=1)
     """'auto', 'cpu', 'cuda', 'cuda:1', …; with several processes each has its own GPU."""
     shard_over: int | None = Field(default=None, ge=1)
-    """How many processes divide a copy of the model: all of them unless given, 1 for plain data parallelism, a node's
-    GPUs for hybrid sharding. Without effect in one process."""
+    """How many processes divide a copy of the model: all of them unless given, 1 for plain data parallelism,
+    a node's GPUs for hybrid sharding. Without effect in one process."""
     reshard_after_forward: bool = True
-    """Whether a process lets go of what it gathered of a block after the forward pass, and gathers it again for the backward
-    one. Without, less is sent and copied, and a process holds all blocks between the two passes."""
+    """Whether a process lets go of what it gathered of a block after the forward pass, and gathers it again
+    for the backward one. Without, less is sent and copied, and a process holds all blocks
+    between the two passes."""
     timeout_seconds: float = Field(default=600, gt=0)
     """How long several processes wait for one of them before they give up and say which."""
     recompute: Literal["none", "full", "selective"] | Annotated[int, Field(ge=1)] = "none"
-    """Which blocks keep no activations and run again in the backward pass (activation checkpointing): none, all, every
-    n-th, or of all blocks the cheap operations alone ('selective': products and attention are kept)."""
+    """Which blocks keep no activations and run again in the backward pass (activation checkpointing): none,
+    all, every n-th, or of all blocks the cheap operations alone ('selective': products and
+    attention are kept)."""
     logits_chunk: int | None = Field(default=None, ge=1)
-    """Tokens whose logits the loss makes at a time, and once more in the backward pass; null for all at once."""
+    """Tokens whose logits the loss makes at a time, and once more in the backward pass; null for all at
+    once.
+    """
     compile: bool = False
     """torch.compile every block of the backbone; on a CPU this needs a C++ compiler."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; null for torch's own choice."""
     peak_tflops: float | None = Field(default=None, gt=0)
-    """What one device computes at best in the autocast type, 10^12 operations a second, for the MFU in the log; null for
-    what is known of the GPU at hand."""
+    """What one device computes at best in the autocast type, 10^12 operations a second, for the MFU in the
+    log; null for what is known of the GPU at hand."""
     length: Annotated[float, Field(ge=1)] | Ramp | None = None
-    """Tokens of a row in training, short to long: what is right of it is cut off. A number or a ramp over steps; null for
-    whole rows."""
+    """Tokens of a row in training, short to long: what is right of it is cut off. A number or a ramp over
+    steps; null for whole rows."""
     workers: int = Field(default=0, ge=0)
     """Processes that read ahead for each process that trains; the rows are the same."""
     trackers: list[str] = Field(default=[])
-    """Where the log goes beside metrics.jsonl and TensorBoard: wandb (Weights & Biases) and trackio, which need the extras of
-    these names, or a plugin's tracker."""
+    """Where the log goes beside metrics.jsonl and TensorBoard: wandb (Weights & Biases) and trackio, which
+    need the extras of these names, or a plugin's tracker."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of the log."""
     evaluate_every: int = Field(default=100, ge=1)
@@ -133,8 +140,8 @@ class EvaluateParams(Section):
     estimators: list[str] = Field(
         default=["elbo", "prior", "iwae", "smc", "smc_prior", "smc_mixture"], min_length=1
     )
-    """What is estimated of a model with a latent: exact, elbo, prior, iwae, smc, smc_deferred, and iwae and smc with codes of
-    the prior (smc_prior) or of either (smc_mixture)."""
+    """What is estimated of a model with a latent: exact, elbo, prior, iwae, smc, smc_deferred, and iwae and
+    smc with codes of the prior (smc_prior) or of either (smc_mixture)."""
     k: int = Field(default=16, ge=1)
     """Codes drawn per slot, and particles of a filter."""
     chunk: int = Field(default=4, ge=1)
@@ -163,6 +170,8 @@ class SteerParams(Section):
     rows: int = Field(default=64, ge=1)
     """Sequences per forward."""
     entropy_nats_per_token: float | None = Field(default=None, gt=0)
-    """The mean token entropy at which diversity is measured, so that arms compare; that of temperature 1 unless given."""
+    """The mean token entropy at which diversity is measured, so that arms compare; that of temperature 1
+    unless given.
+    """
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of all noise: codes, tokens, intervals."""

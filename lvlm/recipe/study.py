@@ -218,7 +218,9 @@ def _short_names(axes: Sequence[str]) -> dict[str, str]:
 
 
 def _label(value: Any, index: int) -> str:
-    """A value as a part of a folder's name: itself if it is a plain word, its kind, or its place in the list."""
+    """A value as a part of a folder's name: itself if it is a plain word, its kind, or its place in the
+    list.
+    """
     if isinstance(value, dict):
         value = value.get("kind", index)
     text = str(index) if isinstance(value, list) else "null" if value is None else str(value)

@@ -20,7 +20,7 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was said: a line of a file, or an override (no line)."""
+    """Origin of a value: a line of a file, or an override (no line)."""
 
     source: str
     line: int | None = None
@@ -69,7 +69,7 @@ class Tree:
     origins: dict[Keys, Origin] = field(default_factory=dict)
 
     def origin(self, path: Keys = ()) -> Origin:
-        """Where the value at `path` was said; for one that nobody said, where what encloses it was."""
+        """Origin of the value at `path`; for a default, the origin of what encloses it."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]

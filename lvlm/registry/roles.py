@@ -52,7 +52,9 @@ ROLE_OF_PARAMS: dict[type[Params], str] = {role.params: role.name for role in RO
 
 
 def nested_roles(params: type[Params]) -> dict[str, str]:
-    """Options of a kind that are kinds themselves, and the role of each: those annotated with a role's base."""
+    """Options of a kind that are kinds themselves, and the role of each: those annotated with a role's
+    base.
+    """
     roles = {name: ROLE_OF_PARAMS.get(field.annotation) for name, field in params.model_fields.items()}  # type: ignore[arg-type]
     return {name: role for name, role in roles.items() if role is not None}
 

@@ -1,8 +1,10 @@
 """The page that a study ends in: `OUT/report.html`, which opens offline, and the same table for the console.
 
-    data.py         run folders, checked and grouped into rows
-    words.py        verdicts, banners, tables                        figures.py      SVG
-    page.py         all of it through report.html.j2                 folder.py       a study's folder without its file
+    data.py     run folders, checked and grouped        rows.py      runs, arms, and what is compared
+    words.py    verdicts, banners, glossary             tables.py    comparison, latents, diagnostics
+    figures.py  what is drawn                           canvas.py    colours, markers, SVG
+    steering.py what steering shows of several arms     folder.py    a study's folder without its file
+    page.py     all of it through report.html.j2
 
 Numbers are nats per target token unless a name says otherwise, and means over seeds.
 """

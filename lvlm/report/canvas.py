@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as Canvas
 
 from lvlm.report.rows import Report, Row
 
-# Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on near-black.
+# Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on
+# near-black.
 _COLOURS = ("#0080c8", "#d55e00", "#009e73", "#cc79a7", "#c98a00", "#56b4e9")
 
 _MARKERS = "osD^vPX*"
@@ -68,7 +69,8 @@ def new_canvas(height: float, panels: int = 1) -> tuple[Canvas, list[Axes]]:
 
 
 def as_svg(canvas: Canvas, key: str, alt: str) -> str:
-    """The figure as an inline element: ids made unique on the page, ink made the page's own, XML preamble dropped.
+    """The figure as an inline element: ids made unique on the page, ink made the page's own, XML preamble
+    dropped.
 
     key   goes in front of every id
     alt   what the figure shows, in words and numbers

@@ -91,7 +91,9 @@ def _json(where: object, text: str) -> dict[str, Any]:
 
 
 def _arrays(path: Path, evaluation: Evaluation) -> dict[str, FloatArray]:
-    """Nats per sequence by estimator, checked against `evaluation.json`: both must come from one evaluation."""
+    """Nats per sequence by estimator, checked against `evaluation.json`: both must come from one
+    evaluation.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: np.asarray(archive[name], np.float64) for name in archive.files}
@@ -132,7 +134,8 @@ def _refuse(runs: Sequence[Run]) -> None:
         name = run.evaluation.headline
         if headlines.setdefault(run.arm, name) != name:
             raise UserError(
-                f"the seeds of {run.arm} have different headline estimators ({headlines[run.arm]}, {name}), which "
+                f"the seeds of {run.arm} have different headline estimators ({headlines[run.arm]}, "
+                f"{name}), which "
                 "have no common mean. Evaluate them all again with the one that the recipe names."
             )
         if not np.array_equal(run.nats["targets"], runs[0].nats["targets"]):
@@ -149,14 +152,18 @@ def _refuse_other_settings(runs: Sequence[Run]) -> None:
         if name != EXACT and len(by_setting) > 1:
             who = "; ".join(f"{setting}: {', '.join(sorted(names))}" for setting, names in by_setting.items())
             raise UserError(
-                f"these runs can't be compared: {name} was estimated in different ways ({who}), and a bound with more "
-                "samples is tighter whatever the model. Give all arms one evaluate section, in the study's common part, "
+                f"these runs can't be compared: {name} was estimated in different ways ({who}), and a "
+                f"bound with more "
+                "samples is tighter whatever the model. Give all arms one evaluate section, in the study's "
+                "common part, "
                 "or report them as separate studies."
             )
 
 
 def _row(label: str, runs: Sequence[Run], of_arm: Sequence[Run], control: Sequence[Run]) -> Row:
-    """Means, and the paired comparisons with the control (empty for the control itself) and with the oracle."""
+    """Means, and the paired comparisons with the control (empty for the control itself) and with the
+    oracle.
+    """
     first, headline = runs[0], runs[0].evaluation.headline
     targets = first.nats["targets"]
 

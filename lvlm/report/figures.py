@@ -1,7 +1,8 @@
 """The report's figures, as SVG that takes its text colour from the page and needs nothing from outside it.
 
-matplotlib is used through `Figure` alone: no pyplot, no window, no global state. Every figure comes with words for
-those who can't see it. Dead runs are hollow and dashed. All axes are nats per target token unless they say otherwise.
+matplotlib is used through `Figure` alone: no pyplot, no window, no global state. Every figure comes with
+words for those who can't see it. Dead runs are hollow and dashed. All axes are nats per target token unless
+they say otherwise.
 """
 
 from __future__ import annotations
@@ -93,9 +94,15 @@ def _battery(report: Report) -> Picture:
         canvas.legend(loc="outside upper right", ncols=2, fontsize=9)
     kind = "Bars with paired 95 % intervals" if paired else "Dots with 95 % intervals"
     alt = f"{kind}, nats per token: {'; '.join(told)}."
-    note = "Each estimate but nll_exact is an upper bound, so the leftmost of an arm is the one nearest the truth. "
+    note = (
+        "Each estimate but nll_exact is an upper bound, so the leftmost of an arm is the one nearest "
+        "the truth. "
+    )
     note += (
-        "Intervals are of the paired difference: a bar whose interval ends left of zero is of an arm that is better."
+        (
+            "Intervals are of the paired difference: a bar whose interval ends left of zero is of an arm "
+            "that is better."
+        )
         if paired
         else "These intervals are of one arm alone."
     )
@@ -115,8 +122,15 @@ def _rate_distortion(report: Report) -> Picture | None:
             found, label = [(0.0, row.estimates[row.headline].value)], f"{row.label} (exact, at rate 0)"
         else:
             continue
-        axis.plot(*zip(*found, strict=True), linestyle="none", markersize=8, label=plain(label),
-                  clip_on=False, zorder=3, **style_of(report, row))  # fmt: skip
+        axis.plot(
+            *zip(*found, strict=True),
+            linestyle="none",
+            markersize=8,
+            label=plain(label),
+            clip_on=False,
+            zorder=3,
+            **style_of(report, row),
+        )
         rate, distortion = np.mean(found, axis=0)
         told.append(f"{label}: KL {rate:.4f}, cross-entropy {distortion:.4f}")
     if not latents:
@@ -131,19 +145,28 @@ def _rate_distortion(report: Report) -> Picture | None:
         axis.axline((0, elbo), slope=-1, color="#808080", linewidth=1, alpha=0.6, linestyle=":", zorder=0)
         leave = min(right, elbo - low)  # where the line meets the lower or the right edge
         if 0.04 * right < leave and elbo - leave < high:
-            axis.annotate(f"{elbo:g}", (leave, elbo - leave), fontsize=8, color="#808080", xytext=(3, 2),
-                          textcoords="offset points", annotation_clip=False)  # fmt: skip
+            axis.annotate(
+                f"{elbo:g}",
+                (leave, elbo - leave),
+                fontsize=8,
+                color="#808080",
+                xytext=(3, 2),
+                textcoords="offset points",
+                annotation_clip=False,
+            )
     finish(axis, x="rate: raw KL, nats per token", y="distortion: ce_posterior, nats per token")
     alt = f"Rate-distortion plane, means over seeds in nats per token: {'; '.join(told)}."
     note = (
-        "Every seed is a point; dotted lines join equal ELBO, with its value at their end. Down and to the left is "
-        "better. ce_posterior has seen the answer: only its sum with the rate is a bound, and it means nothing alone."
+        "Every seed is a point; dotted lines join equal ELBO, with its value at their end. Down and to the "
+        "left is "
+        "better. ce_posterior has seen the answer: only its sum with the rate is a bound, and it means "
+        "nothing alone."
     )
     return Picture("Rate-distortion plane", as_svg(canvas, "plane", alt), note)
 
 
 def _series(run: Run, *names: str) -> dict[int, float]:
-    """By step, the first of these numbers that an evaluation during training holds."""
+    """Numbers by step: the first of these names that an evaluation during training holds."""
     found = {}
     for event in run.events:
         value = next((event[name] for name in names if event.get(name) is not None), None)
@@ -162,8 +185,15 @@ def _lines(axis: Axes, report: Report, row: Row, series: Sequence[dict[int, floa
     if not shared:
         return None
     mean: FloatArray = np.mean([[one[step] for step in shared] for one in series], axis=0)
-    axis.plot(shared, mean, color=colour, linewidth=2.2, linestyle=dash, label=plain(row.label),
-              marker=marker if len(shared) == 1 else None)  # fmt: skip
+    axis.plot(
+        shared,
+        mean,
+        color=colour,
+        linewidth=2.2,
+        linestyle=dash,
+        label=plain(row.label),
+        marker=marker if len(shared) == 1 else None,
+    )
     return mean
 
 
@@ -190,12 +220,17 @@ def _curves(report: Report) -> Picture | None:
     else:
         right.set_visible(False)
     alt = f"Learning curves, nats per token: {'; '.join(told)}."
-    note = "Thin lines are seeds, thick ones their mean. On the right, dotted lines are the budgets: KL below is free."
+    note = (
+        "Thin lines are seeds, thick ones their mean. On the right, dotted lines are the budgets: KL "
+        "below is free."
+    )
     return Picture("Learning curves", as_svg(canvas, "curves", alt), note)
 
 
 def _in_groups(by_place: dict[int, float]) -> dict[int, float]:
-    """Means over neighbouring positions, at most some forty: one position of a few windows is mostly noise."""
+    """Means over neighbouring positions, at most some forty: one position of a few windows is mostly
+    noise.
+    """
     places = list(by_place)
     size = -(-len(places) // POSITIONS_SHOWN)
     groups = (places[start : start + size] for start in range(0, len(places), size or 1))
@@ -203,7 +238,7 @@ def _in_groups(by_place: dict[int, float]) -> dict[int, float]:
 
 
 def _by_position(report: Report) -> Picture | None:
-    """Where in the row the codes carry something, and where the text is hard."""
+    """Figure by position: where the codes carry something, and where the text is hard."""
     canvas, (left, right) = new_canvas(3.6, panels=2)
     told = []
     for row in report.rows:
@@ -229,8 +264,10 @@ def _by_position(report: Report) -> Picture | None:
     finish(right, x="target position in the row", y="ce_posterior or nll_exact, nats")
     alt = f"Raw KL by slot and cross-entropy by position: {'; '.join(told)}."
     note = (
-        "On the left, a flat line spends the same everywhere; a peak says where the model has something to decide. On the "
-        "right, ce_posterior has seen the answer, and is no likelihood: only its shape is to be read beside nll_exact."
+        "On the left, a flat line spends the same everywhere; a peak says where the model has something to "
+        "decide. On the "
+        "right, ce_posterior has seen the answer, and is no likelihood: only its shape is to be read "
+        "beside nll_exact."
     )
     return Picture("KL and cross-entropy by position", as_svg(canvas, "position", alt), note)
 
@@ -240,7 +277,9 @@ Points = dict[str, list[tuple[float, float | None]]]
 
 
 def _steering(report: Report) -> Picture | None:
-    """What codes steer, a panel for each measure and one for the excess over the oracle; every seed a point."""
+    """What codes steer, a panel for each measure and one for the excess over the oracle; every seed a
+    point.
+    """
     found, gate, told = measures(report), gate_of(report), []
     panels: list[tuple[str, Points]] = []
     for measure in found:
@@ -310,7 +349,8 @@ def _steering(report: Report) -> Picture | None:
             axis.set_xlim(-0.04, 1.04)
     alt = f"Steering, means over seeds: {'; '.join(told)}."
     note = (
-        "Every seed is a point and a bar their mean; grey ticks are what the point is to be compared with: samples that share "
+        "Every seed is a point and a bar their mean; grey ticks are what the point is to be compared with: "
+        "samples that share "
         "no codes, or codes of the prior. An arm without a latent shows those alone."
     )
     return Picture("Steering", as_svg(canvas, "steering", alt), note)

@@ -19,7 +19,8 @@ def study_of(run: Path) -> Path | None:
 
 
 def read_folder(out: Path) -> Report:
-    """The runs in a folder, in the order in which they were begun. The first arm without a latent is the control.
+    """The runs in a folder, in the order in which they were begun. The first arm without a latent is the
+    control.
 
     Raises:
         UserError: no such folder, a corrupt file, runs that can't be compared, or no evaluated run at all.

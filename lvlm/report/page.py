@@ -88,7 +88,9 @@ def write_report(
 
 
 def report_study(report: Report, console: Console) -> Path:
-    """Write the page of what was read, and print its comparison table; a pipe or file gets it 150 wide at least."""
+    """Write the page of what was read, and print its comparison table; a pipe or file gets it 150 wide at
+    least.
+    """
     path = render_report(report)
     width = console.width if console.is_terminal else max(console.width, _WIDTH_OF_A_FILE)
     table = tables.comparison_table(report, width)

@@ -19,7 +19,7 @@ EXACT, ORACLE = "nll_exact", "nll_oracle"
 
 @dataclass(frozen=True)
 class ReportRun:
-    """Where one run of a study is, or should be."""
+    """Place of one run of a study, whether it is there or not."""
 
     arm: str
     seed: int
@@ -99,7 +99,9 @@ class Run:
 
     @property
     def trained(self) -> int:
-        """Steps taken, from the log; the evaluated checkpoint may be an earlier one. 0: nothing was logged."""
+        """Steps taken, from the log; the evaluated checkpoint may be an earlier one. 0: nothing was
+        logged.
+        """
         return max((int(event.get("step", 0)) for event in self.events), default=0)
 
     def value(self, name: str) -> float | None:

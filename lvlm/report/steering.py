@@ -1,4 +1,6 @@
-"""What a report says of steering: a table and a figure. Without a positive control that came out, no null is shown."""
+"""What a report says of steering: a table and a figure. Without a positive control that came out, no null is
+shown.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,8 @@ def notes(report: Report) -> list[str]:
     said = [] if gate_of(report).open else [f"{HIDDEN}: {WHY_HIDDEN}."]
     if not _comparable(rows):
         said.append(
-            "Diversity is left out: these samples differ in entropy; set steer.entropy_nats_per_token for all arms."
+            "Diversity is left out: these samples differ in entropy; set steer.entropy_nats_per_token for "
+            "all arms."
         )
     return said
 

@@ -15,7 +15,8 @@ from lvlm.report.rows import EXACT, Report, Row
 from lvlm.report.words import about
 from lvlm.statistics.interval import Interval, clopper_pearson
 
-# ---- tables -------------------------------------------------------------------------------------------------
+# ---- tables
+# -------------------------------------------------------------------------------------------------
 
 BOUNDS_FROM, DETAILS_FROM = 140, 220  # console widths
 
@@ -176,7 +177,9 @@ def diagnostics(report: Report) -> Table:
 
 
 def comparison_table(report: Report, width: int = 150) -> RichTable:
-    """The comparison table for a console of some width: the page's rows and cells, in the columns that fit."""
+    """The comparison table for a console of some width: the page's rows and cells, in the columns that
+    fit.
+    """
     source = comparison(report)
     table = RichTable(title=Text(report.title), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     shown = [number for number, header in enumerate(source.headers) if header.room <= width]

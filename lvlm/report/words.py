@@ -28,7 +28,9 @@ def _estimators() -> tuple[type[EstimatorParams], ...]:
 
 
 def glossary() -> dict[str, tuple[str, str]]:
-    """Status ('exact', 'upper bound', 'no bound') and words of every number of the installed estimators, and others."""
+    """Status ('exact', 'upper bound', 'no bound') and words of every number of the installed estimators, and
+    others.
+    """
     return {kind.number: (kind.status, _words(kind)) for kind in _estimators()} | OTHER_NUMBERS
 
 
@@ -52,7 +54,9 @@ class Verdict(NamedTuple):
 
 
 def verdicts(report: Report) -> list[Verdict]:
-    """One sentence for each row against the control; a bound supports 'better', never 'worse' of the model."""
+    """One sentence for each row against the control; a bound supports 'better', never 'worse' of the
+    model.
+    """
     control = report.control_row
     return [_verdict(row, control) for row in report.rows if control and row.arm != report.control]
 
@@ -63,7 +67,8 @@ def _verdict(row: Row, control: Row) -> Verdict:
         return Verdict(
             "open",
             row.label,
-            f"is not compared: the control's {control.headline} is itself a bound, and a difference of two bounds "
+            f"is not compared: the control's {control.headline} is itself a bound, and a difference of two "
+            f"bounds "
             "says nothing about the models. Name an arm with nll_exact as the control.",
         )
     interval = f"95 % interval [{gap.low:+.4f}, {gap.high:+.4f}]"
@@ -86,7 +91,8 @@ def banners(report: Report) -> list[str]:
     found = []
     if few := [f"{row.label}: {len(row.runs)}" for row in report.rows if len(row.runs) < 3]:
         found.append(
-            f"Fewer than three seeds: {', '.join(few)}. The intervals say little or nothing about training noise."
+            f"Fewer than three seeds: {', '.join(few)}. The intervals say little or nothing about training "
+            f"noise."
         )
     if report.control_row is None:
         found.append(f"The control {report.control!r} has no evaluated run: nothing is compared with it.")
@@ -94,20 +100,23 @@ def banners(report: Report) -> list[str]:
         if row.living is False:
             whose = "its" if len(row.runs) == 1 else "their"
             found.append(
-                f"Dead latent in {row.label}: {whose} raw KL is under 5 % of the budget, or without a budget under "
+                f"Dead latent in {row.label}: {whose} raw KL is under 5 % of the budget, or without a "
+                f"budget under "
                 "0.01 nats/slot, so the code carries nothing. These runs are never averaged with living ones."
             )
         if row.living and (ignored := _ignored(row)):
             found.append(ignored)
         if row.excess is not None and row.excess.high < 0:
             found.append(
-                f"{row.label} is below the oracle by {-row.excess.value:.3f} nats/sequence. No valid bound is: "
+                f"{row.label} is below the oracle by {-row.excess.value:.3f} nats/sequence. No valid bound "
+                f"is: "
                 "its evaluation leaks the answer or is wrong."
             )
     longest = max(run.trained for run in report.runs)
     if short := [f"{r.arm} seed {r.seed} ({r.trained})" for r in report.runs if 0 < r.trained < longest]:
         found.append(
-            f"Trained for fewer than {longest} steps: {', '.join(short)}. Longer training alone may explain a gap."
+            f"Trained for fewer than {longest} steps: {', '.join(short)}. Longer training alone may "
+            f"explain a gap."
         )
     if report.left_out:
         found.append(f"Left out: {'; '.join(report.left_out)}.")
@@ -115,7 +124,7 @@ def banners(report: Report) -> list[str]:
 
 
 def _ignored(row: Row) -> str | None:
-    """That a latent is paid for and not read: posterior codes predict no better than prior ones."""
+    """Warning that a latent is paid for and not read: posterior codes predict no better than prior ones."""
     rate = row.mean(lambda run: run.value("kl"))
     with_codes, without = (
         row.mean(lambda run: run.value("ce_posterior")),
@@ -124,7 +133,9 @@ def _ignored(row: Row) -> str | None:
     if rate is None or with_codes is None or without is None or not is_ignored(without - with_codes, rate):
         return None
     return (
-        f"Ignored latent in {row.label}: it pays {rate:.4f} nats/token of KL, yet codes from the posterior predict only "
-        f"{max(0.0, without - with_codes):.4f} nats/token better than codes from the prior. Its bounds are worse than "
+        f"Ignored latent in {row.label}: it pays {rate:.4f} nats/token of KL, yet codes from the posterior "
+        f"predict only "
+        f"{max(0.0, without - with_codes):.4f} nats/token better than codes from the prior. Its bounds are "
+        f"worse than "
         "its decoder by what the codes cost."
     )

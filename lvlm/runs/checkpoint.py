@@ -6,8 +6,8 @@ RUN/checkpoints/step-000300/
     trainer.pt              the loss's state and what else a loop remembers; read with weights_only
     checkpoint.json         format, step, the bound it was selected by, sha256 of all files
 
-Tensors go through torch.distributed.checkpoint, which puts parts together again for any number of processes. Its own
-format has an index that is unpickled, so they are in its other one, safetensors.
+Tensors go through torch.distributed.checkpoint, which puts parts together again for any number of processes.
+Its own format has an index that is unpickled, so they are in its other one, safetensors.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Checkpoints:
         return self.some()[-1]
 
     def newest_whole(self, tell: Callable[[str], object]) -> Checkpoint | None:
-        """The one to resume from: the last of which no byte is wrong; None where none was ever made. What is passed over is
-        put aside under another name.
+        """The one to resume from: the last of which no byte is wrong; None where none was ever made. What is
+        passed over is put aside under another name.
 
         Args:
             tell: is told of each that is passed over, and why.
@@ -127,7 +127,8 @@ class Checkpoints:
         if broken:
             reasons = "\n".join(f"  {_reason(fault)}" for _, fault in broken)
             raise UserError(
-                f"no checkpoint is whole, so there is nothing to go on from; nothing was touched, and --overwrite begins "
+                f"no checkpoint is whole, so there is nothing to go on from; nothing was touched, and "
+                f"--overwrite begins "
                 f"anew:\n{reasons}"
             )
         return None
@@ -146,7 +147,8 @@ class Checkpoints:
         bound: float | None,
         wait: bool = True,
     ) -> None:
-        """Write, sync and rename; then delete what is neither recent nor best. Every process of the world calls it.
+        """Write, sync and rename; then delete what is neither recent nor best. Every process of the world
+        calls it.
 
         The tensors are copied before it returns; with `wait` off, writing them goes on behind the loop.
 
@@ -159,8 +161,8 @@ class Checkpoints:
             wait: until it is on the disk.
 
         Raises:
-            UserError: no space left, or another refusal of the file system, of this save or the one before it;
-                what was there before is kept.
+            UserError: no space left, or another refusal of the file system, of this save or the one before
+                it; what was there before is kept.
         """
         self.wait()
         final = self.folder / f"step-{step:06d}"
@@ -265,7 +267,9 @@ class Checkpoints:
 
 
 def best_of(found: Sequence[Checkpoint]) -> Checkpoint:
-    """The one with the lowest bound; the newest where none was evaluated. They are oldest first, and at least one."""
+    """The one with the lowest bound; the newest where none was evaluated. They are oldest first, and at least
+    one.
+    """
     return lowest_bound(found) or found[-1]
 
 

@@ -180,13 +180,15 @@ def refuse_other_files(folder: Path, files: dict[str, bytes]) -> None:
         if known.get(name) != now:
             then = str(known.get(name))[:16]
             raise UserError(
-                f"{folder}: can't resume, {name} is another than the run's (sha256 {then} then, {now[:16]} now); give the"
-                f" old one back, or resume without naming a recipe: the run keeps its own copy in {folder / 'files'}"
+                f"{folder}: can't resume, {name} is another than the run's (sha256 {then} then, {now[:16]} "
+                f"now); give the"
+                f" old one back, or resume without naming a recipe: the run keeps its own copy in "
+                f"{folder / 'files'}"
             )
 
 
 def versions() -> dict[str, str]:
-    """Of what computes."""
+    """Versions of lvlm, torch and Python, as run.json records them."""
     return {
         "lvlm": importlib.metadata.version("lvlm"),
         "torch": torch.__version__,

@@ -85,7 +85,10 @@ def verified(checkpoint: Checkpoint, name: str) -> Path:
     if actual != expected:
         raise NotWhole(
             checkpoint.folder,
-            f"{path}: damaged or exchanged: its sha256 is {actual[:12]}…, the manifest says {str(expected)[:12]}…",
+            (
+                f"{path}: damaged or exchanged: its sha256 is {actual[:12]}…, the manifest says "
+                f"{str(expected)[:12]}…"
+            ),
         )
     return path
 

@@ -1,7 +1,7 @@
 """A run that is opened once: what is measured of it, and what is written of that, is of one checkpoint.
 
-A training may go on while its run is measured, and a better checkpoint may land at any moment. So which checkpoint it
-is gets decided when the run is opened, and never again.
+A training may go on while its run is measured, and a better checkpoint may land at any moment. So which
+checkpoint it is gets decided when the run is opened, and never again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from lvlm.system.device import Autocast, pick_autocast, pick_device
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run with one checkpoint, chosen when it was opened. What is dear is made when it is first asked for, and kept.
+    """A run with one checkpoint, chosen when it was opened. What is dear is made when it is first asked for,
+    and kept.
 
     folder        the run's
     resolved      its recipe and the kinds that it was read with

@@ -17,11 +17,14 @@ from lvlm.errors import UserError
 from lvlm.runs.manifest import OPTIMISER, Checkpoint, first_line, verified
 from lvlm.system.world import ALONE, World
 
-# ------------------------------------------------------------------------------------------------- what is saved
+# ------------------------------------------------------------------------------------------------- what is
+# saved
 
 
 def tensors_of(model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
-    """The tensors of a training by name, in place: parameters (a tied one once), buffers, and the optimiser's."""
+    """The tensors of a training by name, in place: parameters (a tied one once), buffers, and the
+    optimiser's.
+    """
     parameters = dict(model.named_parameters())
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {k: v for k, v in model.state_dict().items() if k not in names and isinstance(v, Tensor)}
@@ -59,7 +62,8 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, world: World = ALONE)
 def load_optimiser(
     optimiser: torch.optim.Optimizer, model: nn.Module, checkpoint: Checkpoint, world: World = ALONE
 ) -> None:
-    """Give an optimiser the state of a checkpoint. The checkpoint's learning rates are not read: they follow the step.
+    """Give an optimiser the state of a checkpoint. The checkpoint's learning rates are not read: they follow
+    the step.
 
     Raises:
         UserError: a file is damaged, or is of another model.
@@ -81,7 +85,8 @@ def load_optimiser(
 
 
 def stored_optimiser(checkpoint: Checkpoint) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Which parameters the optimiser has a state of, with the shapes: {'latent.readout.weight': {'exp_avg': (8, 128)}}.
+    """Which parameters the optimiser has a state of, with the shapes: {'latent.readout.weight': {'exp_avg':
+    (8, 128)}}.
 
     Raises:
         UserError: a file is damaged.

@@ -1,4 +1,5 @@
-"""Agreement within groups: intra-class correlation and Cohen's kappa, as statistics for a bootstrap over groups.
+"""Agreement within groups: intra-class correlation and Cohen's kappa, as statistics for a bootstrap over
+groups.
 
 Legend: G groups, M members of a group, L positions, D bootstrap draws.
 """
@@ -13,8 +14,9 @@ from lvlm.statistics.bootstrap import FloatArray, Statistic
 
 def icc(values_GM: FloatArray) -> Statistic:
     """ICC(1), the share of the variance that lies between groups (Shrout and Fleiss 1979, case 1):
-    (MSB - MSW) / (MSB + (n - 1) MSW). 1 when the members of a group are equal and groups differ, about 0 when a group says nothing of its
-    members; NaN values are left out, with n the mean size of unequal groups (Donner 1986), and groups of one too.
+    (MSB - MSW) / (MSB + (n - 1) MSW). 1 when the members of a group are equal and groups differ, about 0 when
+    a group says nothing of its members; NaN values are left out, with n the mean size of unequal groups
+    (Donner 1986), and groups of one too.
     """
     there_GM = np.isfinite(values_GM)
     there_GM &= there_GM.sum(1, keepdims=True) >= 2
@@ -38,10 +40,11 @@ def icc(values_GM: FloatArray) -> Statistic:
 
 
 def kappa(flags_GML: NDArray[np.bool_]) -> Statistic:
-    """Cohen's kappa of the flags of two members of a group, position by position: (agreement - chance) / (1 - chance).
+    """Cohen's kappa of the flags of two members of a group, position by position: (agreement - chance) / (1 -
+    chance).
 
-    Members are exchangeable, so chance is that of one pooled rate (Scott 1955; Fleiss 1971 for more than two), over
-    all pairs of a group.
+    Members are exchangeable, so chance is that of one pooled rate (Scott 1955; Fleiss 1971 for more than
+    two), over all pairs of a group.
     """
     members = flags_GML.shape[1]
     set_GL = flags_GML.sum(1).astype(np.float64)

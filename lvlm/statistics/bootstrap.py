@@ -49,9 +49,9 @@ def paired_bootstrap(
 
     Every draw resamples the seeds and, once for all seeds and both arms, the sequences: all runs are scored
     on the same windows, so seeds and sequences are crossed, not nested (Owen, *The pigeonhole bootstrap*,
-    Ann. Appl. Stat. 1(2), 2007). What makes a window hard for both arms cancels (Koehn, EMNLP 2004). Arms with
-    equally many seeds are paired row by row; otherwise their seeds are drawn apart. With one seed only the
-    sequences vary, and the interval says nothing about training noise. With three, it is still too narrow
+    Ann. Appl. Stat. 1(2), 2007). What makes a window hard for both arms cancels (Koehn, EMNLP 2004). Arms
+    with equally many seeds are paired row by row; otherwise their seeds are drawn apart. With one seed only
+    the sequences vary, and the interval says nothing about training noise. With three, it is still too narrow
     (a bootstrap of n things underestimates their variance by (n-1)/n): read it as a lower limit of the doubt.
     """
     targets = np.asarray(targets_N, np.float64)

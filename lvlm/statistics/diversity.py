@@ -16,7 +16,8 @@ def distinct(texts_NL: Sequence[Sequence[int]], n: int) -> float:
 
 
 def self_bleu(texts_NL: Sequence[Sequence[int]]) -> float:
-    """The mean BLEU of each text against all others (Zhu et al. 2018, arXiv 1802.01886): 1 when all are equal.
+    """The mean BLEU of each text against all others (Zhu et al. 2018, arXiv 1802.01886): 1 when all are
+    equal.
 
     BLEU of up to 4-grams, with 0.1 for a count of zero (Chen and Cherry 2014, method 1).
     """

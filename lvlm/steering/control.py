@@ -1,6 +1,7 @@
-"""What may be shown of steering. "Codes do not steer" is also what a broken measurement says, so a null result is
-shown only where a positive control has come out: a run of the same version of lvlm on data that are made such that a code must be able to fix an
-attribute (`lvlm.data.attributes.Attribute.control`), with the interval of its difference in ICC above 0.
+"""What may be shown of steering. "Codes do not steer" is also what a broken measurement says, so a null
+result is shown only where a positive control has come out: a run of the same version of lvlm on data that are
+made such that a code must be able to fix an attribute (`lvlm.data.attributes.Attribute.control`), with the
+interval of its difference in ICC above 0.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from lvlm.steering.record import FILE, Steering, read_steering
 
 HIDDEN = "not shown"
 WHY_HIDDEN = (
-    "no steering to be seen, and no positive control has come out, so that this may be the measurement's fault; run "
+    "no steering to be seen, and no positive control has come out, so that this may be the measurement's "
+    "fault; run "
     "`lvlm study letters_codes`, or name a run on the letters data that steers as --control"
 )
 
@@ -31,7 +33,7 @@ class Gate:
 
     @classmethod
     def of(cls, controls: Iterable[Steering], *, lvlm: str) -> Gate:
-        """Of runs that may serve as controls, for results of this version of lvlm."""
+        """Results of runs that may serve as controls, made by this version of lvlm."""
         return cls(any(control.lvlm == lvlm and control.control_came_out for control in controls))
 
     def shows(self, difference: Interval | None) -> bool:
@@ -52,7 +54,8 @@ def read_control(folder: str | Path) -> Steering:
         )
     if not found.control_came_out:
         raise UserError(
-            f"{folder}: no positive control: its data name none (the letters data do), or samples that share codes "
+            f"{folder}: no positive control: its data name none (the letters data do), or samples that "
+            f"share codes "
             "don't agree in it"
         )
     return found

@@ -64,7 +64,8 @@ def measure(
         codec: for the texts that are kept.
         groups: of samples with one prompt and one code.
         samples: of each group.
-        entropy_nats: the mean token entropy at which diversity is measured; that of temperature 1 unless given.
+        entropy_nats: the mean token entropy at which diversity is measured; that of temperature 1 unless
+            given.
     """
     model, seed = prober.model, prober.seed
     prompt_NP = prompts.prompt_NP[:groups].repeat_interleave(samples, 0)
@@ -122,7 +123,7 @@ def _of(attribute: Attribute, texts: Texts) -> NDArray[Any]:
 
 
 def same(values_N: FloatArray, others_N: FloatArray, tolerance: float) -> NDArray[np.bool_]:
-    """Where two numbers are the same within the tolerance; one that isn't there is like no other."""
+    """Which numbers are the same within the tolerance; one that isn't there equals no other."""
     with np.errstate(invalid="ignore"):
         return np.abs(values_N - others_N) <= tolerance
 
@@ -155,8 +156,9 @@ def spread(values_N: FloatArray, levels: int) -> Spread:
 
 
 def _transfers(prober: Prober, prompts: Prompts, numbers: list[Attribute]) -> dict[str, Transfer]:
-    """The codes of each source, in front of them the prompt of the row after it, so that what a prompt tells can't
-    pass for what the codes do; and the same prompts with codes of the prior. Sources without the number are left out.
+    """The codes of each source, in front of them the prompt of the row after it, so that what a prompt tells
+    can't pass for what the codes do; and the same prompts with codes of the prior. Sources without the number
+    are left out.
     """
     if len(prompts.prompt_NP) < 2:
         return {}

@@ -1,6 +1,7 @@
 """Texts from a model under codes that are shared, redrawn, changed or taken from another text.
 
-All noise has a seed of its own, by what is drawn and which rows: the global random state is neither read nor changed.
+All noise has a seed of its own, by what is drawn and which rows: the global random state is neither read nor
+changed.
 
 Shape legend: N rows, P prompt tokens, L tokens after it, S slots, V vocabulary.
 """
@@ -27,7 +28,9 @@ HALVINGS = 10
 
 @dataclass(frozen=True)
 class Texts:
-    """Generated rows, on the CPU: ids of the prompt [N, P] and of what follows [N, L]; codes, None without a latent."""
+    """Generated rows, on the CPU: ids of the prompt [N, P] and of what follows [N, L]; codes, None without a
+    latent.
+    """
 
     prompt_NP: Tensor
     text_NL: Tensor
@@ -81,7 +84,7 @@ class Prober:
         self.autocast, self.told = autocast, told
 
     def seed_of(self, noise: str, row: int) -> int:
-        """Of a row, by the name of the noise."""
+        """Seed of a row, by the name of the noise."""
         digest = hashlib.sha256(f"{self.seed} {noise} {row}".encode()).digest()
         return int.from_bytes(digest[:7])
 
@@ -99,9 +102,14 @@ class Prober:
             given = None if codes is None else codes[part]
             with self.autocast():
                 samples += generate(
-                    self.model, prompt_NP[part], self.tokens, temperature=temperature, codes=given, prompt_codes="prior",
+                    self.model,
+                    prompt_NP[part],
+                    self.tokens,
+                    temperature=temperature,
+                    codes=given,
+                    prompt_codes="prior",
                     seed=seeds,
-                )  # fmt: skip
+                )
             if self.told:
                 self.told(len(seeds))
         used = [sample.codes for sample in samples if sample.codes is not None]
@@ -125,7 +133,9 @@ class Prober:
 
     @torch.no_grad()
     def entropy_nats(self, texts: Texts, temperature: float = 1.0) -> float:
-        """The mean entropy of the distributions that the tokens of these texts were drawn from, nats per token."""
+        """The mean entropy of the distributions that the tokens of these texts were drawn from, nats per
+        token.
+        """
         total, places = 0.0, 0
         row_NU = torch.cat([texts.prompt_NP, texts.text_NL], 1)[:, :-1]
         for start in range(0, len(row_NU), self.rows):
@@ -139,8 +149,8 @@ class Prober:
         return total / places
 
     def temperature_of(self, entropy_nats: float, prompt_NP: Tensor, *, noise: str) -> float:
-        """The temperature at which texts under codes of the prior have this mean token entropy, by halving; the nearest end of 1/16 to
-        16 where none has.
+        """The temperature at which texts under codes of the prior have this mean token entropy, by halving;
+        the nearest end of 1/16 to 16 where none has.
         """
         low, high = math.log(COLDEST), math.log(HOTTEST)
         for _ in range(HALVINGS):

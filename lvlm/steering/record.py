@@ -1,4 +1,6 @@
-"""What is stored of a run's steering, `RUN/steering.json`: written and read through these models, so that they can't differ."""
+"""What is stored of a run's steering, `RUN/steering.json`: written and read through these models, so that
+they can't differ.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ MaybeInterval = Annotated[
 
 
 class Contrast(Section):
-    """One number among samples that share codes, among samples that don't, and the paired difference. Without a
-    latent there is nothing to share, and only `apart` is known.
+    """One number among samples that share codes, among samples that don't, and the paired difference. Without
+    a latent there is nothing to share, and only `apart` is known.
     """
 
     shared: MaybeInterval
@@ -49,8 +51,8 @@ class Transfer(Section):
 
 
 class Spread(Section):
-    """The distribution of a number that the data draw uniformly, against the uniform one; non-integer values and
-    texts without the number are left out.
+    """The distribution of a number that the data draw uniformly, against the uniform one; non-integer values
+    and texts without the number are left out.
     """
 
     counts: list[int]
@@ -87,8 +89,8 @@ class Check(Section):
 
 
 class Change(Section):
-    """What a change does to texts, all else held: the share of tokens that differ, and for each number the share of texts in
-    which it differs by more than the tolerance.
+    """What a change does to texts, all else held: the share of tokens that differ, and for each number the
+    share of texts in which it differs by more than the tolerance.
     """
 
     tokens: float
@@ -96,8 +98,8 @@ class Change(Section):
 
 
 class Units(Section):
-    """What single units of the codes do under the same noise of the tokens: each in turn is changed in all slots.
-    Between what no change can exceed by much, all codes redrawn, and what noise alone does.
+    """What single units of the codes do under the same noise of the tokens: each in turn is changed in all
+    slots. Between what no change can exceed by much, all codes redrawn, and what noise alone does.
     """
 
     units: list[Change]
@@ -106,7 +108,9 @@ class Units(Section):
 
 
 class Diversity(Section):
-    """Of texts from the prior of codes. Only arms of equal entropy compare; `temperature` brought it there."""
+    """Of texts from the prior of codes. Only arms of equal entropy compare; `temperature` brought it
+    there.
+    """
 
     texts: int
     temperature: float
@@ -146,8 +150,8 @@ class Steering(Section):
 
     @property
     def control_came_out(self) -> bool:
-        """Whether these are data with a positive control, and samples that share codes agree in it: the interval of
-        the difference lies above 0.
+        """Whether these are data with a positive control, and samples that share codes agree in it: the
+        interval of the difference lies above 0.
         """
         differences = [number.icc.difference for number in self.numbers if number.control]
         return any(difference is not None and difference.above_zero for difference in differences)

@@ -1,7 +1,7 @@
 """The steering of a run, stored beside it in steering.json and not measured twice.
 
-What is stored is used again only if all that its numbers depend on is the same: weights, data, settings, precision, device
-and the version of the measures.
+What is stored is used again only if all that its numbers depend on is the same: weights, data, settings,
+precision, device and the version of the measures.
 """
 
 from __future__ import annotations
@@ -61,13 +61,17 @@ def steer(
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; options out of range; too little data, other data than it was trained
-            on, or data with padded rows.
+        UserError: no such run, or a damaged one; options out of range; too little data, other data than it
+            was trained on, or data with padded rows.
     """
     said = {
-        "groups": groups, "samples": samples, "sources": sources, "prompt_tokens": prompt_tokens,
-        "entropy_nats_per_token": entropy_nats_per_token, "seed": seed,
-    }  # fmt: skip
+        "groups": groups,
+        "samples": samples,
+        "sources": sources,
+        "prompt_tokens": prompt_tokens,
+        "entropy_nats_per_token": entropy_nats_per_token,
+        "seed": seed,
+    }
     said = {name: value for name, value in said.items() if value is not None}
     with Display(console or Console(quiet=True), label or f"steering {run}", 100) as display:
         opened = open_run(run, plugin_files=plugin_files)
@@ -161,7 +165,9 @@ def _measured(
 
 
 def _prompt_tokens(batch: Batch, asked: int | None) -> int:
-    """As many as asked for, or what the data don't score: the token before the first target and all before it."""
+    """Prompt tokens: as many as asked for, or what the data don't score: the token before the first target
+    and all before it.
+    """
     if not bool(batch.keep_BT.all()):
         raise UserError(
             "steering needs whole windows, and some of these are padded; use data whose rows are full"

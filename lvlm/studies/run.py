@@ -1,4 +1,5 @@
-"""Studies: arms and seeds, trained, evaluated and (where a recipe says so) steered one after the other, and one report.
+"""Studies: arms and seeds, trained, evaluated and (where a recipe says so) steered one after the other, and
+one report.
 
 OUT/ARM/seedK/      a run each (lvlm.runs.folder)
 OUT/report.html     the comparison
@@ -33,8 +34,8 @@ def run_study(
     """Run what isn't finished yet, then write the report, print its table and return its path.
 
     Raises:
-        UserError: a fault in any arm or a folder that holds something else (before anything runs), a folder that
-            holds another run, arms that can't be compared.
+        UserError: a fault in any arm or a folder that holds something else (before anything runs), a folder
+            that holds another run, arms that can't be compared.
     """
     from lvlm.recipe.study import read_study
     from lvlm.report import ReportRun, read_report, report_study
@@ -75,7 +76,8 @@ def run_study(
 
 
 def claim_study(out: Path, arms: Sequence[str]) -> None:
-    """Make sure that a study may be begun in a folder, or gone on with; see `lvlm.runs.folder.claim` for a run.
+    """Make sure that a study may be begun in a folder, or gone on with; see `lvlm.runs.folder.claim` for a
+    run.
 
     Raises:
         UserError: it holds something that is no study.

@@ -15,9 +15,18 @@ Autocast = Callable[[], AbstractContextManager[None]]
 
 # Dense bf16 products, 10^12 operations a second, from NVIDIA's and AMD's data sheets.
 PEAK_TFLOPS = {
-    "H200": 989.0, "H100": 989.0, "GH200": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0, "A10G": 70.0,
-    "RTX 4090": 165.0, "RTX 3090": 71.0, "MI300X": 1307.0, "MI250X": 191.5,
-}  # fmt: skip
+    "H200": 989.0,
+    "H100": 989.0,
+    "GH200": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "A10G": 70.0,
+    "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+    "MI300X": 1307.0,
+    "MI250X": 191.5,
+}
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:

@@ -75,7 +75,8 @@ def reading(failure: str, way_out: str = "") -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path, what: str = "") -> Iterator[None]:
-    """Turns a refusal of the file system inside into words: 'out.json: could not be written: Permission denied'.
+    """Turns a refusal of the file system inside into words: 'out.json: could not be written: Permission
+    denied'.
 
     Args:
         path: what is written.
@@ -100,7 +101,7 @@ def _reason(error: OSError) -> str:
 
 
 def _beside(path: Path) -> Path:
-    """Where this process writes what will be renamed to `path`."""
+    """Temporary path of this process for what will be renamed to `path`."""
     return path.with_name(f".{path.name}.writing-{os.getpid()}")
 
 

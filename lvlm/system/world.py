@@ -92,8 +92,11 @@ def join_world(device_type: str, *, timeout_seconds: float) -> World:
             torch.cuda.set_device(int(place["LOCAL_RANK"]))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-            store=PrefixStore("group", store), rank=rank, world_size=ranks, timeout=patience,
-        )  # fmt: skip
+            store=PrefixStore("group", store),
+            rank=rank,
+            world_size=ranks,
+            timeout=patience,
+        )
         words, checkpoints = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -142,7 +145,8 @@ def place_of(environment: Mapping[str, str]) -> dict[str, str]:
         missing = [name for name in names if name not in environment]
         if missing and environment.get("WORLD_SIZE") != "1":
             raise UserError(
-                f"the environment says WORLD_SIZE={environment.get('WORLD_SIZE')}, but not {', '.join(missing)}; "
+                f"the environment says WORLD_SIZE={environment.get('WORLD_SIZE')}, but not "
+                f"{', '.join(missing)}; "
                 "start with torchrun, or unset RANK and WORLD_SIZE"
             )
         return {name: environment.get(name, "0") for name in names}

@@ -84,9 +84,12 @@ def crosses(
     refused: list[Cross] = []
     kinds = registry.kinds
     for encoder, quantizer, injection, per, prior in itertools.product(
-        kinds["encoder"].values(), kinds["quantizer"].values(), kinds["injection"].values(),
-        ("token", 3, "sequence"), priors,
-    ):  # fmt: skip
+        kinds["encoder"].values(),
+        kinds["quantizer"].values(),
+        kinds["injection"].values(),
+        ("token", 3, "sequence"),
+        priors,
+    ):
         params = encoder.params.example().model_copy(update={"per": per})
         cross = Cross(params, quantizer.params.example(), injection.params.example(), prior)
         try:

@@ -1,4 +1,6 @@
-"""What holds for every estimator, ours and a stranger's: checked on tiny models all of whose codes are enumerated."""
+"""What holds for every estimator, ours and a stranger's: checked on tiny models all of whose codes are
+enumerated.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ ERRORS = 5.0
 
 
 def check_estimator(params: EstimatorParams) -> None:
-    """Check an estimator: its name, its rows, and against enumeration that it bounds what it says it bounds."""
+    """Check an estimator: its name, its rows, and against enumeration that it bounds what it says it
+    bounds.
+    """
     check_name(params)
     models = list(enumerable_models())
     assert models, "no registered quantizer has codes that can be enumerated"
@@ -87,7 +91,9 @@ def check_rows(params: EstimatorParams, model: LatentLM) -> None:
 
 
 def check_bound(params: EstimatorParams, model: LatentLM, k: int) -> None:
-    """In the mean over its draws the number is what it says: the likelihood, or above its negative logarithm."""
+    """Check that in the mean over its draws the number is what it says: the likelihood, or above its negative
+    logarithm.
+    """
     one = batch_of(token_rows(1, TOKENS + 1))
     truth = Exact()(rows_of(model, one)).nats
     many = Batch(*(x.expand(DRAWS, -1) for x in (one.inputs_BT, one.targets_BT, one.keep_BT)))

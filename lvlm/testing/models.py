@@ -32,7 +32,7 @@ def _codes(model: LatentLM, tokens_BT: Tensor) -> Any:
 
 
 def check_causal(model: LatentLM) -> None:
-    """With codes held, a token changes no logit before it; a code changes none before its slot."""
+    """Check that with codes held a token changes no logit before it; a code changes none before its slot."""
     tokens_BT = token_rows()
     codes = _codes(model, tokens_BT)
     before = model(tokens_BT, z=codes).logits_BTV
@@ -63,8 +63,8 @@ def check_causal(model: LatentLM) -> None:
 
 
 def check_cache(model: LatentLM) -> None:
-    """Decoding with a cache equals one forward with the codes that were drawn, for prompts of unequal lengths, too; past
-    codes stay.
+    """Decoding with a cache equals one forward with the codes that were drawn, for prompts of unequal
+    lengths, too; past codes stay.
     """
     tokens_BT = token_rows(3)
     sources: tuple[PromptCodes, ...] = ("posterior", "prior")
@@ -117,8 +117,8 @@ def check_padding(model: LatentLM) -> None:
 
 
 def check_generation(model: LatentLM) -> None:
-    """Log-probabilities recorded while generating equal teacher-forced rescoring with the recorded codes; a row doesn't
-    depend on the rows beside it; given codes are the ones that are used.
+    """Log-probabilities recorded while generating equal teacher-forced rescoring with the recorded codes; a
+    row doesn't depend on the rows beside it; given codes are the ones that are used.
     """
     prompts = [row[:length].tolist() for row, length in zip(token_rows(3, 4), (4, 1, 2), strict=True)]
     sources: tuple[PromptCodes, ...] = ("posterior", "prior")

@@ -2,8 +2,8 @@
 
 Small rows are enumerated: the probabilities sum to 1, and rows that are drawn have the entropy that follows.
 
-Rows of any size are changed a little. Where x is drawn from p, and x' from x by a symmetric rule, any function
-t of the ratio r = p(x') / p(x) with t(r) = -r t(1/r) has mean 0 (detailed balance). We take
+Rows of any size are changed a little. Where x is drawn from p, and x' from x by a symmetric rule, any
+function t of the ratio r = p(x') / p(x) with t(r) = -r t(1/r) has mean 0 (detailed balance). We take
 t = r (r - 1) / (1 + r)^2, which is bounded, and 0 where x' is impossible. The norm of p cancels here: that is
 what the enumeration is for.
 

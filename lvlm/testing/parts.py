@@ -63,7 +63,9 @@ def check_backbone(params: BackboneParams) -> None:
 
 
 def check_encoder(params: EncoderParams) -> None:
-    """Shapes for every kind of slot, padding is invisible, posteriors differ between places, all of it learns."""
+    """Shapes for every kind of slot, padding is invisible, posteriors differ between places, all of it
+    learns.
+    """
     for per in ("token", 3, "sequence"):
         here = params.model_copy(update={"per": per})
         backbone = randomise(_backbone().build(vocab=VOCAB).double())
@@ -102,7 +104,9 @@ def check_encoder(params: EncoderParams) -> None:
 
 
 def check_quantizer(params: QuantizerParams) -> None:
-    """Zero numbers are the prior, KL is what sampling says it is, codes can be given, gradients and extremes."""
+    """Zero numbers are the prior, KL is what sampling says it is, codes can be given, gradients and
+    extremes.
+    """
     quantizer: Quantizer = randomise(params.build(embedding_dim=6).double())
     k, j, d = quantizer.posterior_dim, quantizer.prior_dim, quantizer.kl_dim
     zero_q, zero_p = torch.zeros(4, 5, k, dtype=torch.float64), torch.zeros(4, 5, j, dtype=torch.float64)
@@ -258,7 +262,7 @@ def check_injection(params: InjectionParams) -> None:
 
 @torch.no_grad()
 def _check_effect(injection: Injection, embedding_BSC: Tensor) -> None:
-    """In a small model with random weights another code makes other logits, and a dropped row's code does
+    """Check in a small random model that another code makes other logits, and a dropped row's code does
     not.
     """
     model = LatentLM(randomise(_backbone().build(vocab=VOCAB).double()), seam=1).eval()

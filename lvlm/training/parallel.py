@@ -1,6 +1,6 @@
 """Sharding: how a model is laid out over the processes that train it together.
 
-    torchrun or srun ─ environment ─ World ─ shard(model) ─► FSDP2 units: blocks, the latent path, and the rest
+    torchrun or srun ─ environment ─ World ─ shard(model) ─► FSDP2 units: blocks, latent path, rest
 
 Parameters, gradients and optimiser state are divided over `shard_over` processes; groups of so many hold
 copies of each other. All of them is fully sharded, 1 is plain data parallelism, a node's GPUs is hybrid

@@ -3,7 +3,7 @@
 The trainer's own model, layout and step run as one of N processes, on tensors that have shapes and no
 numbers.
 
-recipe ─ fake tensors, fake processes ─ one step ─► bytes by what holds them, FLOPs ─ a stated MFU ─► time and cost
+recipe ─ fake tensors, fake processes ─ one step ─► bytes by holder, FLOPs ─ a stated MFU ─► time and cost
 """
 
 from __future__ import annotations
@@ -39,9 +39,14 @@ if TYPE_CHECKING:
 DEPTHS = (4, 8)  # of the stacks that memory is planned from: less, and what is gathered ahead differs
 
 HOLDERS = {
-    "Parameter": "parameters", "Gradient": "gradients", "Optstate": "optimiser", "Activation": "activations",
-    "Buffer": "buffers", "Temp": "gathered and temporary", "Inputs": "inputs",
-}  # fmt: skip
+    "Parameter": "parameters",
+    "Gradient": "gradients",
+    "Optstate": "optimiser",
+    "Activation": "activations",
+    "Buffer": "buffers",
+    "Temp": "gathered and temporary",
+    "Inputs": "inputs",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,9 +132,21 @@ def make_plan(
     with FakeTensorMode():
         parameters = count_parameters(assemble(recipe))
     return Plan(
-        gpus, over, rows, parameters, flops, held, sum(held.values()), memory_bytes, per_step, whole, mfu, speed,
-        hours, None if hours is None or price_per_hour is None else hours * gpus * price_per_hour,
-    )  # fmt: skip
+        gpus,
+        over,
+        rows,
+        parameters,
+        flops,
+        held,
+        sum(held.values()),
+        memory_bytes,
+        per_step,
+        whole,
+        mfu,
+        speed,
+        hours,
+        None if hours is None or price_per_hour is None else hours * gpus * price_per_hour,
+    )
 
 
 def _memory(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:

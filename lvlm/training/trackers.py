@@ -1,7 +1,8 @@
-"""Trackers: views of the log beside metrics.jsonl. TensorBoard always, others where `train.trackers` names them.
+"""Trackers: views of the log beside metrics.jsonl. TensorBoard always, others where `train.trackers` names
+them.
 
-A tracker's entry point, of the group `lvlm.trackers`, is a function of the run's folder and the recipe's values that
-returns a `Tracker`. What it shows is a view; metrics.jsonl is the record.
+A tracker's entry point, of the group `lvlm.trackers`, is a function of the run's folder and the recipe's
+values that returns a `Tracker`. What it shows is a view; metrics.jsonl is the record.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class TensorBoard:
 
     Args:
         run: the run's folder.
-        purge_after: steps after this one are forgotten, as a resumed run goes through them again; None for a new run.
+        purge_after: steps after this one are forgotten, as a resumed run goes through them again; None for a
+            new run.
     """
 
     def __init__(self, run: Path, purge_after: int | None) -> None:

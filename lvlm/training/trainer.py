@@ -86,9 +86,15 @@ class Trainer:
             recipe.evaluate.windows, split="test"
         )  # too few are told now, not after the training
         self.reader = open_reader(
-            self.data, seed=recipe.seed, rows=self.spec.rows, rank=self.world.rank, ranks=self.world.ranks,
-            workers=self.spec.workers, pin=self.device.type == "cuda", length=self.spec.length,
-        )  # fmt: skip
+            self.data,
+            seed=recipe.seed,
+            rows=self.spec.rows,
+            rank=self.world.rank,
+            ranks=self.world.ranks,
+            workers=self.spec.workers,
+            pin=self.device.type == "cuda",
+            length=self.spec.length,
+        )
         self.model = assemble(recipe).to(self.device)
         self.model.logits_chunk = self.spec.logits_chunk
         self.parameters_record = parameters_record(self.model)
@@ -99,9 +105,12 @@ class Trainer:
                 block.compile()
         mesh = make_mesh(self.world.ranks, self.device.type, self.spec.shard_over)
         shard(
-            self.model, self.loss, mesh, precision=self.precision,
+            self.model,
+            self.loss,
+            mesh,
+            precision=self.precision,
             reshard_after_forward=self.spec.reshard_after_forward,
-        )  # fmt: skip
+        )
         self.optimiser = make_optimiser(self.model, self.loss, self.spec)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -316,7 +325,10 @@ class Trainer:
         """
         spec, spikes = self.spec, self.spikes
         if spec.on_spike == "stop" or spikes.too_many:
-            batch = f"(batch: data seed {self.recipe.seed}, step {self.step + self.passed_over}, {spec.rows} rows)"
+            batch = (
+                f"(batch: data seed {self.recipe.seed}, step {self.step + self.passed_over}, "
+                f"{spec.rows} rows)"
+            )
             what = spikes.describe(numbers["loss"], numbers["gradient_norm"])
             raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}", numbers))
         if spec.on_spike == "skip":

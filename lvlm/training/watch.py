@@ -77,7 +77,10 @@ class Watch:
                 if self._closed.wait(self.timeout_seconds):
                     return
             if time.monotonic() - self._moved > self.timeout_seconds:
-                told = f"no step was finished in {self.timeout_seconds:.0f} s (train.timeout_seconds): {self.verdict()}"
+                told = (
+                    f"no step was finished in {self.timeout_seconds:.0f} s (train.timeout_seconds): "
+                    f"{self.verdict()}"
+                )
                 print(
                     f"lvlm: {told}; go on from the newest checkpoint with --resume",
                     file=sys.stderr,

@@ -1,4 +1,6 @@
-"""What every arm shares: a plain causal decoder, which every other model is, cut at a seam, and the losses."""
+"""What every arm shares: a plain causal decoder, which every other model is, cut at a seam, and the
+losses.
+"""
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register

@@ -12,7 +12,7 @@ class CrossEntropy(Loss):
     """Cross-entropy over the target tokens; a latent's KL is logged and costs nothing."""
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
-        """See `lvlm.interfaces.Loss`."""
+        """Terms of a batch, in nats per target token of the whole step."""
         total, sums = reconstruction(output, batch)
         kl_BSd = real_kl(output)
         if kl_BSd is not None:

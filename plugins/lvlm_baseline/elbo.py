@@ -20,7 +20,9 @@ class ElboParams(LossParams):
     term: SerializeAsAny[TermParams] = HingeParams()
     """What is charged for the KL."""
     per: Granularity = "slot"
-    """Whether each unit (a bit, a dimension) has its budget, each slot, or a sequence shares those of its slots."""
+    """Whether each unit (a bit, a dimension) has its budget, each slot, or a sequence shares those of its
+    slots.
+    """
     budget_bits: float = Field(default=0.0, ge=0, allow_inf_nan=True)
     """The KL that costs nothing, in bits per slot, or per unit of a slot with `per: unit`."""
     beta: Schedule = 1.0
@@ -35,7 +37,8 @@ class ElboParams(LossParams):
             raise ValueError(f"term {name!r} follows a mean over the batch, per 'slot' or 'unit'")
         if self.term.steers and not 0 < self.budget_bits < math.inf:
             raise ValueError(
-                f"term {name!r} steers to its budget, so budget_bits {self.budget_bits} must be above 0 and finite"
+                f"term {name!r} steers to its budget, so budget_bits {self.budget_bits} must be above 0 "
+                f"and finite"
             )
         return self
 

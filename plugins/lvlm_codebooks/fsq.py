@@ -19,9 +19,9 @@ MOST_CODES = 65_536
 class FSQ(PointMass):
     """numbers [B, S, K] ─ bound by tanh ─ round to one of the levels, each by itself ─► vector in [-1, 1]^K.
 
-    There is no codebook to learn and no penalty: the N codes are the points of a grid, and the gradient passes
-    the rounding as if it were not there, so it is that of the tanh. A level count of 2 needs rounding that is
-    symmetric around zero (Parker et al. 2024, arXiv 2411.19842), which all levels then get.
+    There is no codebook to learn and no penalty: the N codes are the points of a grid, and the gradient
+    passes the rounding as if it were not there, so it is that of the tanh. A level count of 2 needs rounding
+    that is symmetric around zero (Parker et al. 2024, arXiv 2411.19842), which all levels then get.
     """
 
     def __init__(self, *, levels: list[int], embedding_dim: int, embedding_std: float) -> None:
@@ -33,12 +33,12 @@ class FSQ(PointMass):
             self.fsq = library("fsq").FSQ(levels, preserve_symmetry=2 in levels, force_quantization_f32=False)
 
     def find(self, numbers_BSK: Tensor) -> tuple[Tensor, Tensor]:
-        """See `PointMass`."""
+        """Codes of the numbers, [B, S], and what their vectors take their gradient from, [B, S, K]."""
         soft_BSK, codes_BS = self.fsq(numbers_BSK)
         return codes_BS.long(), soft_BSK
 
     def vectors(self, codes_BS: Tensor) -> Tensor:
-        """See `PointMass`."""
+        """Vectors of codes [B, S]."""
         grid_NK: Tensor = self.fsq.implicit_codebook
         return grid_NK[codes_BS]
 

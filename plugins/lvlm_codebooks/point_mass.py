@@ -52,7 +52,8 @@ class PointMass(Quantizer):
         self.posterior_dim, self.prior_dim, self.kl_dim = dim, codes, 1
         self.num_codes = codes
         self.prior_words = (
-            f"code c has the probability softmax(numbers)[c]; with all-zero numbers a code is a uniform integer from 0 "
+            f"code c has the probability softmax(numbers)[c]; with all-zero numbers a code is a uniform "
+            f"integer from 0 "
             f"to {codes - 1}"
         )
         self.embedding_dim = embedding_dim
@@ -74,7 +75,7 @@ class PointMass(Quantizer):
     def forward(
         self, posterior_BSK: Tensor, prior_BSJ: Tensor, generator: torch.Generator | None = None
     ) -> Latent:
-        """See `lvlm.interfaces.Quantizer`; nothing is drawn."""
+        """Draw from the posterior, differentiably, with the KL to the prior in nats. Nothing is drawn."""
         with full_precision(posterior_BSK):
             posterior_BSK, prior_BSJ = wide(posterior_BSK), wide(prior_BSJ)
             codes_BS, soft_BSK = self.find(posterior_BSK)
@@ -89,7 +90,7 @@ class PointMass(Quantizer):
             )
 
     def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Draw from the prior, without KL."""
         with full_precision(prior_BSJ):
             prior_BSJ = wide(prior_BSJ)
             drawn = torch.multinomial(prior_BSJ.softmax(-1).flatten(0, -2), 1, generator=generator)
@@ -113,12 +114,14 @@ class PointMass(Quantizer):
             return Latent(codes, self.embedding(self.vectors(codes)))
 
     def embed(self, codes: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Embedding [B, S, C] of codes that are known to be right."""
         embedding_BSC: Tensor = self.embedding(self.vectors(codes))
         return embedding_BSC
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Quantizer`; under posterior numbers 0 for the code that they find, else -infinity."""
+        """Log-probability of codes under numbers, [B, S], nats. Under posterior numbers 0 for the code that
+        they find, else -infinity.
+        """
         with full_precision(numbers):
             numbers = wide(numbers)
             if numbers.shape[-1] == self.prior_dim:

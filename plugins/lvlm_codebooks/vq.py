@@ -16,11 +16,13 @@ from lvlm_codebooks.point_mass import PointMass, library
 class VQ(PointMass):
     """numbers z [B, S, K] ─ nearest of the rows e of the codebook [N, K] ─► vector e, with the gradient of z.
 
-    The reconstruction doesn't reach the codebook; the penalty of each slot does, after eq. 3 (sg stops gradients):
+    The reconstruction doesn't reach the codebook; the penalty of each slot does, after eq. 3 (sg stops
+    gradients):
 
         |sg(z) - e|^2 + commitment |z - sg(e)|^2        nats
 
-    The codebook is a parameter like any other: no moving averages, no restarts of unused codes, no other state.
+    The codebook is a parameter like any other: no moving averages, no restarts of unused codes, no other
+    state.
     """
 
     def __init__(
@@ -35,8 +37,8 @@ class VQ(PointMass):
                 part.register_buffer(name, value, persistent=False)
 
     def train(self, mode: bool = True) -> Self:
-        """But not the library's part, which finds the same codes either way, and in training adds a loss of its
-        own, reduced over padding, and one-hots of all codes.
+        """But not the library's part, which finds the same codes either way, and in training adds a loss of
+        its own, reduced over padding, and one-hots of all codes.
         """
         super().train(mode)
         self.vq.eval()
@@ -52,16 +54,16 @@ class VQ(PointMass):
         return codes_BS
 
     def find(self, numbers_BSK: Tensor) -> tuple[Tensor, Tensor]:
-        """See `PointMass`."""
+        """Codes of the numbers, [B, S], and what their vectors take their gradient from, [B, S, K]."""
         return self._nearest(numbers_BSK), numbers_BSK
 
     def vectors(self, codes_BS: Tensor) -> Tensor:
-        """See `PointMass`."""
+        """Vectors of codes [B, S]."""
         vectors_BSK: Tensor = self.vq.get_codes_from_indices(codes_BS)
         return vectors_BSK
 
     def penalty(self, numbers_BSK: Tensor, vectors_BSK: Tensor) -> Tensor:
-        """See the class."""
+        """Commitment of the numbers to their vectors, nats."""
         codebook_BS = (numbers_BSK.detach() - vectors_BSK).square().sum(-1)
         commitment_BS = (numbers_BSK - vectors_BSK.detach()).square().sum(-1)
         return codebook_BS + self.commitment * commitment_BS
@@ -84,7 +86,8 @@ class VQParams(QuantizerParams):
     def _numbers_can_be_told_apart(self) -> Self:
         if self.codes == self.dim:
             raise ValueError(
-                f"codes and dim are both {self.dim}, but {self.dim} numbers can't be a posterior's and a prior's"
+                f"codes and dim are both {self.dim}, but {self.dim} numbers can't be a posterior's and a "
+                f"prior's"
             )
         return self
 

@@ -20,7 +20,7 @@ class Add(Injection):
     def forward(
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
     ) -> Conditioning:
-        """See `lvlm.interfaces.Injection`."""
+        """Conditioning of the given positions from the embeddings of codes [B, S, C]."""
         return Conditioning(add_BTD=spread(embedding_BSC, self.slots, positions_T, keep_B))
 
 

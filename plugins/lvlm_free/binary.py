@@ -61,7 +61,8 @@ class Binary(Quantizer):
         self.num_codes = 2**bits
         self.units = tuple(f"bit {bit}" for bit in range(bits))
         self.prior_words = (
-            f"bit h of a code, of value 2^h, is 1 with probability sigmoid(number h), h from 0 to {bits - 1}; "
+            f"bit h of a code, of value 2^h, is 1 with probability sigmoid(number h), h from 0 to "
+            f"{bits - 1}; "
             f"with all-zero numbers a code is a uniform integer from 0 to {2**bits - 1}"
         )
         self.embedding_dim, self.bits_per_group = embedding_dim, bits_per_group
@@ -114,7 +115,7 @@ class Binary(Quantizer):
     def forward(
         self, posterior_BSK: Tensor, prior_BSJ: Tensor, generator: torch.Generator | None = None
     ) -> Latent:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Draw from the posterior, differentiably, with the KL to the prior in nats."""
         with full_precision(posterior_BSK):
             logits_BSH, prior_BSH = wide(posterior_BSK), wide(prior_BSJ)
             noisy_BSH = self._draw(logits_BSH, generator)
@@ -133,7 +134,7 @@ class Binary(Quantizer):
         return latent
 
     def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Draw from the prior, without KL."""
         logits_BSH = wide(prior_BSJ)
         latent = self._latent((self._draw(logits_BSH, generator) > 0).long(), logits_BSH.detach())
         latent.prior_BSJ = logits_BSH
@@ -143,7 +144,8 @@ class Binary(Quantizer):
         """Indices [B, S], int64, each in [0, 2^bits)."""
         if codes.is_floating_point() or codes.dtype == torch.bool or codes.ndim != 2:
             raise UserError(
-                f"binary codes are integer indices of shape [rows, slots], not {codes.dtype} of shape {list(codes.shape)}"
+                f"binary codes are integer indices of shape [rows, slots], not {codes.dtype} of shape "
+                f"{list(codes.shape)}"
             )
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < 2**self.bits):
             low, high = int(codes.min()), int(codes.max())
@@ -153,14 +155,14 @@ class Binary(Quantizer):
         return self._latent(bits_BSH, bits_BSH.new_zeros(bits_BSH.shape, dtype=self.table_RC.dtype))
 
     def embed(self, codes: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Quantizer`: plain look-ups."""
+        """Embedding [B, S, C] of codes that are known to be right. Plain look-ups."""
         rows = 2**self.bits_per_group  # of each group's table; the last may have fewer, and as many values
         groups = range(-(-self.bits // self.bits_per_group))
         rows_BSG = torch.stack([codes // rows**group % rows + rows * group for group in groups], dim=-1)
         return F.embedding(rows_BSG, self.table_RC).sum(-2)
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Log-probability of codes under numbers, [B, S], nats."""
         with full_precision(numbers):
             logits_BSH = wide(numbers)
             signs_BSH = 2 * self._bits_of(codes) - 1

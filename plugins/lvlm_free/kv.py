@@ -26,7 +26,7 @@ class KV(Injection):
     def forward(
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
     ) -> Conditioning:
-        """See `lvlm.interfaces.Injection`."""
+        """Conditioning of the given positions from the embeddings of codes [B, S, C]."""
         kv_BTD = spread(embedding_BSC, self.slots, positions_T, keep_B)
         return Conditioning(kv_BTD=kv_BTD) if self.norm == "sum" else Conditioning(kv_normed_BTD=kv_BTD)
 

@@ -29,7 +29,7 @@ class LearnedQuery(Encoder):
         self.block = backbone.make_block(causal=False)
 
     def forward(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Encoder`; the tokens themselves are not looked at."""
+        """Features of each slot, [B, S, E]. The tokens themselves are not looked at."""
         tokens = tokens_BT.shape[1]
         first_S = self.slots.first_positions(tokens, tokens_BT.device)
         features: Tensor = self.block(

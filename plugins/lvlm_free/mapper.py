@@ -1,8 +1,8 @@
 """The binary mapper (F25 section 3.3), exact and without a one-hot.
 
 Bits B_h ~ Bernoulli(sigmoid(l_h)), independent; code index c = sum_h B_h 2^h. The paper outputs
-Y + (G - detach(G)), with Y the one-hot of c and G_c = P(code = c), and maps it through W of 2^H rows. The value
-is row c of W, and the gradient passes through all 2^H probabilities:
+Y + (G - detach(G)), with Y the one-hot of c and G_c = P(code = c), and maps it through W of 2^H rows. The
+value is row c of W, and the gradient passes through all 2^H probabilities:
 
     forward   R = W[c]
     backward  dW_c  = sum of g over the tokens that drew c
@@ -69,8 +69,8 @@ def look_up(
         bits_per_group: n.
         bitwise: not the slope of the expectation over all codes of a group, but over each bit with the other
             sampled bits held.
-        products: what g W^T is computed in, as autocast would the dense form's; the table's own type unless given.
-            Its sums over codes are kept in the type of the logits.
+        products: what g W^T is computed in, as autocast would the dense form's; the table's own type unless
+            given. Its sums over codes are kept in the type of the logits.
     """
     args = (logits_NH, table_RC, rows_NG, bits_per_group, bitwise, products or table_RC.dtype)
     out: Tensor = _Lookup.apply(*args)  # type: ignore[no-untyped-call]

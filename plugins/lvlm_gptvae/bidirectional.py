@@ -24,7 +24,7 @@ class Bidirectional(Encoder):
         self.blocks = nn.ModuleList(backbone.make_block(causal=False) for _ in range(layers))
 
     def forward(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Encoder`; the hidden of the decoder is not looked at."""
+        """Features of each slot, [B, S, E]. The hidden of the decoder is not looked at."""
         where = self.locate(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
         # Padding may look at padding (its features are thrown away); a real token must not.
         mask_B1TT = (keep_BT[:, None, None, :] == keep_BT[:, None, :, None]).contiguous()

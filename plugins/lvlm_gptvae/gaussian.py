@@ -22,8 +22,9 @@ class Gaussian(Quantizer):
     stays zero and no number makes a variance overflow.
 
     Args:
-        variance: 'own' makes each slot's from its numbers; 'shared' learns one per dimension and a number fixes it,
-            and then the posterior's numbers are the mean alone, [B, S, Z]. The prior always has both.
+        variance: 'own' makes each slot's from its numbers; 'shared' learns one per dimension and a number
+            fixes it, and then the posterior's numbers are the mean alone, [B, S, Z]. The prior always has
+            both.
     """
 
     raw_log_variance_Z: Tensor
@@ -50,8 +51,10 @@ class Gaussian(Quantizer):
             self.register_buffer("raw_log_variance_Z", torch.full((dim,), fixed), persistent=False)
         self.embedding_dim, self.log_variance_bound = embedding_dim, log_variance_bound
         self.prior_words = (
-            f"the first {dim} numbers are means m, the others raw log-variances r; with b = {log_variance_bound:g} a code is "
-            f"m + exp(b tanh(r / b) / 2) times standard normal noise; with all-zero numbers it is standard normal"
+            f"the first {dim} numbers are means m, the others raw log-variances r; with b = "
+            f"{log_variance_bound:g} a code is "
+            f"m + exp(b tanh(r / b) / 2) times standard normal noise; with all-zero numbers it is standard "
+            f"normal"
         )
         self.embedding = nn.Linear(dim, embedding_dim, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)
@@ -72,7 +75,7 @@ class Gaussian(Quantizer):
     def forward(
         self, posterior_BSK: Tensor, prior_BSJ: Tensor, generator: torch.Generator | None = None
     ) -> Latent:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Draw from the posterior, differentiably, with the KL to the prior in nats."""
         with full_precision(posterior_BSK):
             q_mean, q_log_variance = self._moments(posterior_BSK)
             latent = self._draw(q_mean, q_log_variance, generator)
@@ -81,7 +84,7 @@ class Gaussian(Quantizer):
         return latent
 
     def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Draw from the prior, without KL."""
         with full_precision(prior_BSJ):
             latent = self._draw(*self._moments(prior_BSJ), generator)
             latent.prior_BSJ = wide(prior_BSJ)
@@ -101,12 +104,12 @@ class Gaussian(Quantizer):
             return Latent(codes, self.embedding(codes))
 
     def embed(self, codes: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Embedding [B, S, C] of codes that are known to be right."""
         embedding_BSC: Tensor = self.embedding(codes)
         return embedding_BSC
 
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """See `lvlm.interfaces.Quantizer`."""
+        """Log-probability of codes under numbers, [B, S], nats."""
         with full_precision(numbers):
             return gaussian_log_prob(wide(codes), *self._moments(numbers)).sum(-1)
 
@@ -122,14 +125,16 @@ class GaussianParams(QuantizerParams):
     log_variance_bound: float = Field(default=10.0, gt=0)
     """The log-variance stays softly inside plus and minus this."""
     variance: Literal["own", "shared"] | Annotated[float, Field(gt=0)] = "own"
-    """The posterior's: each slot's 'own', one learned per dimension ('shared'), or a fixed number. Other than 1, a
-    fixed one costs KL under a fixed prior whatever the mean is (Razavi et al. 2019, arXiv 1901.03416)."""
+    """The posterior's: each slot's 'own', one learned per dimension ('shared'), or a fixed number. Other than
+    1, a fixed one costs KL under a fixed prior whatever the mean is (Razavi et al. 2019, arXiv
+    1901.03416)."""
 
     @model_validator(mode="after")
     def _bound_holds_the_variance(self) -> Self:
         if isinstance(self.variance, float) and abs(math.log(self.variance)) >= self.log_variance_bound:
             raise ValueError(
-                f"the logarithm of variance {self.variance} lies outside log_variance_bound {self.log_variance_bound}"
+                f"the logarithm of variance {self.variance} lies outside log_variance_bound "
+                f"{self.log_variance_bound}"
             )
         return self
 

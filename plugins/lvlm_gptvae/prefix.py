@@ -27,7 +27,9 @@ class Prefix(Injection):
     def forward(
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
     ) -> Conditioning:
-        """See `lvlm.interfaces.Injection`; a prefix is the same for all positions."""
+        """Conditioning of the given positions from the embeddings of codes [B, S, C]. A prefix is the same
+        for all positions.
+        """
         rows_BPD = rearrange(embedding_BSC, "B S (P D) -> B (S P) D", P=self.prefix_rows)
         return Conditioning(prefix_BPD=rows_BPD + self.base_PD, prefix_keep_B=keep_B)
 

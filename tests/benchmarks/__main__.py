@@ -31,7 +31,8 @@ def main() -> None:
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     print(
-        f"{platform.machine()}, {threads} threads, torch {torch.__version__}, Python {platform.python_version()}"
+        f"{platform.machine()}, {threads} threads, torch {torch.__version__}, Python "
+        f"{platform.python_version()}"
     )
     for name in arguments.names or BENCHMARKS:
         print(f"\n{name}")

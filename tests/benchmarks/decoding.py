@@ -1,6 +1,8 @@
-"""Decoding: tokens a second of every arm beside its baseline and the peers' packages, and where a step's time goes.
+"""Decoding: tokens a second of every arm beside its baseline and the peers' packages, and where a step's time
+goes.
 
-The shape of the training benchmark: width 256, 6 layers, 4 heads, SwiGLU 704, vocabulary 256, prompts of 16 tokens, fp32.
+The shape of the training benchmark: width 256, 6 layers, 4 heads, SwiGLU 704, vocabulary 256, prompts of 16
+tokens, fp32.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ def speed(rows: int, rounds: int) -> None:
 
 @torch.no_grad()
 def products(model: LatentLM, rows: int) -> None:
-    """The matrix products of so many steps of any of the sides: what none that is made of torch's can go below."""
+    """The matrix products of so many steps of any of the sides: what none that is made of torch's can go
+    below.
+    """
     weights = [module.weight for module in model.backbone.modules() if isinstance(module, nn.Linear)]
     inputs = {width: torch.randn(rows, 1, width) for width in {weight.shape[1] for weight in weights}}
     for _ in range(NEW):
@@ -90,9 +94,15 @@ def peers(prompt_BT: torch.Tensor) -> dict[str, Callable[[], object]]:
 
         half = LAYERS // 2
         free = FreeTransformer(
-            num_tokens=VOCAB, dim=WIDTH, dec_head_depth=half, dec_tail_depth=half, max_seq_len=total, heads=HEADS,
-            attn_dim_head=WIDTH // HEADS, latent_bits=BITS,
-        ).eval()  # fmt: skip
+            num_tokens=VOCAB,
+            dim=WIDTH,
+            dec_head_depth=half,
+            dec_tail_depth=half,
+            max_seq_len=total,
+            heads=HEADS,
+            attn_dim_head=WIDTH // HEADS,
+            latent_bits=BITS,
+        ).eval()
         plain = AutoregressiveWrapper(peer_decoder()).eval()
         sides["x-transformers, plain decoder"] = lambda: plain.generate(prompt_BT, NEW)
         sides[f"x-transformers, FreeTransformer, H = {BITS}"] = torch.no_grad()(
@@ -102,9 +112,15 @@ def peers(prompt_BT: torch.Tensor) -> dict[str, Callable[[], object]]:
         import free_transformer as udapy
 
         config = udapy.ModelConfig(
-            vocab_size=VOCAB, hidden_dim=WIDTH, num_layers=LAYERS, num_heads=HEADS, num_kv_heads=HEADS,
-            ffn_hidden_dim=HIDDEN, max_seq_len=total, latent_dim=BITS,
-        )  # fmt: skip
+            vocab_size=VOCAB,
+            hidden_dim=WIDTH,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            num_kv_heads=HEADS,
+            ffn_hidden_dim=HIDDEN,
+            max_seq_len=total,
+            latent_dim=BITS,
+        )
         other: nn.Module = udapy.FreeTransformer(config).eval()
         sides[f"free-transformer (udapy), H = {BITS}"] = torch.no_grad()(
             lambda: other.generate(prompt_BT, NEW)

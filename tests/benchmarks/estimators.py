@@ -1,6 +1,8 @@
-"""Estimators of the likelihood on an untrained FREE of width 128, 4 layers: one window group each, K and T growing.
+"""Estimators of the likelihood on an untrained FREE of width 128, 4 layers: one window group each, K and T
+growing.
 
-The cost of a particle filter should be linear in K, and in T between linear (products) and quadratic (attention).
+The cost of a particle filter should be linear in K, and in T between linear (products) and quadratic
+(attention).
 """
 
 from __future__ import annotations
@@ -35,10 +37,16 @@ def run(rounds: int) -> None:
     sides: dict[str, Callable[[], object]] = {}
     for name, k, tokens, chunk in (
         ("iwae", 16, LONGEST, 4),
-        ("smc", 4, LONGEST, 4), ("smc", 8, LONGEST, 4), ("smc", 16, LONGEST, 4), ("smc", 32, LONGEST, 4),
-        ("smc", 64, LONGEST, 4), ("smc", 16, LONGEST // 4, 4), ("smc", 16, LONGEST // 2, 4),
-        ("smc", 16, LONGEST, 1), ("smc", 16, LONGEST, 16),
-    ):  # fmt: skip
+        ("smc", 4, LONGEST, 4),
+        ("smc", 8, LONGEST, 4),
+        ("smc", 16, LONGEST, 4),
+        ("smc", 32, LONGEST, 4),
+        ("smc", 64, LONGEST, 4),
+        ("smc", 16, LONGEST // 4, 4),
+        ("smc", 16, LONGEST // 2, 4),
+        ("smc", 16, LONGEST, 1),
+        ("smc", 16, LONGEST, 16),
+    ):
         side = f"{name}, K = {k}, T = {tokens}" + f", chunks of {chunk}" * (name == "smc")
         sides[side] = estimating(model, windows, name, k, tokens, chunk)  # type: ignore[arg-type]
     seconds = in_turn(sides, rounds, warmup=1)

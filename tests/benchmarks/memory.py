@@ -1,5 +1,5 @@
-"""Peak memory of three training steps above what importing took, each side in a process of its own, at the shape of
-`tests.benchmarks.training`.
+"""Peak memory of three training steps above what importing took, each side in a process of its own, at the
+shape of `tests.benchmarks.training`.
 """
 
 from __future__ import annotations

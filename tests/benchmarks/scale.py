@@ -1,5 +1,5 @@
-"""What the trainer offers to large runs, at a size that a CPU bears: FSDP2 over two gloo processes, memory for time,
-checkpoints behind the loop. Everything runs in processes of its own, one thread each.
+"""What the trainer offers to large runs, at a size that a CPU bears: FSDP2 over two gloo processes, memory
+for time, checkpoints behind the loop. Everything runs in processes of its own, one thread each.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from tests.benchmarks.training import SHAPE
 
 ROWS = "train.rows=8"
 SMALL_124M = (
-    "train.device=cpu", "train.precision=fp32", "train.compile=false", "train.logits_chunk=null", "train.rows=1",
-    "train.micro_rows=null", "train.threads=1",
-)  # fmt: skip
+    "train.device=cpu",
+    "train.precision=fp32",
+    "train.compile=false",
+    "train.logits_chunk=null",
+    "train.rows=1",
+    "train.micro_rows=null",
+    "train.threads=1",
+)
 
 
 def trainer_of(recipe: str, *overrides: str, world: Any = None) -> Any:
@@ -50,16 +55,22 @@ def step(trainer: Any) -> float:
 
 
 def shards(rounds: int) -> None:
-    """Two processes that train one model beside the same two that train a model each, on as many rows, and what gloo needs
-    to move what they tell each other.
+    """Two processes that train one model beside the same two that train a model each, on as many rows, and
+    what gloo needs to move what they tell each other.
     """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     places = [
-        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(port),
+        }
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     command = [sys.executable, "-m", "tests.benchmarks.scale", "rank", "--rounds", str(rounds)]
     ranks = [
         subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | place, stdout=-1, text=True)
@@ -185,21 +196,35 @@ def collectives_of(work: Callable[[], object]) -> list[Callable[[], object]]:
 # ------------------------------------------------------------------------------------------------- memory
 
 WIDE = (
-    "train.device=cpu", "train.precision=fp32", "train.threads=1", "model.backbone.layers=12",
-    "model.backbone.width=256", "model.backbone.context=512", "data.window=512", "train.rows=8",
-)  # fmt: skip
+    "train.device=cpu",
+    "train.precision=fp32",
+    "train.threads=1",
+    "model.backbone.layers=12",
+    "model.backbone.width=256",
+    "model.backbone.context=512",
+    "data.window=512",
+    "train.rows=8",
+)
 MANY = (
-    "train.device=cpu", "train.precision=fp32", "train.threads=1", "model.vocab=50304", "model.backbone.context=512",
-    "data.window=512", "train.rows=8",
-)  # fmt: skip
+    "train.device=cpu",
+    "train.precision=fp32",
+    "train.threads=1",
+    "model.vocab=50304",
+    "model.backbone.context=512",
+    "data.window=512",
+    "train.rows=8",
+)
 PEAKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "12 layers of width 256": ("baseline", WIDE),
     "12 layers of width 256, recompute: 2": ("baseline", (*WIDE, "train.recompute=2")),
     "12 layers of width 256, recompute: selective": ("baseline", (*WIDE, "train.recompute=selective")),
     "12 layers of width 256, recompute: full": ("baseline", (*WIDE, "train.recompute=full")),
     "4 layers of width 128, vocabulary 50,304": ("baseline", MANY),
-    "4 layers of width 128, vocabulary 50,304, logits_chunk: 512": ("baseline", (*MANY, "train.logits_chunk=512")),
-}  # fmt: skip
+    "4 layers of width 128, vocabulary 50,304, logits_chunk: 512": (
+        "baseline",
+        (*MANY, "train.logits_chunk=512"),
+    ),
+}
 
 
 def peaks(rounds: int) -> None:  # noqa: ARG001 (a peak is the same every time)

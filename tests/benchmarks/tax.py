@@ -1,5 +1,5 @@
-"""What the trainer of many processes costs the run of one: a step now beside a step before, commit d86dc19, whose trainer
-knew one process. Each side is an interpreter of its own; they are told in turn to take a step.
+"""What the trainer of many processes costs the run of one: a step now beside a step before, commit d86dc19,
+whose trainer knew one process. Each side is an interpreter of its own; they are told in turn to take a step.
 """
 
 from __future__ import annotations

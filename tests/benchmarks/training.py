@@ -1,6 +1,6 @@
 """Training steps (forward, backward, AdamW) at the shape that peers were measured at: width 256, 6 layers,
-4 heads, sequence 256, batch 8, vocabulary 256. The baseline through our trainer's own step; a plain loop of the
-same shape; x-transformers' decoder and FREE where that package is installed.
+4 heads, sequence 256, batch 8, vocabulary 256. The baseline through our trainer's own step; a plain loop of
+the same shape; x-transformers' decoder and FREE where that package is installed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,17 @@ from tests.benchmarks.measure import in_turn, median_ratio
 
 WIDTH, LAYERS, HEADS, TOKENS, ROWS, VOCAB, HIDDEN = 256, 6, 4, 256, 8, 256, 704
 SHAPE = (
-    f"model.backbone.width={WIDTH}", f"model.backbone.layers={LAYERS}", f"model.backbone.heads={HEADS}",
-    f"model.backbone.hidden={HIDDEN}", f"model.backbone.context={TOKENS}", f"data.window={TOKENS}",
-    f"train.rows={ROWS}", "train.device=cpu", "train.precision=fp32", "train.steps=100000",
-)  # fmt: skip
+    f"model.backbone.width={WIDTH}",
+    f"model.backbone.layers={LAYERS}",
+    f"model.backbone.heads={HEADS}",
+    f"model.backbone.hidden={HIDDEN}",
+    f"model.backbone.context={TOKENS}",
+    f"data.window={TOKENS}",
+    f"train.rows={ROWS}",
+    "train.device=cpu",
+    "train.precision=fp32",
+    "train.steps=100000",
+)
 
 
 FREE = ((8, 8, "exact"), (16, 1, "exact"), (16, 8, "exact"), (16, 16, "exact"), (16, 16, "bitwise"))
@@ -164,7 +171,9 @@ def report(sides: dict[str, Callable[[], object]], rounds: int) -> None:
 
 
 def x_transformers() -> dict[str, Callable[[], object]]:
-    """The peer's plain decoder and its FreeTransformer, with its best options, or nothing where it isn't installed."""
+    """The peer's plain decoder and its FreeTransformer, with its best options, or nothing where it isn't
+    installed.
+    """
     if importlib.util.find_spec("x_transformers") is None:
         print("(x-transformers is not installed: it comes with the extra bench)")
         return {}
@@ -189,9 +198,14 @@ def peer_decoder() -> nn.Module:
     from x_transformers import Decoder, TransformerWrapper
 
     decoder = Decoder(
-        dim=WIDTH, depth=LAYERS, heads=HEADS, attn_dim_head=WIDTH // HEADS, rotary_pos_emb=True, use_rmsnorm=True,
+        dim=WIDTH,
+        depth=LAYERS,
+        heads=HEADS,
+        attn_dim_head=WIDTH // HEADS,
+        rotary_pos_emb=True,
+        use_rmsnorm=True,
         **PEER_BLOCK,
-    )  # fmt: skip
+    )
     return TransformerWrapper(num_tokens=VOCAB, max_seq_len=TOKENS, attn_layers=decoder)
 
 
@@ -206,7 +220,14 @@ def peer_free(bits: int, *, tuned: bool = True) -> Callable[[], object]:
 
     half = LAYERS // 2
     model = FreeTransformer(
-        num_tokens=VOCAB, dim=WIDTH, dec_head_depth=half, dec_tail_depth=half, max_seq_len=TOKENS, heads=HEADS,
-        attn_dim_head=WIDTH // HEADS, latent_bits=bits, **(PEER_BLOCK | {"attn_flash": tuned}),
-    )  # fmt: skip
+        num_tokens=VOCAB,
+        dim=WIDTH,
+        dec_head_depth=half,
+        dec_tail_depth=half,
+        max_seq_len=TOKENS,
+        heads=HEADS,
+        attn_dim_head=WIDTH // HEADS,
+        latent_bits=bits,
+        **(PEER_BLOCK | {"attn_flash": tuned}),
+    )
     return loop(model, model, fused=tuned or None)

@@ -28,9 +28,16 @@ class AlibiBlock(nn.Module):
         self.q, self.k, self.v, self.out, self.mlp = (nn.Linear(width, width) for _ in range(5))
 
     def forward(
-        self, x_BTD: Tensor, where: Tensor, *, source_BUD: Tensor | None = None, source_where: Any = None,
-        shift_BUD: Tensor | None = None, mask: Tensor | None = None, cache: LayerCache | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x_BTD: Tensor,
+        where: Tensor,
+        *,
+        source_BUD: Tensor | None = None,
+        source_where: Any = None,
+        shift_BUD: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
         """See `lvlm.interfaces.Block`."""
         normed_BTD = self.norm(x_BTD)
         kv_BUD = normed_BTD if source_BUD is None else self.norm(source_BUD)

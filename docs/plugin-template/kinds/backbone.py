@@ -50,8 +50,8 @@ class MyKind(Backbone):
 
     def make_block(self, *, causal: bool) -> TransformerBlock:
         """One more block of this shape."""
-        # CHANGE: the block. Another one has to keep what `lvlm.interfaces.Block` says: a source of keys and values, a shift
-        # of them, masks and a cache.
+        # CHANGE: the block. Another one has to keep what `lvlm.interfaces.Block` says: a source of keys and
+        # values, a shift of them, masks and a cache.
         block = TransformerBlock(self.width, self.heads, self.heads, 4 * self.width, causal=causal)
         block.init_weights(INIT_STD, INIT_STD)
         return block

@@ -1,4 +1,5 @@
-"""The data `my_kind`: rows that count around a circle of symbols and sometimes stumble. The likelihood is known.
+"""The data `my_kind`: rows that count around a circle of symbols and sometimes stumble. The likelihood is
+known.
 
 It works as it stands. CHANGE marks where yours begins.
 """
@@ -61,7 +62,8 @@ class MyKindSource(Source):
 
     def __init__(self, params: MyKindData) -> None:
         self.params: MyKindData = params
-        # The fingerprint names the data: runs of other data are never compared. Raise the version with the rule.
+        # The fingerprint names the data: runs of other data are never compared. Raise the version with the
+        # rule.
         rule = f"my_kind 1: {params.length} {params.stumble!r}"
         self.fingerprint = hashlib.sha256(rule.encode()).hexdigest()[:16]
 
@@ -75,7 +77,9 @@ class MyKindSource(Source):
         return Batch(inputs_NT, targets_NT, torch.ones_like(targets_NT, dtype=torch.bool))
 
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
-        """Rows of a training step, a function of seed and step: so a resumed run sees what it would have seen."""
+        """Rows of a training step, a function of seed and step: so a resumed run sees what it would have
+        seen.
+        """
         return self._rows(uniforms((rows, self.params.length + 1), "train", seed=seed, step=step))
 
     def windows(self, count: int, split: Split = "validation") -> Windows:
@@ -83,7 +87,9 @@ class MyKindSource(Source):
         return Windows.of(self._rows(uniforms((count, self.params.length + 1), split)))
 
     def oracle_nll_nats(self, batch: Batch) -> NDArray[np.float64]:
-        """The exact -log p of each row [N] behind its first symbol, nats. Without an oracle, leave this method out."""
+        """The exact -log p of each row [N] behind its first symbol, nats. Without an oracle, leave this
+        method out.
+        """
         p, others = self.params.stumble, len(SYMBOLS) - 1
         counts_NT = (batch.targets_BT == (batch.inputs_BT + 1) % len(SYMBOLS)).cpu().numpy()
         return np.where(counts_NT, -math.log1p(-p), math.log(others / p)).sum(1)

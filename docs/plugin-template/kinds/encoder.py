@@ -18,7 +18,7 @@ from lvlm.nn import masked_mean
 
 class MyKind(Encoder):
     """tokens ─ embedding ─┐
-    hidden at the seam ────┴ + ─ linear ─ GELU · sigmoid(score) ─ masked mean over each slot ─► features [B, S, E].
+    hidden at the seam ────┴ + ─ linear ─ GELU · sigmoid(score) ─ mean over each slot ─► features [B, S, E].
     """
 
     def __init__(self, *, width: int, hidden: int, vocab: int, slots: Slots) -> None:
@@ -29,10 +29,12 @@ class MyKind(Encoder):
         self.score = nn.Linear(hidden, 1)
 
     def forward(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
-        """Features [B, S, E] of tokens [B, T] and the hidden at the seam [B, T, D]; keep_BT is False at padding."""
+        """Features [B, S, E] of tokens [B, T] and the hidden at the seam [B, T, D]; keep_BT is False at
+        padding.
+        """
         x_BTD = self.embedding(tokens_BT) + hidden_BTD
-        # CHANGE: let places look at each other. `backbone.make_block(causal=False)` gives blocks of the decoder's own
-        # shape; mask them by keep_BT, since no real place may see padding.
+        # CHANGE: let places look at each other. `backbone.make_block(causal=False)` gives blocks of the
+        # decoder's own shape; mask them by keep_BT, since no real place may see padding.
         x_BTE = nn.functional.gelu(self.linear(x_BTD)) * torch.sigmoid(self.score(x_BTD))
         return masked_mean(x_BTE, keep_BT, self.slots)
 

@@ -28,10 +28,13 @@ class MyKind(Injection):
     def forward(
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
     ) -> Conditioning:
-        """The conditioning at `positions_T` of codes whose embedding is [B, S, C]; where keep_B is False, nothing."""
-        # CHANGE: what the code becomes, and the port. `add_BTD` is added to the hidden, `kv_BTD` to keys and values of the
-        # block at the seam, `prefix_BPD` (with `prefix_keep_B`, and `prefix_rows` set above) stands before the tokens.
-        # `spread` gives each position the row of its slot and puts zeros where keep_B is False.
+        """The conditioning at `positions_T` of codes whose embedding is [B, S, C]; where keep_B is False,
+        nothing.
+        """
+        # CHANGE: what the code becomes, and the port. `add_BTD` is added to the hidden, `kv_BTD` to keys and
+        # values of the block at the seam, `prefix_BPD` (with `prefix_keep_B`, and `prefix_rows` set above)
+        # stands before the tokens. `spread` gives each position the row of its slot and puts zeros where
+        # keep_B is False.
         return Conditioning(add_BTD=spread(embedding_BSC * self.gate_D, self.slots, positions_T, keep_B))
 
 
@@ -39,8 +42,8 @@ class MyKindParams(InjectionParams):
     """Scaled by a learned gate and added to the hidden at the seam."""
 
     kind: Literal["my_kind"] = "my_kind"
-    # CHANGE: `needs_fixed_slots = True` if it can't serve a growing number of slots, `needs_block = True` if it needs a
-    # block at the seam (both `ClassVar[bool]`); then the options.
+    # CHANGE: `needs_fixed_slots = True` if it can't serve a growing number of slots, `needs_block = True` if
+    # it needs a block at the seam (both `ClassVar[bool]`); then the options.
     gate: float = Field(default=1.0)
     """The gate before training."""
 

@@ -22,12 +22,14 @@ class MyKind(Loss):
         self.beta = beta
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
-        """The loss of this micro-batch, and the sums that are logged; `num_tokens` counts the targets of the step."""
+        """The loss of this micro-batch, and the sums that are logged; `num_tokens` counts the targets of the
+        step.
+        """
         total, sums = reconstruction(output, batch)
         kl_BSd = real_kl(output)  # of slots with a real token; None where the model has no latent
         if kl_BSd is not None:
-            # CHANGE: what of the KL is charged, and how. 'kl' stays raw; 'kl_hinged' is what is above a budget; 'kl_priced'
-            # is the KL times the derivative of `total` with respect to it.
+            # CHANGE: what of the KL is charged, and how. 'kl' stays raw; 'kl_hinged' is what is above a
+            # budget; 'kl_priced' is the KL times the derivative of `total` with respect to it.
             kl = kl_BSd.sum()
             total = total + self.beta * kl
             sums |= {"kl": kl.detach(), "kl_hinged": kl.detach(), "kl_priced": self.beta * kl.detach()}

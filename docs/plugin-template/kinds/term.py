@@ -33,7 +33,8 @@ class MyKind(KLTerm):
             cost, units = kl_BSd.sum((-1, -2)), keep_BS.sum(-1)
         # The budget of so many units; an infinite one of no units is 0, and not NaN.
         budget = torch.where(units > 0, self.budget_nats * units.clamp(min=1), 0.0).to(cost)
-        # CHANGE: what is charged for `cost` under `budget`, and the price: the derivative of that by the cost.
+        # CHANGE: what is charged for `cost` under `budget`, and the price: the derivative of that by the
+        # cost.
         charged = (cost - budget).relu() + self.leak * torch.minimum(cost, budget)
         price = torch.where(cost > budget, 1.0, self.leak)
         return charged.sum(), (cost * price).sum()
@@ -43,8 +44,8 @@ class MyKindParams(TermParams):
     """KL above the budget, and a share of what is within it."""
 
     kind: Literal["my_kind"] = "my_kind"
-    # CHANGE: options, each with a range and a docstring. `steers`, `follows_mean` and `pays_for_kl` of the base class say
-    # what a recipe may combine it with.
+    # CHANGE: options, each with a range and a docstring. `steers`, `follows_mean` and `pays_for_kl` of the
+    # base class say what a recipe may combine it with.
     leak: float = Field(default=0.05, ge=0, le=1)
     """Nats charged per nat of KL within the budget."""
 
