@@ -5,10 +5,8 @@ from __future__ import annotations
 import keyword
 import re
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from lvlm.cli.words import described_by
 from lvlm.errors import UserError, listing, nearest
 
 FILES = ("README.md", "pyproject.toml", "tests/test_conformance.py")
@@ -18,16 +16,9 @@ IN_CROSSES = ("encoder", "quantizer", "injection")
 """The roles that conformance combines with each other."""
 
 
-def new(
-    role: Annotated[
-        str, typer.Argument(help="What it supplies: quantizer, encoder, injection, loss, data, …")
-    ],
-    name: Annotated[str, typer.Argument(help="The kind's name, a Python identifier: cauchy.")],
-    out: Annotated[str | None, typer.Option(help="The package's folder; lvlm-NAME unless given.")] = None,
-) -> None:
-    """Write a plugin's package: a small working kind that passes its conformance test, to be changed into
-    yours.
-    """
+@described_by("lvlm.cli.new:write_package")
+def new(role: str, name: str, out: str | None = None) -> None:
+    """Write a plugin's package: a small working kind that passes its conformance test, to be changed into yours."""
     print(write_package(role, name, out))
 
 
@@ -47,9 +38,9 @@ def write_package(role: str, name: str, out: str | Path | None = None) -> Path:
     """Write a package with one kind; returns its folder.
 
     Args:
-        role: one of `roles()`.
-        name: of the kind; the module is lvlm_NAME and the project lvlm-NAME.
-        out: the folder, which must not be there or be empty; lvlm-NAME, with hyphens, unless given.
+        role: what it supplies: backbone, encoder, quantizer, injection, loss, term, data or estimator.
+        name: the kind's, a word like cauchy; the module is lvlm_NAME, the project lvlm-NAME.
+        out: the package's folder, not there yet or empty; the project's name unless given.
 
     Raises:
         UserError: an unknown role, a name that can't be a kind's or is taken, a folder that can't be written.
