@@ -9,8 +9,7 @@ WORKDIR /lvlm
 
 # torch alone first: a change of lvlm's code doesn't fetch it again.
 COPY .ci/constraints.txt .ci/constraints.txt
-RUN python -m pip install --constraint .ci/constraints.txt --index-url "$TORCH_INDEX" \
-    --extra-index-url https://pypi.org/simple torch
+RUN python -m pip install --constraint .ci/constraints.txt --extra-index-url "$TORCH_INDEX" torch
 
 COPY pyproject.toml README.md LICENSE ./
 COPY docs/plugin-template docs/plugin-template

@@ -266,7 +266,7 @@ def test_inputs_of_every_form_give_the_same_bins(tmp_path: Path) -> None:
     content = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.jsonl").write_text(content)
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content.encode()))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content.encode(), mtime=0))
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     found = set()
     for number, name in enumerate(("folder", "b.jsonl.gz", "saved")):
@@ -514,7 +514,7 @@ def test_bad_datasets(
         ),  # behind what the library looks at first
         ("words.txt", b"fine\n\xff\xfe\n"),
         ("rows.parquet", b"PAR1 and nothing else"),
-        ("rows.jsonl.gz", gzip.compress(b'{"text": "fine"}\n' * 40)[:-12]),
+        ("rows.jsonl.gz", gzip.compress(b'{"text": "fine"}\n' * 40, mtime=0)[:-12]),
     ],
 )
 def test_a_dataset_that_breaks_while_it_is_read(

@@ -18,9 +18,7 @@ IN_CROSSES = ("encoder", "quantizer", "injection")
 
 @described_by("lvlm.cli.new:write_package")
 def new(role: str, name: str, out: str | None = None) -> None:
-    """Write a plugin's package: a small working kind that passes its conformance test, to be changed into
-    yours.
-    """
+    """Write a plugin's package: a small working kind that passes its conformance test, to be changed into yours."""
     print(write_package(role, name, out))
 
 

@@ -19,7 +19,7 @@ PROPOSAL: Proposal = "prior"
 class MyKind(Estimator):
     """-log of the mean of p(x | code) over K codes of whole sequences, nats per row."""
 
-    # The fields are all that the number depends on beside the noise: a stored evaluation is known by them.
+    # The fields are all that the number depends on, beside the noise: a stored evaluation is known by them.
     k: int
 
     @property
@@ -29,8 +29,8 @@ class MyKind(Estimator):
 
     def __call__(self, rows: Rows) -> Bounds:
         """Estimate the negative log-likelihood of some rows, nats per row."""
-        # CHANGE: where codes come from, and how their weights become a bound. `log_ratio_BKS` is
-        # log p - log q of each slot's code, nats; `cost` is -log p(x | code).
+        # CHANGE: where codes come from, and how their weights become a bound. `log_ratio_BKS` is log p - log
+        # q of each slot's code, nats; `cost` is -log p(x | code).
         log_ratio_BK = rows.draws(PROPOSAL, self.k).log_ratio_BKS.sum(-1)
         return importance(log_ratio_BK - rows.cost(PROPOSAL, self.k))
 
@@ -40,8 +40,8 @@ class MyKindParams(EstimatorParams):
 
     kind: Literal["my_kind"] = "my_kind"
     # CHANGE: what the number is called (it ends with K where it depends on it), and what it promises.
-    # `status` says whether it is an upper bound, exact or no bound; `unbiased` whether the mean of exp(-number)
-    # is the likelihood.
+    # `status` says whether it is an upper bound, exact or no bound; `unbiased` whether the mean of
+    # exp(-number) is the likelihood.
     number: ClassVar[str] = "nll_my_kind_K"
     unbiased: ClassVar[bool] = True
 
