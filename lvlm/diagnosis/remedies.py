@@ -58,8 +58,7 @@ class Options:
         return True
 
 
-# ---- what to try, in the order of promise; what the recipe refuses is dropped later
-# -----------------------------
+# ---- what to try, in the order of promise; what the recipe refuses is dropped later ----
 
 
 def from_kind(options: Options, measured: Measured, trouble: Trouble, *path: str) -> Iterator[Try]:

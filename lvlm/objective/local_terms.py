@@ -47,6 +47,7 @@ class HingeParams(TermParams):
     """KL above the budget: relu(KL - budget)."""
 
     kind: Literal["hinge"] = "hinge"
+    free_within_budget: ClassVar[bool] = True
 
     def build(self, *, budget_nats: float, per: Granularity) -> LocalTerm:
         """The term (Kingma et al. 2016, arXiv 1606.04934; F25 eq. 5)."""
@@ -57,6 +58,7 @@ class MaskParams(TermParams):
     """All of the KL where it is above the budget, none below; the gradient of the hinge."""
 
     kind: Literal["mask"] = "mask"
+    free_within_budget: ClassVar[bool] = True
 
     def build(self, *, budget_nats: float, per: Granularity) -> LocalTerm:
         """The term (Li et al. 2020, Optimus, arXiv 2004.04092)."""

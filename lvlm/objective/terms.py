@@ -67,6 +67,9 @@ class TermParams(Params):
     pays_for_kl: ClassVar[bool] = False
     """True where a nat of KL may have a negative price; a learned prior would then flee from the codes."""
 
+    free_within_budget: ClassVar[bool] = False
+    """True where KL within its budget has no price at all, as under a hinge."""
+
     def build(self, *, budget_nats: float, per: Granularity) -> KLTerm:
         """The module.
 

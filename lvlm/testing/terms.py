@@ -23,6 +23,8 @@ def check_term(params: TermParams) -> None:
             for _ in range(2):  # a price that follows the KL is set after the first step
                 check_charge(term, *kl_and_keep(size), pays_for_kl=params.pays_for_kl)
                 term.after_step()
+        if params.free_within_budget:
+            check_free_within_budget(params, per)
         check_parts_add_up(params, per)
         check_edges(params, per)
         check_state(params, per)
@@ -51,6 +53,19 @@ def check_charge(term: KLTerm, kl_BSd: Tensor, keep_BS: Tensor, *, pays_for_kl: 
     torch.testing.assert_close(
         priced.detach(), (price_BSd * kl_BSd.detach()).sum(), msg="priced is not the raw KL times its price"
     )
+
+
+def check_free_within_budget(params: TermParams, per: Granularity) -> None:
+    """KL within its budget costs nothing and has no gradient; above it, it does."""
+    term = params.build(budget_nats=BUDGET_NATS, per=per)
+    for size, free in ((BUDGET_NATS / 4, True), (20.0, False)):
+        kl_BSd, keep_BS = kl_and_keep(size)
+        kl_BSd = kl_BSd.requires_grad_()
+        charged, _ = term(kl_BSd, keep_BS)
+        nothing = charged == 0 and not _gradient(charged, kl_BSd).any()
+        assert bool(nothing) == free, (
+            f"{charged.item():.4f} nats are charged {'within' if free else 'above'} the budget"
+        )
 
 
 def check_parts_add_up(params: TermParams, per: Granularity) -> None:
