@@ -1,6 +1,9 @@
 """The objective: cross-entropy, closed-form KLs, KL terms, and gradients through codes."""
 
-from lvlm.objective.controllers import (
+from lvlm.objective.cross_entropy import cross_entropy_nats, cross_entropy_of, name_of_cross_entropy
+from lvlm.objective.divergences import bernoulli_kl, full_precision, gaussian_kl, gaussian_log_prob, wide
+from lvlm.objective.gradients import score_function, straight_through
+from lvlm.objective.kl_controllers import (
     PID,
     Clamp,
     ClampParams,
@@ -9,12 +12,9 @@ from lvlm.objective.controllers import (
     LagrangianParams,
     PIDParams,
 )
-from lvlm.objective.cross_entropy import cross_entropy_nats, cross_entropy_of, name_of_cross_entropy
-from lvlm.objective.gradients import score_function, straight_through
-from lvlm.objective.kl import bernoulli_kl, full_precision, gaussian_kl, gaussian_log_prob, wide
-from lvlm.objective.local_terms import HingeParams, LocalShape, LocalTerm, MaskParams, TargetParams
+from lvlm.objective.kl_hinges import HingeParams, LocalShape, LocalTerm, MaskParams, TargetParams
+from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
 from lvlm.objective.losses import ELBO, NATS_PER_BIT, per_token, real_kl, reconstruction
-from lvlm.objective.terms import Granularity, KLTerm, TermParams
 
 __all__ = [
     "ELBO",

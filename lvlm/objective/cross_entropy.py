@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lvlm.interfaces import IGNORE, Output
-from lvlm.objective.kl import wide
+from lvlm.objective.divergences import wide
 
 
 def cross_entropy_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
     loss = ( sum of cross-entropy over target tokens + beta * KL term ) / number of target tokens
 
 A nat of KL and a nat of cross-entropy weigh the same at beta = 1, whatever the sequence length. A KL term
-(see `lvlm.objective.terms`) hinged at a budget is not a bound on anything, so the raw KL is logged beside it,
-always, and so is `beta_effective`, the price that a nat of KL really paid.
+(see `lvlm.objective.kl_terms`) hinged at a budget is not a bound on anything, so the raw KL is logged beside
+it, always, and so is `beta_effective`, the price that a nat of KL really paid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from lvlm.interfaces import Batch, Loss, Output, Schedule, Terms, value_at
 from lvlm.objective.cross_entropy import cross_entropy_of, name_of_cross_entropy
 from lvlm.objective.gradients import score_function
-from lvlm.objective.terms import Granularity, KLTerm
+from lvlm.objective.kl_terms import Granularity, KLTerm
 
 NATS_PER_BIT = math.log(2)
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lvlm.interfaces import Case, Remedy
-from lvlm.objective.terms import Granularity, KLTerm, TermParams
+from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
 
 
 class Controller(KLTerm):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lvlm.objective.terms import Granularity, KLTerm, TermParams
+from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
 
 LocalShape = Literal["hinge", "mask", "target"]
 

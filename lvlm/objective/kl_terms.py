@@ -2,14 +2,14 @@
 
     kl_BSd, keep_BS ─ KLTerm ─► charged, raw KL times its price ─ ELBO ─► loss, beta_effective
 
-Terms in use are in two families. Local terms (`local_terms.py`) look at each unit, slot or sequence by
+Terms in use are in two families. Local terms (`kl_hinges.py`) look at each unit, slot or sequence by
 itself; k is its budget in nats.
 
     hinge       relu(KL - k)        one-sided (Kingma et al. 2016, arXiv 1606.04934; F25 eq. 5)
     mask        KL where KL > k     one-sided, the gradient of the hinge (Li et al. 2020, Optimus, 2004.04092)
     target      |KL - k|            two-sided: below its budget a latent is pulled up
 
-Controllers (`controllers.py`) set one price per nat, or one per unit, from the mean KL of the whole step
+Controllers (`kl_controllers.py`) set one price per nat, or one per unit, from the mean KL of the whole step
 before: the price is then the same for all micro-batches and ranks, and the loss is linear in the KL.
 
     clamp       1 where the mean was above k, else 0           the gradient of max(mean KL, k); one-sided
