@@ -28,7 +28,7 @@ class Compared(NamedTuple):
 
     @classmethod
     def of(cls, value: Interval | None, beside: Interval | None, difference: Interval | None) -> Self:
-        """Of intervals; what has none has no number."""
+        """Values of the intervals; None where there is no interval."""
         return cls(_value(value), _value(beside), difference)
 
 

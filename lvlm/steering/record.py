@@ -108,8 +108,8 @@ class Units(Section):
 
 
 class Diversity(Section):
-    """Of texts from the prior of codes. Only arms of equal entropy compare; `temperature` brought it
-    there.
+    """Diversity of texts from the prior of codes. Only arms of equal entropy compare; `temperature` brought
+    it there.
     """
 
     texts: int
