@@ -520,6 +520,19 @@ STUDY = {
 }
 
 
+def test_an_evaluation_says_which_step_it_scored(place: Path, run_lvlm: Lvlm) -> None:
+    run = place / "runs" / "free"
+    last = run_lvlm("eval", run, "--estimators", "elbo")
+    assert "step 10 of 10, the last checkpoint; 4 test windows" in last.out
+    other = run_lvlm("eval", run, "--estimators", "elbo", "--step", 8)
+    assert "step 8 of 10, as asked for, which is not the selected checkpoint; 4 test windows" in other.out
+    found = run_lvlm("eval", run, "--estimators", "elbo", "--step", 8, "--json")
+    assert json.loads(found.out)["step"] == 8
+    wrong = run_lvlm("eval", run, "--step", 9)
+    assert wrong.status == 2
+    assert "no checkpoint of step 9; kept: 8, 10; the nearest is 8" in wrong.err
+
+
 @pytest.fixture
 def study(place: Path, tmp_path: Path) -> Callable[..., Path]:
     """Writes a study file beside copies of the recipes."""

@@ -25,7 +25,7 @@ from lvlm.likelihood.estimators import make_estimators, status_of
 from lvlm.likelihood.life import is_alive
 from lvlm.likelihood.names import Resampling
 from lvlm.objective import NATS_PER_BIT
-from lvlm.recipe.assemble import build_loss
+from lvlm.recipe.assemble import build_loss, estimator_kind
 from lvlm.runs.folder import parameters_record, read_record
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.files import write_atomically, writing
@@ -52,16 +52,17 @@ def evaluate(
     chunk: int | None = None,
     resampling: Resampling | None = None,
     resample_below: float | None = None,
+    step: int | None = None,
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
     label: str | None = None,
 ) -> Evaluation:
-    """Evaluate a run's best checkpoint on its test windows.
+    """Evaluate a run's selected checkpoint on its test windows.
 
     With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and
     evaluation.npz and shown by reports; with any it is returned alone. Every number is kept in the run's
-    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened: one that
-    lands meanwhile changes nothing.
+    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened, by the
+    recipe's `train.select`: one that lands meanwhile changes nothing.
 
     Args:
         run: as for `load`, or a run that is open.
@@ -73,30 +74,37 @@ def evaluate(
         resampling: how particles are drawn anew: systematic, stratified or multinomial.
         resample_below: the share of K under which the effective sample size must fall before a filter
             resamples.
+        step: of which checkpoint; the one that the run's `train.select` chooses unless given. Of another
+            nothing is stored in evaluation.json.
         plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; too little data, or other data than it was trained on;
-            options out of range; an estimator that the model doesn't allow.
+        UserError: no such run or checkpoint, or a damaged one; too little data, or other data than it was
+            trained on; options out of range; an estimator that the model doesn't allow.
     """
     ks = [k] if isinstance(k, int) else k
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
     with Display(console or Console(quiet=True), label or f"evaluating {run}", 100) as display:
-        opened = open_run(run, plugin_files=plugin_files)
+        opened = open_run(run, plugin_files=plugin_files, step=step)
         recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
         windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
-        kinds = [_kind(opened, name) for name in settings.estimators or spec.estimators]
+        kinds = [estimator_kind(opened.registry, name) for name in settings.estimators or spec.estimators]
         used = _estimators(kinds, settings, opened)
         estimates = _estimates(opened, windows_used, used, display.share)
-    headline = "nll_exact" if model.latent is None else _kind(opened, spec.headline).label(spec.k)
+    headline = (
+        "nll_exact" if model.latent is None else estimator_kind(opened.registry, spec.headline).label(spec.k)
+    )
     bounds = _bounds(opened, estimates.nats)
     data = opened.data
     latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
     result: Evaluation = {
         "schema": SCHEMA,
         "step": opened.step,
+        "newest_step": opened.newest_step,
+        "steps": recipe.train.steps,
+        "select": recipe.train.select if opened.step == opened.selected_step else None,
         "windows_hash": windows_used.digest,
         "windows": len(windows_used.batch),
         "target_tokens": int(estimates.targets.sum()),
@@ -119,20 +127,9 @@ def evaluate(
         "peak_memory_mib": record.get("peak_memory_mib"),
         "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
     }
-    if settings.as_declared:
+    if settings.as_declared and opened.step == opened.selected_step:
         _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
-
-
-def _kind(run: OpenedRun, name: str) -> EstimatorParams:
-    """The estimator's kind of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    params = run.registry.get("estimator", name).params()
-    assert isinstance(params, EstimatorParams)  # the registry has checked it
-    return params
 
 
 def _bounds(run: OpenedRun, labels: Iterable[str]) -> set[str]:
