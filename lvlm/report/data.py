@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from lvlm.errors import UserError
 from lvlm.report.rows import EXACT, ORACLE, Evaluation, Report, ReportRun, Row, Run
+from lvlm.runs.divergence import divergence_of
 from lvlm.statistics.bootstrap import FloatArray, bootstrap, paired_bootstrap
 from lvlm.steering.record import read_steering
 
@@ -49,6 +50,8 @@ def read_report(
 
 def _read(run: ReportRun) -> Run | str:
     """The run, or the sentence that says why it is left out."""
+    if (diverged := divergence_of(run.folder)) is not None:
+        return f"{run.arm}, seed {run.seed} {diverged}"
     path, arrays = run.folder / "evaluation.json", run.folder / "evaluation.npz"
     if not (path.is_file() and arrays.is_file()):
         state = "unfinished: it has no evaluation" if run.folder.is_dir() else "missing: it has no folder"

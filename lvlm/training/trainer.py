@@ -22,12 +22,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lvlm.data import Source, open_reader
-from lvlm.errors import Interrupted, NotFinite, UserError
+from lvlm.errors import Diverged, Interrupted, NotFinite, UserError
 from lvlm.interfaces import Batch
 from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
+from lvlm.runs.divergence import Divergence, note_divergence
 from lvlm.runs.folder import parameters_record, read_record, refuse_other_data, update_record
 from lvlm.runs.weights import load_optimiser, load_weights, tensors_of
 from lvlm.system.device import PeakMemory, keep_freed_memory, peak_tflops, pick_autocast, pick_device
@@ -328,24 +329,23 @@ class Trainer:
         """React to a spike as the recipe says: stop, skip the update, or go back to the newest checkpoint.
 
         Raises:
-            UserError: to stop.
+            Diverged: to stop.
         """
-        spec, spikes = self.spec, self.spikes
+        spec, spikes, next_step = self.spec, self.spikes, self.step + 1
         if spec.on_spike == "stop" or spikes.too_many:
             batch = (
                 f"(batch: data seed {self.recipe.seed}, step {self.step + self.passed_over}, "
                 f"{spec.rows} rows)"
             )
             what = spikes.describe(numbers["loss"], numbers["gradient_norm"])
-            raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}", numbers))
+            raise self._diverged(next_step, what, numbers, at=f"step {next_step} {batch}: ")
         if spec.on_spike == "skip":
             return {}
         self.checkpoints.wait()
         behind, count, in_a_row = self.step + self.passed_over, spikes.count, spikes.in_a_row
         if not led(self.world, lambda: bool(self.checkpoints.list())):
-            raise UserError(
-                self._diverged(f"step {self.step + 1}: a spike before the first checkpoint", numbers)
-            )
+            what = "a spike before the first checkpoint"
+            raise self._diverged(next_step, what, numbers, at=f"step {next_step}: ")
         self.restore()
         spikes.count, spikes.in_a_row = count, in_a_row  # a rewind forgets steps, and no spikes
         self.passed_over = behind + 1 - self.step
@@ -357,6 +357,9 @@ class Trainer:
         """Evaluate on the fixed validation windows.
 
         Every process computes all windows, so that the numbers are those of one process.
+
+        Raises:
+            Diverged: a number is not finite.
         """
         self.watch.moved(self.step)
         try:
@@ -365,9 +368,9 @@ class Trainer:
                     self.model, autocast=self.autocast, progress=lambda _: self.watch.moved(self.step)
                 )
         except NotFinite as error:
-            raise UserError(self._diverged(f"the validation after step {self.step}: {error}", {})) from None
+            raise self._diverged(self.step, f"the validation after step {self.step}: {error}", {}) from None
         if not validated.finite:
-            raise UserError(self._diverged("the validation loss is not finite", validated.numbers))
+            raise self._diverged(self.step, "the validation loss is not finite", validated.numbers)
         return validated
 
     def _costs(self, numbers: dict[str, float], peak: PeakMemory) -> dict[str, float]:
@@ -396,15 +399,27 @@ class Trainer:
         files = [word for file in self.plugin_files for word in ("--plugin", file)]
         return "go on with: " + shlex.join(["lvlm", "train", "--resume", "--out", str(self.out), *files])
 
-    def _diverged(self, what: str, numbers: dict[str, float]) -> str:
+    def _diverged(self, step: int, what: str, numbers: dict[str, float], *, at: str = "") -> Diverged:
+        """The error of a training that can't go on; run.json records it.
+
+        Args:
+            step: as for `Diverged`.
+            what: the reason.
+            numbers: to be shown, nats per token.
+            at: where it happened, in front of the reason.
+        """
         self.checkpoints.wait()
         kept = self.checkpoints.list()
         last = f"the last good checkpoint is {kept[-1].folder}" if kept else "there is no checkpoint yet"
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         shown = f" ({shown})" if shown else ""
-        return (
-            f"{self.out}: {what}{shown}; {last}; "
-            "a lower train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm may help"
+        if self.world.leads:
+            note_divergence(self.out, Divergence(step, what))
+        return Diverged(
+            step,
+            what,
+            f"{self.out}: {at}{what}{shown}; {last}; "
+            "a lower train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm may help",
         )
 
 
