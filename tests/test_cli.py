@@ -334,7 +334,9 @@ def test_train_then_eval(run_lvlm: Lvlm, tmp_path: Path) -> None:
     assert [line[:23] for line in ran.err.splitlines()] == [
         "free seed 0  step 4/8  ",
         "free seed 0  step 8/8  ",
+        "free seed 0  validation",
     ]
+    assert ran.err.endswith("validation doesn't show that codes are read\n")
     assert "validation ce_posterior" in ran.err
     again = run_lvlm("train", "--resume", "--out", run)
     assert (again.status, again.err) == (0, "free seed 0  finished already (8 steps)\n")
@@ -671,7 +673,7 @@ def test_a_study_with_a_run_that_diverges_runs_the_rest_and_names_it(
     assert f"it is passed over. To try again, delete {folder} or change the recipe of the arm" in again.err
     assert any(why.startswith("hot, seed 0 diverged at step") for why in read_folder(out).left_out)
 
-    cooler = {**arms, "hot": {"extends": "free.yaml", "train": {"learning_rate": 1e-4}}}
+    cooler = {**arms, "hot": {"extends": "free.yaml", "train": {"learning_rate": 1e-3}}}
     mended = run_lvlm("study", study(arms=cooler), "--out", out)
     assert mended.status == 0, mended.err
     assert "its recipe changed, so it is trained anew" in mended.err
