@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from lvlm.data import DataParams
 from lvlm.errors import listing
 from lvlm.interfaces import Params, Section
+from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
 from lvlm.recipe.plain_yaml import parse_overrides
@@ -212,7 +213,8 @@ def _evaluate_with(names: Sequence[str]) -> Any:
     """The `evaluate` section whose estimators are those that are registered."""
     known: Any = Literal[tuple(names)]
     as_itself: Any = SerializeAsAny
-    return as_itself[_read_as(EvaluateParams, {"estimators": list[known], "headline": known})]
+    headline: Any = Literal[(*names, LOWEST)]
+    return as_itself[_read_as(EvaluateParams, {"estimators": list[known], "headline": headline})]
 
 
 def _union(kinds: Sequence[Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.tree import Keys
 from lvlm.registry.trackers import unknown_tracker
 
@@ -139,7 +140,8 @@ def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
 
 def _evaluate(recipe: Recipe) -> Iterator[Broken]:
     evaluate = recipe.evaluate
-    if recipe.model.has_latent and evaluate.headline not in evaluate.estimators:
+    chosen = {*evaluate.estimators, LOWEST}
+    if recipe.model.has_latent and evaluate.headline not in chosen:
         named = ", ".join(evaluate.estimators)
         yield (
             ("evaluate", "headline"),

@@ -150,10 +150,14 @@ class EvaluateParams(Section):
     """How a particle filter draws ancestors."""
     resample_below: float = Field(default=0.5, ge=0, le=1)
     """The share of K under which the effective sample size must fall for that; 0 never, 1 at every chunk."""
+    repeats: int = Field(default=1, ge=1)
+    """How often each estimate is drawn anew. The figure is the mean, and the spread gives its Monte Carlo
+    error; drawn once, a weighted bound has no such error."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """The noise of the estimators."""
+    """Seed of the estimators' noise."""
     headline: str = "smc_mixture"
-    """The estimator named beforehand as the arm's figure; a baseline's is always its exact likelihood."""
+    """The estimator named beforehand as the arm's figure, or 'lowest': of the estimators, the bound that is
+    lowest on validation windows. A baseline's is always its exact likelihood."""
 
 
 class SteerParams(Section):
