@@ -1,4 +1,4 @@
-"""The rules across parts of a recipe, in words. Each yields the path of the offending value and a message."""
+"""Rules across parts of a recipe. Each yields the path of the offending value and a message."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ Broken = tuple[Keys, str]
 
 
 def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
-    """All rules that a recipe breaks, after each of its values was found right by itself; `said` is where one
-    was.
-    """
+    """Rules broken by a recipe whose values are each valid; `said` gives the origin of a value."""
     yield from _trio(recipe)
     yield from _seam(recipe)
     yield from _slots(recipe)
@@ -111,9 +109,7 @@ def _vocab(recipe: Recipe) -> Iterator[Broken]:
 def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
     train = recipe.train
 
-    def other(
-        name: str,
-    ) -> str:  # the one that was changed may be this, and the one at fault an old line of a file
+    def other(name: str) -> str:  # with its origin: either value may be the one to change
         return f"{name} {getattr(train, name)} ({said(('train', name))})"
 
     if train.micro_rows is not None and train.rows % train.micro_rows:
