@@ -79,8 +79,8 @@ def _reading(result: Evaluation) -> str:
         return "codes: what they are worth isn't known without the estimator 'prior' and two windows"
     said = "read" if result["reads"] else "not read"
     return (
-        f"codes: {said}; the right ones are worth {worth['value']:+.4f} nats/token, 95 % interval over windows "
-        f"[{worth['low']:+.4f}, {worth['high']:+.4f}]"
+        f"codes: {said}; the right ones are worth {worth['value']:+.4f} nats/token, 95 % interval over "
+        f"windows [{worth['low']:+.4f}, {worth['high']:+.4f}]"
     )
 
 

@@ -27,7 +27,7 @@ class Attribute:
 
     scale         'number': float [N], NaN where a text has none; 'flags': bool [N, L], one per position;
                   'check': bool [N], whether a text is as it should be
-    unit          of a number, in words
+    unit          name of the unit of a number
     tolerance     numbers no further apart than this count as equal
     control       the data are made such that a code must be able to fix it. If steering by it is found, the
                   measurement works, and finding none elsewhere means something

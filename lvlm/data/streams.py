@@ -29,7 +29,7 @@ from lvlm.data.source import RowStream, Split, StreamSource, Windows
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 
-DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: nobody reads a stream to its end to name it
+DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: a stream is not read to its end to name it
 
 
 class Texts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lvlm.evaluation.result import Evaluation, Gap
@@ -19,13 +19,8 @@ def suggestions(result: Evaluation) -> Iterator[str]:
     apart = [gap for gap in result["gaps"] if gap["low"] > 0]
 
     def between(higher: str, lower: str) -> Gap | None:
-        """The gap between two kinds of bounds, where it is sure; of several K the largest."""
-        kinds = (higher, lower)
-        found = [
-            gap
-            for gap in apart
-            if all(re.fullmatch(kind + r"(_\d+)?", gap[side]) for kind, side in zip(kinds, SIDES, strict=True))
-        ]
+        """The gap between two kinds of bounds, where it is sure; of several K the last one's."""
+        found = [gap for gap in apart if _is(higher, gap["higher"]) and _is(lower, gap["lower"])]
         return found[-1] if found else None
 
     if best == "nll_exact":
@@ -39,8 +34,8 @@ def suggestions(result: Evaluation) -> Iterator[str]:
         )
     if loss := between("elbo", re.escape(best)):
         yield (
-            f"elbo is {loss['value']:.4f} above it: at least so much it loses because the posterior isn't the "
-            "model's own."
+            f"elbo is {loss['value']:.4f} above it: at least so much it loses because the posterior isn't "
+            "the model's own."
         )
     if gap := between("nll_iwae", "nll_smc"):
         yield (
@@ -49,16 +44,18 @@ def suggestions(result: Evaluation) -> Iterator[str]:
         )
     if gap := between("nll_smc", "nll_iwae"):
         yield (
-            f"{gap['lower']} is below {gap['higher']}: the filter drops codes that pay off later, so they say "
-            "something of the whole text."
+            f"{gap['lower']} is below {gap['higher']}: the filter drops codes that pay off later, so they "
+            "say something of the whole text."
         )
     if gap := between("nll_smc", "nll_smc_deferred"):
         yield f"{gap['lower']} is below {gap['higher']}: codes are paid for early and pay off late."
     if "ce_prior" in nats and (best == "ce_prior" or not between("ce_prior", re.escape(best))):
-        yield "No bound is surely below ce_prior: knowing the codes is worth nothing, or too little to be seen."
+        yield "No bound is surely below ce_prior: knowing the codes is worth nothing, or too little to see."
     ess = result["estimates"][best]["ess"]
     if ess is not None and ess < 2:
         yield f"Of {best} hardly one weight counts (ESS {ess:.1f}); more particles would lower it."
 
 
-SIDES: tuple[Literal["higher"], Literal["lower"]] = ("higher", "lower")
+def _is(kind: str, label: str) -> bool:
+    """Whether a number is of this kind, whatever its K."""
+    return re.fullmatch(kind + r"(_\d+)?", label) is not None

@@ -31,7 +31,7 @@ def interpolate(
         model: the model that the codes are for.
         one: codes [S] or [S, Z].
         other: codes of the same kind; the number of slots may differ.
-        steps: number of steps, at least 2.
+        steps: number of codes, both ends included, at least 2.
         how: the path: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming
             unless given. Spherical (Shoemake 1985) is for Gaussian codes, whose length it keeps. Hamming
             changes what differs one by one, in an order drawn from the seed: bits where codes have bits,

@@ -17,8 +17,8 @@ class Bounds:
     nats        the bound (or the exact value), nats per sequence
     ess         effective sample size of the weights, in particles; of a filter the least on the way
     log_weight_variance   of a filter summed over the increments on the way
-    noise       Monte Carlo variance of `nats`, nats squared, of a plain mean over draws: NaN for one draw. One
-                set of weights says nothing sure of its own error, so weighted bounds have none:
+    noise       Monte Carlo variance of `nats`, nats squared, of a plain mean over draws: NaN for one draw.
+                One set of weights says nothing sure of its own error, so weighted bounds have none:
                 `lvlm.likelihood.estimate.estimate` repeats them instead
     All but `nats` are None where nothing is drawn or weighed.
     """
@@ -60,7 +60,6 @@ def effective_size(log_weight_BK: Tensor) -> Tensor:
 def variance(x_BK: Tensor) -> Tensor:
     """Over particles, [B]; zero for one particle."""
     return x_BK.var(1) if x_BK.shape[1] > 1 else torch.zeros_like(x_BK[:, 0])
-
 
 
 def mean_of_repeats(of: Sequence[Bounds]) -> Bounds:

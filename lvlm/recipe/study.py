@@ -22,7 +22,7 @@ from lvlm.recipe.files import expand, load_plugins, locate
 from lvlm.recipe.plain_yaml import parse_overrides, read_yaml
 from lvlm.recipe.read import apply_overrides, validate
 from lvlm.recipe.recipe import Resolved
-from lvlm.recipe.tree import Fault, RecipeError, Tree, collect, merge, split_path
+from lvlm.recipe.tree import Fault, Keys, RecipeError, Tree, collect, merge, split_path
 from lvlm.registry.registry import Registry
 
 
@@ -40,7 +40,9 @@ class StudyParams(Section):
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     """Seeds of the runs; every arm is run with each."""
     control: str | None = None
-    """The arm that the others are compared with; null for the first."""
+    """The arm that the others are compared with; the first arm unless given."""
+    controls: list[str] = Field(default=[])
+    """Several such arms, in place of `control`: each has a column, and the first one gives the verdicts."""
     arms: dict[str, dict[str, Any] | None] = Field(default={})
     """Arms by name, each the part of a recipe that makes it; its `extends` replaces the study's base."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
@@ -62,7 +64,7 @@ class Study:
 
     name: str
     description: str
-    control: str
+    controls: tuple[str, ...]
     seeds: tuple[int, ...]
     runs: tuple[StudyRun, ...]
     source: str
@@ -98,13 +100,36 @@ def read_study(
     params = _params(tree)
     arms = _arms(tree, params, path.parent, for_arms)
     names = [arm for arm, _ in arms]
-    control = params.control or names[0]
-    if control not in names:
-        message = f"no arm {control!r}; known: {listing(names)}{nearest(control, names)}"
-        raise RecipeError([Fault(tree.origin(("control",)), ("control",), message)])
+    controls = _controls(params, names, tree)
     registry, trees = load_plugins([arm_tree for _, arm_tree in arms], plugin_files, registry)
     runs = _runs(list(zip(names, trees, strict=True)), tree, params, registry, str(source))
-    return Study(params.study, params.description, control, tuple(params.seeds), tuple(runs), str(source))
+    return Study(
+        params.study, params.description, tuple(controls), tuple(params.seeds), tuple(runs), str(source)
+    )
+
+
+def _controls(params: StudyParams, arms: Sequence[str], tree: Tree) -> list[str]:
+    """The arms that the others are compared with.
+
+    Raises:
+        RecipeError: one is no arm, or is named twice.
+    """
+    named: dict[Keys, str] = {("controls", index): arm for index, arm in enumerate(params.controls)}
+    if params.control is not None:
+        named = {("control",): params.control, **named}
+    faults = []
+    for path, arm in named.items():
+        if arm not in arms:
+            message = f"no arm {arm!r}; known: {listing(arms)}{nearest(arm, arms)}"
+            faults.append(Fault(tree.origin(path), path, message))
+    if params.control is not None and params.controls:
+        message = "name the arms in control or in controls, not in both"
+        faults.append(Fault(tree.origin(("control",)), ("control",), message))
+    elif len(set(named.values())) < len(named):
+        faults.append(Fault(tree.origin(("controls",)), ("controls",), "an arm is named twice"))
+    if faults:
+        raise RecipeError(faults)
+    return list(named.values()) or list(arms[:1])
 
 
 def _override(tree: Tree, texts: Sequence[str]) -> tuple[Tree, Tree]:

@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
     @property
     def tone(self) -> Literal["better", "worse", "open"]:
         """What colours follow."""
-        return self.word if self.word in ("better", "worse") else "open"  # type: ignore[return-value]
+        return self.word if self.word == "better" or self.word == "worse" else "open"
 
 
 def word_of(gap: Interval | None, *, seeds: int, exact: bool, diverged: bool) -> Word:
@@ -72,8 +72,9 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
     """The sentence of the word."""
     if gap is None:
         return (
-            f"is not compared: {_and(control.headlines)} of {control.label} is itself a bound, and a difference "
-            "of two bounds says nothing about the models. Name an arm with nll_exact as the control."
+            f"is not compared: {_and(control.headlines)} of {control.label} is itself a bound, and a "
+            "difference of two bounds says nothing about the models. Name an arm with nll_exact as the "
+            "control."
         )
     over = f"{gap.value:+.4f} nats/token"
     interval = f"95 % interval [{gap.low:+.4f}, {gap.high:+.4f}], {_seeds(seeds)}"
@@ -81,13 +82,13 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
     if row.diverged or control.diverged:
         whose = row if row.diverged else control
         return (
-            f"gets no verdict: {_seeds(whose.diverged)} of {whose.label} diverged, and the seeds that are left "
-            f"were chosen by what became of them. Their difference to {control.label} is {over}."
+            f"gets no verdict: {_seeds(whose.diverged)} of {whose.label} diverged, and the seeds that are "
+            f"left were chosen by what became of them. Their difference to {control.label} is {over}."
         )
     if seeds == 1:
         return (
-            f"gets no verdict from one seed: its difference to {control.label} is {over} in this one training, "
-            "and nothing is known of another."
+            f"gets no verdict from one seed: its difference to {control.label} is {over} in this one "
+            "training, and nothing is known of another."
         )
     if word == "too few seeds":
         return (
@@ -99,8 +100,8 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
         return f"is not distinguishable from {control.label}: difference {over}, {interval}{open_end}."
     if word == "cannot say":
         return (
-            f"can't be judged:{bound}, and lies above {control.label} by {gap.value:.4f} nats/token, {interval}. "
-            "A bound that doesn't beat the control says nothing against the model."
+            f"can't be judged:{bound}, and lies above {control.label} by {gap.value:.4f} nats/token, "
+            f"{interval}. A bound that doesn't beat the control says nothing against the model."
         )
     by = f"is {word} than {control.label} by {abs(gap.value):.4f} nats/token, {interval}."
     return f"{by}{bound}, so the model itself may be better still." if bound else by
@@ -111,7 +112,9 @@ def _reading(row: Row) -> list[str]:
     if row.readers is None:
         return []
     readers, known = row.readers
-    onset = f", onset at {'step' if len(row.onsets) == 1 else 'steps'} {_and(row.onsets)}" if row.onsets else ""
+    onset = (
+        f", onset at {'step' if len(row.onsets) == 1 else 'steps'} {_and(row.onsets)}" if row.onsets else ""
+    )
     if readers:
         return [f"Codes are read in {readers} of {_seeds(known)}{onset}."]
     rate = row.mean(lambda run: run.value("kl"))
