@@ -119,6 +119,12 @@ def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
             yield ("train", "trackers", number), unknown
     if train.codes == "shuffled" and (train.micro_rows or train.rows) < 2:
         yield ("train", "codes"), "codes: shuffled needs at least 2 rows per forward, to take another's"
+    elif train.codes == "shuffled" and train.micro_rows not in (None, train.rows) and train.micro_rows % 2:
+        yield (
+            ("train", "micro_rows"),
+            f"micro_rows {train.micro_rows} is odd, and codes: shuffled exchanges the codes of rows in "
+            f"pairs; set an even number",
+        )
     if train.warmup_steps > train.steps:
         yield (
             ("train", "warmup_steps"),
