@@ -286,7 +286,10 @@ def _print(model: LatentLM, found: dict[str, list[Sample]], *, side_by_side: boo
 
 
 def _title(model: LatentLM, how: str, sample: Sample, *, several: bool) -> str:
+    from lvlm.interfaces.codec import joined
+
     assert model.codec is not None
-    prompt = model.codec.decode(sample.prompt[:SHOWN_OF_A_PROMPT])
+    begins, goes_on = sample.prompt[:SHOWN_OF_A_PROMPT], sample.prompt[SHOWN_OF_A_PROMPT:]
+    prompt = joined(model.codec, begins, goes_on).prompt
     parts = (how, repr(prompt) if several else "", f"seed {sample.seed}")
     return ", ".join(part for part in parts if part)
