@@ -1,5 +1,9 @@
 """Our models in EleutherAI's lm-evaluation-harness (the extra `lm-eval`), scored by `lvlm.score`.
 
+What a request means is the harness's own: how a context and a continuation become tokens
+(`TemplateLM._encode_pair`), the windows of a long text, the names of generation options. The numbers are
+ours.
+
 Import this module only where lm-eval is wanted: it needs the package.
 """
 
@@ -7,41 +11,60 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import lm_eval
+import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
+from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lvlm.data import Codec
 from lvlm.errors import UserError, nearest
+from lvlm.evaluation.harness_options import Asked
 from lvlm.generation.generate import generate
+from lvlm.generation.options import GenerateOptions
 from lvlm.likelihood.score import score
 from lvlm.model.latent_lm import LatentLM
 
-MOST_NEW_TOKENS = 256  # lm-eval's own default where a task says none
+MOST_NEW_TOKENS = 256  # the harness's own default where a task says none
+
+PER_TEXT = ("bits_per_byte", "byte_perplexity", "word_perplexity")
+"""Metrics that divide a log-likelihood by the length of the text, so that tokens have to hold all of it."""
+
+T = TypeVar("T")
+Pair = tuple[tuple[str, str], list[int], list[int]]
+"""The texts of a context and its continuation, and the tokens of each."""
 
 
-class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
-    """A model of the zoo as lm-eval sees it.
+class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
+    """A model of the zoo as the harness sees it.
 
-    Every choice of a prompt is scored with the same K and the same noise, which come from the prompt alone;
+    Every choice of a context is scored with the same K and the same noise, which come from the context alone;
     so no score depends on which others were asked for, or in which order. 'Greedy' is the likeliest token
-    after token, with codes of the prompt from the encoder and later ones from the prior.
+    after token, with codes of the context from the encoder and later ones from the prior.
+
+    What became of the requests is counted: `truncated` contexts that were cut on the left, `shortened`
+    answers that could not be as long as the task allows, `merged` continuations whose tokens begin inside the
+    context, and `forgetful`, the tasks with texts that their tokens don't give back.
 
     Args:
         model: in evaluation mode, on its device.
         codec: text to token ids and back.
         k: particles.
-        seed: of all noise, beside the prompt.
-        start: what stands in front of a text without a context; there is no start symbol.
+        seed: of all noise, beside the context.
+        document_end: the token that ends a document; the codec's own unless given.
+        prefix: the token in front of a text without a context; the end of a document unless given, and the
+            newline where there is none.
+        autocast: makes the precision context of a forward.
         progress: called with the share of a batch of requests that is done.
     """
+
+    backend = "causal"
 
     def __init__(
         self,
@@ -50,99 +73,279 @@ class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
         *,
         k: int = 16,
         seed: int = 0,
-        start: str = "\n",
+        document_end: int | None = None,
+        prefix: int | None = None,
         autocast: Any = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.codec, self.k, self.seed = model, codec, k, seed
-        self.start, self.context = codec.encode(start), model.backbone.context
-        self.options = {} if autocast is None else {"autocast": autocast}
-        self.progress, self.truncated = progress or (lambda _: None), 0
+        self._end: int | None = getattr(codec, "end", None) if document_end is None else document_end
+        self._prefix = self._end if prefix is None else prefix
+        if self._prefix is None:
+            self._prefix = newline(codec)
+        self._options = {} if autocast is None else {"autocast": autocast}
+        self._progress = progress or (lambda _: None)
+        self.truncated = self.shortened = self.merged = 0
+        self.forgetful: set[str | None] = set()
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log p(continuation | context) in nats, and whether greedy decoding says the continuation."""
-        pairs = [self._tokens(*request.args) for request in requests]
-        longest: dict[tuple[int, ...], int] = defaultdict(int)
-        for prompt, text in pairs:
-            longest[tuple(prompt)] = max(longest[tuple(prompt)], len(text))
-        greedy: dict[tuple[int, ...], list[int]] = {}
-        found = []
-        for number, (prompt, text) in enumerate(pairs, start=1):
-            key = tuple(prompt)
-            if key not in greedy:
-                greedy[key] = self._continue(prompt, longest[key], temperature=0.0)
-            likely = greedy[key][: len(text)] == text
-            found.append((self._score(prompt, text), likely))
-            self.progress(number / len(pairs))
-        return found
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model reads at once."""
+        return self.model.backbone.context
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Log p of whole texts in nats: windows as long as the context, every token scored once."""
-        found = []
-        for number, request in enumerate(requests, start=1):
-            ids = self.codec.encode(request.args[0])
-            windows = get_rolling_token_windows(
-                ids, prefix_token=self.start[-1], max_seq_len=self.context, context_len=1
-            )
-            pieces = (make_disjoint_window(window) for window in windows)
-            found.append(sum(self._score(list(prompt), list(text)) for prompt, text in pieces))
-            self.progress(number / len(requests))
-        return found
+    @property
+    def max_gen_toks(self) -> int:
+        """Tokens of an answer where a task doesn't say, and the context holds them."""
+        return MOST_NEW_TOKENS
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Texts up to the first stop string; greedy unless the task samples."""
-        found = []
-        for number, request in enumerate(requests, start=1):
-            context, options = request.args
-            stops = options.get("until") or []
-            stops = [stops] if isinstance(stops, str) else stops
-            tokens = min(int(options.get("max_gen_toks", MOST_NEW_TOKENS)), self.context - 1)
-            samples = options.get("do_sample", False)
-            temperature = float(options.get("temperature", 1.0)) if samples else 0.0
-            prompt = self._cut(self.codec.encode(context) or self.start, self.context - tokens)
-            text = self.codec.decode(
-                self._continue(prompt, tokens, temperature=temperature, top_k=options.get("top_k"))
-            )
-            ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
-            found.append(text[: min(ends, default=len(text))])
-            self.progress(number / len(requests))
-        return found
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
 
-    def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        text = self.codec.encode(continuation)
-        if len(text) > self.context:
+    @property
+    def eot_token_id(self) -> int | None:
+        """The token that ends a document and stands for nothing else; None where a document ends in text."""
+        return self._end if self._end is not None and _is_mark(self.codec, self._end) else None
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token in front of a text without a context.
+
+        Raises:
+            UserError: the codec has none that could be it.
+        """
+        if self._prefix is None:
             raise UserError(
-                f"a choice of {len(text)} tokens is longer than the model's context of {self.context}: "
-                f"{continuation[:60]!r}…"
+                f"a text without a context follows the end of a document, or a newline, and the codec "
+                f"({self.codec.name}) has neither; give each text a context"
             )
-        return self._cut(self.codec.encode(context) or self.start, self.context + 1 - len(text)), text
+        return self._prefix
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The codec's name. The harness asks for it where it applies a chat template.
+
+        Raises:
+            UserError: always, since there is no template.
+        """
+        _no_chat()
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """No template, if none is asked for.
+
+        Raises:
+            UserError: one is.
+        """
+        return _no_chat() if chat_template else ""
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Refuse, since models of the zoo are trained on plain text.
+
+        Raises:
+            UserError: always.
+        """
+        _no_chat()
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """The ids of a text; none are added to it."""
+        return self.codec.encode(string)
+
+    def tok_decode(self, tokens: Sequence[int], **_: Any) -> str:
+        """The text of ids."""
+        return self.codec.decode(tokens)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokens of a context, at least one, and of its continuation: the harness's, and what it leaves open.
+
+        The harness moves spaces at the end of a context to the continuation, encodes both as one text, and
+        splits it behind as many tokens as the context alone has.
+
+        - A context without tokens: the prefix stands for it. A continuation that begins with the prefix is
+          scored behind it, unless the prefix is text of its own.
+        - No token is left for the continuation, since all of it merged with the context: it is encoded by
+          itself.
+
+        Raises:
+            UserError: the continuation has text and no tokens, so that any model would be sure of it.
+        """
+        whole = self.tok_encode(context + continuation)
+        prompt, text = super()._encode_pair(context, continuation) if context else ([], whole)
+        if continuation and not text:
+            text = self.tok_encode(continuation)
+            if not text:
+                raise UserError(f"the choice {continuation!r} has no tokens: {self.codec.name} forgets it")
+        if prompt:
+            self.merged += prompt + text != whole
+            return prompt, text
+        prefix = self.prefix_token_id
+        if len(text) > 1 and text[0] == prefix and _is_mark(self.codec, prefix):
+            return text[:1], text[1:]
+        return [prefix], text
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log p(continuation | context) in nats, and whether greedy decoding says the continuation.
+
+        Raises:
+            UserError: a continuation that is longer than the model's context, or that has no tokens.
+        """
+        pairs = [(request.args, *self._encode_pair(*request.args)) for request in requests]
+        return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: list[Pair], disable_tqdm: bool = True, **_: Any
+    ) -> list[tuple[float, bool]]:
+        fitted = [self._fit(prompt, text) for _, prompt, text in requests]
+        seeds = [_seed(self.seed, prompt) for _, prompt, _ in requests]
+        keys = [(seed, tuple(prompt)) for seed, (prompt, _) in zip(seeds, fitted, strict=True)]
+        longest: dict[tuple[int, tuple[int, ...]], int] = defaultdict(int)
+        for key, (_, text) in zip(keys, fitted, strict=True):
+            longest[key] = max(longest[key], len(text))
+        greedy: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+
+        def one(number: int) -> tuple[float, bool]:
+            (texts, _, _), (prompt, text) = requests[number], fitted[number]
+            key, seed = keys[number], seeds[number]
+            if key not in greedy and longest[key]:
+                greedy[key] = generate(self.model, prompt, longest[key], temperature=0.0, seed=seed)[0].tokens
+            found = self._score(prompt, text, seed), greedy.get(key, [])[: len(text)] == text
+            self.cache_hook.add_partial("loglikelihood", texts, found)
+            return found
+
+        return self._in_order(one, [len(prompt) + len(text) for prompt, text in fitted])
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """Log p of whole texts in nats: windows as long as the context, every token scored once."""
+        texts = [self.tok_encode(request.args[0]) for request in requests]
+
+        def one(number: int) -> float:
+            (said,), ids = requests[number].args, texts[number]
+            if self.codec.decode(ids) != said:
+                self.forgetful.add(requests[number].task_name)
+            windows = get_rolling_token_windows(
+                ids, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1
+            )
+            pieces = map(make_disjoint_window, windows)
+            found = math.fsum(self._score(prompt, text, _seed(self.seed, prompt)) for prompt, text in pieces)
+            self.cache_hook.add_partial("loglikelihood_rolling", (said,), found)
+            return found
+
+        return self._in_order(one, [len(ids) for ids in texts])
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """Texts up to the first stop or the end of the document; greedy unless the task samples.
+
+        A request that is asked again, as tasks with repeats do, is drawn anew.
+
+        Raises:
+            UserError: a generation option that is unknown or out of range.
+        """
+        asked = [Asked.of(request.args[1]) for request in requests]
+        prompts = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
+        times: Counter[str] = Counter()
+        repeats = []
+        for request in requests:
+            repeats.append(times[repr(request.args)])
+            times[repr(request.args)] += 1
+
+        def one(number: int) -> str:
+            found = self._answer(prompts[number], asked[number], repeats[number])
+            self.cache_hook.add_partial("generate_until", requests[number].args, found)
+            return found
+
+        return self._in_order(one, [len(prompt) for prompt in prompts])
+
+    def _answer(self, prompt: list[int], asked: Asked, repeat: int) -> str:
+        own = self.seed if asked.seed is None else asked.seed
+        seed = _seed(own, prompt, repeat if asked.samples else 0)
+        prompt, tokens = self._room(prompt, asked.tokens)
+        end = self.eot_token_id
+        stops = [*asked.stops, *([] if end is None else [self.codec.decode([end]).strip()])]
+        options: GenerateOptions = {**asked.sampling, "seed": seed}
+        if self.model.codec is not None:  # else all tokens are made, and cut below
+            options["stop"] = stops
+        ids = generate(self.model, prompt, tokens, **options)[0].tokens
+        if end in ids:
+            ids = ids[: ids.index(end)]
+        text = continuation(self.codec, prompt, ids)
+        return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+    def _room(self, prompt: list[int], asked: int | None) -> tuple[list[int], int]:
+        """The end of a prompt that leaves room for an answer, and how many tokens that may have.
+
+        As the harness does, the prompt is cut on the left for the answer's sake. An answer as long as the
+        context, which the harness refuses, gets what the prompt leaves, and half of the context at least.
+        """
+        context = self.max_length
+        tokens = MOST_NEW_TOKENS if asked is None else asked
+        if tokens >= context or asked is None:
+            left = max(context - len(prompt), context // 2)
+            self.shortened += asked is not None
+            tokens = max(1, min(tokens, left))
+        return self._cut(prompt, max(1, context - tokens)), tokens
+
+    def _fit(self, prompt: list[int], text: list[int]) -> tuple[list[int], list[int]]:
+        """As much of a context's end as the model can read before all of the continuation."""
+        if len(text) > self.max_length:
+            raise UserError(
+                f"a choice of {len(text)} tokens is longer than the model's context of {self.max_length}: "
+                f"{self.codec.decode(text)[:60]!r}…"
+            )
+        return self._cut(prompt, self.max_length + 1 - len(text)), text
 
     def _cut(self, prompt: list[int], most: int) -> list[int]:
         self.truncated += len(prompt) > most
         return prompt[-most:]
 
-    def _seed(self, prompt: Sequence[int]) -> int:
-        digest = hashlib.sha256(repr((self.seed, list(prompt))).encode()).digest()
-        return int.from_bytes(digest[:7], "big")
-
-    def _score(self, prompt: list[int], text: list[int]) -> float:
+    def _score(self, prompt: list[int], text: list[int], seed: int) -> float:
         if not text:
             return 0.0
-        return score(
-            self.model, prompt, text, k=self.k, seed=self._seed(prompt), **self.options
-        ).log_prob_nats
+        return score(self.model, prompt, text, k=self.k, seed=seed, **self._options).log_prob_nats
 
-    def _continue(
-        self, prompt: list[int], tokens: int, *, temperature: float, top_k: int | None = None
-    ) -> list[int]:
-        """So many tokens after the prompt, or as many as the context holds."""
-        prompt = prompt[-max(1, self.context - tokens) :]
-        tokens = min(tokens, self.context - len(prompt))
-        if tokens < 1:
-            return []
-        seed = self._seed(prompt)
-        return generate(self.model, prompt, tokens, temperature=temperature, top_k=top_k, seed=seed)[0].tokens
+    def _in_order(self, one: Callable[[int], T], lengths: Sequence[int]) -> list[T]:
+        """What `one` says of each request, in the order of requests; the longest first, so that too little
+        memory shows at once.
+        """
+        found: dict[int, T] = {}
+        for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+            found[number] = one(number)
+            self._progress(len(found) / len(lengths))
+        return [found[number] for number in range(len(lengths))]
+
+
+def newline(codec: Codec) -> int | None:
+    """The token of a newline; None where the codec drops it, or has no symbol for it."""
+    try:
+        ids = codec.encode("\n")
+    except UserError:
+        return None
+    return ids[-1] if ids and codec.decode(ids[-1:]) == "\n" else None
+
+
+def continuation(codec: Codec, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+    """The text that tokens add to a prompt's: with it, the prompt's text is the text of all tokens."""
+    before, whole = codec.decode(prompt_ids), codec.decode([*prompt_ids, *ids])
+    return whole[len(before) :] if whole.startswith(before) else codec.decode(ids)
+
+
+def _is_mark(codec: Codec, token: int) -> bool:
+    """Whether a token stands between texts alone, such as <|endoftext|>, and isn't text itself, as a newline
+    is.
+    """
+    return bool(codec.decode([token]).strip())
+
+
+def _seed(seed: int, prompt: Sequence[int], repeat: int = 0) -> int:
+    """The seed of a request's noise: a function of the context, and of how often it was asked before."""
+    of = (seed, list(prompt), repeat) if repeat else (seed, list(prompt))
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:7], "big")
+
+
+def _no_chat() -> NoReturn:
+    raise UserError("models of the zoo are trained on plain text and have no chat template; leave it out")
 
 
 def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> TaskManager:
@@ -162,20 +365,28 @@ def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> TaskMa
 
 def results_of(
     adapter: HarnessLM, tasks: Sequence[str], manager: TaskManager, *, limit: int | None = None
-) -> dict[str, dict[str, float]]:
-    """lm-eval's numbers: {task: {metric: value}}.
+) -> tuple[dict[str, dict[str, float]], dict[str, list[str]]]:
+    """The harness's numbers, {task: {metric: value}}, and the metrics that were left out, {task: [metric]}.
+
+    What is left out: numbers that divide by the length of a text, where tokens don't give the text back. A
+    tokenizer that forgets what it reads would have a small number there.
 
     Raises:
-        UserError: a choice is longer than the context.
+        UserError: a request that the adapter refuses.
     """
     found = lm_eval.simple_evaluate(
         model=adapter, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=False
     )
     assert found is not None
-    return {
-        task: {name: value for name, value in numbers.items() if _is_number(value)}
-        for task, numbers in found["results"].items()
-    }
+    groups = set(found.get("groups") or ())
+    results, left_out = {}, {}
+    for task, numbers in found["results"].items():
+        forgets = adapter.forgetful and (task in adapter.forgetful or task in groups)
+        out = [name for name in numbers if forgets and name.partition(",")[0] in PER_TEXT]
+        results[task] = {name: n for name, n in numbers.items() if _is_number(n) and name not in out}
+        if out:
+            left_out[task] = [name.partition(",")[0] for name in out]
+    return results, left_out
 
 
 def _is_number(value: object) -> bool:
