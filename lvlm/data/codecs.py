@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # How known tokenizers end a document; the first that a tokenizer has is taken.
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<end_of_text>", "[SEP]")
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # of tokenizers that spell unknown characters
 BLOCK_BYTES = 65_536
 BLOCKS_AT_ONCE = 64
 
@@ -104,6 +105,8 @@ class TokenizerCodec:
         self.vocab = max(ids.values(), default=-1) + 1
         self.name = f"tokenizer {hashlib.sha256(content).hexdigest()[:16]}"
         self.end: int | None = next((ids[token] for token in ENDS if token in ids), None)
+        falls_back = b'"ByteFallback"' in content
+        self._bytes = {ids[token] for token in BYTES if token in ids} if falls_back else set()
 
     def id_of(self, token: str) -> int:
         """The id of a token.
@@ -132,6 +135,12 @@ class TokenizerCodec:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens too; an id that the tokenizer hasn't is left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def unsettled(self, ids: Sequence[int]) -> int:
+        """How many of the last ids are bytes in a row: one more that makes them no UTF-8 turns the text of all
+        of them into U+FFFD.
+        """
+        return next((n for n, token in enumerate(reversed(ids)) if token not in self._bytes), len(ids))
 
 
 TextCodec = ByteCodec | TokenizerCodec

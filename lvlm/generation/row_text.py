@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lvlm.errors import UserError
+from lvlm.interfaces.codec import UNFINISHED, TextStream
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
-
-
-UNFINISHED = "\ufffd"  # what a codec makes of half a character
 
 
 class RowText:
@@ -21,19 +19,19 @@ class RowText:
     Args:
         codec: None where tokens have no text.
         stops: texts that end the row.
+        prompt: ids that the row follows.
 
     Raises:
         UserError: stops without a codec.
     """
 
-    def __init__(self, codec: Codec | None, stops: Sequence[str]) -> None:
+    def __init__(self, codec: Codec | None, stops: Sequence[str], prompt: Sequence[int] = ()) -> None:
         if stops and codec is None:
             raise UserError(
                 "stop texts need a codec, and the model has none; models of lvlm.load and lvlm.build do"
             )
-        self._codec, self._stops = codec, stops
-        self._ids: list[int] = []
-        self._from = self._read = 0  # ids that give context to the newest text, and ids whose text is known
+        self._stream = None if codec is None else TextStream(codec, prompt)
+        self._stops = stops
         self._held = ""  # text that may be the beginning of a stop
         self._let_go: list[str] = []
         self.count = 0
@@ -42,32 +40,33 @@ class RowText:
     @property
     def text(self) -> str | None:
         """All that was let go; None without a codec."""
-        return None if self._codec is None else "".join(self._let_go)
+        return None if self._stream is None else "".join(self._let_go)
 
     def push(self, token: int, *, last: bool) -> str:
         """Take in a token; the text that now stands."""
         self.count += 1
-        self._ids.append(token)
         if last:
             self.ended_by = "length"
-        if self._codec is None:
+        if self._stream is None:
             return ""
-        known = self._codec.decode(self._ids[self._from : self._read])
-        now = self._codec.decode(self._ids[self._from :])
-        if last or not now.endswith(UNFINISHED):
-            self._held += now[len(known) :]
-            self._from, self._read = self._read, len(self._ids)
-        return self._release(last=last)
+        self._held += self._stream.push(token)
+        if last:
+            self._held += self._stream.finish()
+        return self._release(self._stream.open.removesuffix(UNFINISHED), last=last)
 
-    def _release(self, *, last: bool) -> str:
-        found = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+    def _release(self, ahead: str, *, last: bool) -> str:
+        """Let go of what can't be in a stop. A stop is also found in the text `ahead`, which later tokens
+        might change: with the stop there are none.
+        """
+        known = self._held + ahead
+        found = [(place, stop) for stop in self._stops if (place := known.find(stop)) >= 0]
         if found:
             place, self.ended_by = min(found, key=operator.itemgetter(0))
-        elif last:
-            place = len(self._held)
+            piece, self._held = known[:place], ""
         else:
-            place = len(self._held) - max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        piece, self._held = self._held[:place], self._held[place:]
+            overlap = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+            place = len(self._held) - (0 if last else overlap)
+            piece, self._held = self._held[:place], self._held[place:]
         self._let_go.append(piece)
         return piece
 
