@@ -13,35 +13,30 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-import lm_eval
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lvlm.data import Codec
-from lvlm.errors import UserError, nearest
+from lvlm.errors import UserError
 from lvlm.evaluation.harness_options import Asked
+from lvlm.evaluation.harness_text import HarnessText
 from lvlm.generation.generate import generate
 from lvlm.generation.options import GenerateOptions
+from lvlm.interfaces.codec import continuation
 from lvlm.likelihood.score import score
 from lvlm.model.latent_lm import LatentLM
 
 MOST_NEW_TOKENS = 256  # the harness's own default where a task says none
-
-PER_TEXT = ("bits_per_byte", "byte_perplexity", "word_perplexity")
-"""Metrics that divide a log-likelihood by the length of the text, so that tokens have to hold all of it."""
 
 T = TypeVar("T")
 Pair = tuple[tuple[str, str], list[int], list[int]]
 """The texts of a context and its continuation, and the tokens of each."""
 
 
-class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
+class HarnessLM(HarnessText):
     """A model of the zoo as the harness sees it.
 
     Every choice of a context is scored with the same K and the same noise, which come from the context alone;
@@ -64,8 +59,6 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         progress: called with the share of a batch of requests that is done.
     """
 
-    backend = "causal"
-
     def __init__(
         self,
         model: LatentLM,
@@ -78,15 +71,11 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         autocast: Any = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.codec, self.k, self.seed = model, codec, k, seed
-        self._end: int | None = getattr(codec, "end", None) if document_end is None else document_end
-        self._prefix = self._end if prefix is None else prefix
-        if self._prefix is None:
-            self._prefix = newline(codec)
+        super().__init__(codec, document_end=document_end, prefix=prefix)
+        self.model, self.k, self.seed = model, k, seed
         self._options = {} if autocast is None else {"autocast": autocast}
         self._progress = progress or (lambda _: None)
-        self.truncated = self.shortened = self.merged = 0
+        self.truncated = self.shortened = 0
         self.forgetful: set[str | None] = set()
 
     @property
@@ -104,88 +93,6 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         """Where the model is."""
         return self.model.device
 
-    @property
-    def eot_token_id(self) -> int | None:
-        """The token that ends a document and stands for nothing else; None where a document ends in text."""
-        return self._end if self._end is not None and _is_mark(self.codec, self._end) else None
-
-    @property
-    def prefix_token_id(self) -> int:
-        """The token in front of a text without a context.
-
-        Raises:
-            UserError: the codec has none that could be it.
-        """
-        if self._prefix is None:
-            raise UserError(
-                f"a text without a context follows the end of a document, or a newline, and the codec "
-                f"({self.codec.name}) has neither; give each text a context"
-            )
-        return self._prefix
-
-    @property
-    def tokenizer_name(self) -> str:
-        """The codec's name. The harness asks for it where it applies a chat template.
-
-        Raises:
-            UserError: always, since there is no template.
-        """
-        _no_chat()
-
-    def chat_template(self, chat_template: bool | str = False) -> str:
-        """No template, if none is asked for.
-
-        Raises:
-            UserError: one is.
-        """
-        return _no_chat() if chat_template else ""
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """Refuse, since models of the zoo are trained on plain text.
-
-        Raises:
-            UserError: always.
-        """
-        _no_chat()
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The ids of a text; none are added to it."""
-        return self.codec.encode(string)
-
-    def tok_decode(self, tokens: Sequence[int], **_: Any) -> str:
-        """The text of ids."""
-        return self.codec.decode(tokens)
-
-    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of a context, at least one, and of its continuation: the harness's, and what it leaves open.
-
-        The harness moves spaces at the end of a context to the continuation, encodes both as one text, and
-        splits it behind as many tokens as the context alone has.
-
-        - A context without tokens: the prefix stands for it. A continuation that begins with the prefix is
-          scored behind it, unless the prefix is text of its own.
-        - No token is left for the continuation, since all of it merged with the context: it is encoded by
-          itself.
-
-        Raises:
-            UserError: the continuation has text and no tokens, so that any model would be sure of it.
-        """
-        whole = self.tok_encode(context + continuation)
-        prompt, text = super()._encode_pair(context, continuation) if context else ([], whole)
-        if continuation and not text:
-            text = self.tok_encode(continuation)
-            if not text:
-                raise UserError(f"the choice {continuation!r} has no tokens: {self.codec.name} forgets it")
-        if prompt:
-            self.merged += prompt + text != whole
-            return prompt, text
-        prefix = self.prefix_token_id
-        if len(text) > 1 and text[0] == prefix and _is_mark(self.codec, prefix):
-            return text[:1], text[1:]
-        return [prefix], text
-
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Log p(continuation | context) in nats, and whether greedy decoding says the continuation.
 
@@ -196,7 +103,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
-        self, requests: list[Pair], disable_tqdm: bool = True, **_: Any
+        self, requests: list[Pair], disable_tqdm: bool = True, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         fitted = [self._fit(prompt, text) for _, prompt, text in requests]
         seeds = [_seed(self.seed, prompt) for _, prompt, _ in requests]
@@ -207,12 +114,12 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         greedy: dict[tuple[int, tuple[int, ...]], list[int]] = {}
 
         def one(number: int) -> tuple[float, bool]:
-            (texts, _, _), (prompt, text) = requests[number], fitted[number]
+            prompt, text = fitted[number]
             key, seed = keys[number], seeds[number]
             if key not in greedy and longest[key]:
                 greedy[key] = generate(self.model, prompt, longest[key], temperature=0.0, seed=seed)[0].tokens
             found = self._score(prompt, text, seed), greedy.get(key, [])[: len(text)] == text
-            self.cache_hook.add_partial("loglikelihood", texts, found)
+            self.cache_hook.add_partial("loglikelihood", requests[number][0], found)
             return found
 
         return self._in_order(one, [len(prompt) + len(text) for prompt, text in fitted])
@@ -316,78 +223,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
         return [found[number] for number in range(len(lengths))]
 
 
-def newline(codec: Codec) -> int | None:
-    """The token of a newline; None where the codec drops it, or has no symbol for it."""
-    try:
-        ids = codec.encode("\n")
-    except UserError:
-        return None
-    return ids[-1] if ids and codec.decode(ids[-1:]) == "\n" else None
-
-
-def continuation(codec: Codec, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
-    """The text that tokens add to a prompt's: with it, the prompt's text is the text of all tokens."""
-    before, whole = codec.decode(prompt_ids), codec.decode([*prompt_ids, *ids])
-    return whole[len(before) :] if whole.startswith(before) else codec.decode(ids)
-
-
-def _is_mark(codec: Codec, token: int) -> bool:
-    """Whether a token stands between texts alone, such as <|endoftext|>, and isn't text itself, as a newline
-    is.
-    """
-    return bool(codec.decode([token]).strip())
-
-
 def _seed(seed: int, prompt: Sequence[int], repeat: int = 0) -> int:
     """The seed of a request's noise: a function of the context, and of how often it was asked before."""
     of = (seed, list(prompt), repeat) if repeat else (seed, list(prompt))
     return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:7], "big")
-
-
-def _no_chat() -> NoReturn:
-    raise UserError("models of the zoo are trained on plain text and have no chat template; leave it out")
-
-
-def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> TaskManager:
-    """Index of lm-eval's tasks: its own, and those of a folder.
-
-    Raises:
-        UserError: no such folder, or an unknown task.
-    """
-    if include_path is not None and not include_path.is_dir():
-        raise UserError(f"{include_path}: no folder of tasks")
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
-    for task in tasks:
-        if not manager.match_tasks([task]):
-            raise UserError(f"unknown task {task!r}; see: lm_eval ls tasks{nearest(task, manager.all_tasks)}")
-    return manager
-
-
-def results_of(
-    adapter: HarnessLM, tasks: Sequence[str], manager: TaskManager, *, limit: int | None = None
-) -> tuple[dict[str, dict[str, float]], dict[str, list[str]]]:
-    """The harness's numbers, {task: {metric: value}}, and the metrics that were left out, {task: [metric]}.
-
-    What is left out: numbers that divide by the length of a text, where tokens don't give the text back. A
-    tokenizer that forgets what it reads would have a small number there.
-
-    Raises:
-        UserError: a request that the adapter refuses.
-    """
-    found = lm_eval.simple_evaluate(
-        model=adapter, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=False
-    )
-    assert found is not None
-    groups = set(found.get("groups") or ())
-    results, left_out = {}, {}
-    for task, numbers in found["results"].items():
-        forgets = adapter.forgetful and (task in adapter.forgetful or task in groups)
-        out = [name for name in numbers if forgets and name.partition(",")[0] in PER_TEXT]
-        results[task] = {name: n for name, n in numbers.items() if _is_number(n) and name not in out}
-        if out:
-            left_out[task] = [name.partition(",")[0] for name in out]
-    return results, left_out
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -53,7 +53,9 @@ def lm_eval(
         lvlm.errors.MissingLibrary: lm-eval isn't installed.
     """
     try:
-        from lvlm.evaluation.harness import HarnessLM, find_tasks, newline, results_of
+        from lvlm.evaluation.harness import HarnessLM
+        from lvlm.evaluation.harness_results import find_tasks, results_of
+        from lvlm.evaluation.harness_text import newline
     except ImportError as error:
         raise MissingLibrary.of("lm-eval", "lm-eval") from error
     if k < 1:
