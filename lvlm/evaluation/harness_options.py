@@ -77,7 +77,7 @@ class Asked:
         if sampling.get("top_k") in (0, -1):  # how other libraries say that no token is cut
             del sampling["top_k"]
         try:
-            Options(stop=stops, **sampling)
+            Options(stop=stops, **(sampling | {"temperature": given.get("temperature", 1.0)}))
         except UserError as error:
             raise UserError(f"generation_kwargs: {error}") from None
         return cls(
