@@ -5,17 +5,29 @@ from __future__ import annotations
 import functools
 import json
 import random
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+import lvlm
+from lvlm.cli.app import app
+from lvlm.data.attributes import text_attributes
 from lvlm.data.codecs import ByteCodec, TokenizerCodec
+from lvlm.generation.kl_by_token import reading_of
 from lvlm.generation.row_text import RowText
 from lvlm.interfaces import Codec
 from lvlm.interfaces.codec import TextStream, continuation, joined, token_texts
-from tests.tokenizers_of_others import KINDS, codec_of
+from lvlm.playground.writing import Asked, write
+from lvlm.steering.measure import kept
+from lvlm.steering.probe import Texts
+from tests.tiny import tiny
+from tests.tokenizers_of_others import KINDS, codec_of, write_documents, write_tokenizer
 
 IDS = st.lists(st.integers(0, 10_000), max_size=40)
 
@@ -70,7 +82,9 @@ def test_a_row_stops_in_the_joined_text(kind: str, before: list[int], after: lis
     assert (row.ended_by == stop) == (stop in text)
 
 
-@pytest.mark.parametrize(("kind", "text"), [("sentencepiece", " it"), ("wordpiece", " it"), ("wordlevel", " it")])
+@pytest.mark.parametrize(
+    ("kind", "text"), [("sentencepiece", " it"), ("wordpiece", " it"), ("wordlevel", " it")]
+)
 def test_a_word_that_follows_keeps_its_space(kind: str, text: str) -> None:
     prompt, ids = codec(kind).encode("the river"), codec(kind).encode("it")
     assert codec(kind).decode(ids) == "it"
@@ -111,3 +125,101 @@ def test_a_tokenizer_without_bytes_has_no_text_unsettled() -> None:
     assert isinstance(found, TokenizerCodec)
     assert found.unsettled(list(range(found.vocab))) == 0
     assert "ByteFallback" not in json.dumps(json.loads(found.content))
+
+
+# ------------------------------------------------------------------------------------------------- everywhere
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "wordpiece", "wordlevel", "bytelevel"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of FREE with a tokenizer of the kind."""
+    folder = tmp_path_factory.mktemp(request.param)
+    text = write_documents(folder / "text.txt")
+    tokenizer = write_tokenizer(request.param, folder / "tokenizer.json")
+    recipe = tiny("free", text, data={"tokenizer": str(tokenizer)}, train={"steps": 2})
+    recipe["model"]["quantizer"] = {**recipe["model"].get("quantizer", {}), "bits": 2}
+    lvlm.train(recipe, folder / "run")
+    return folder / "run"
+
+
+PROMPT = "the river"
+
+
+def test_a_sample_joins(run: Path) -> None:
+    model = lvlm.load(run)
+    assert model.codec is not None
+    stops: tuple[list[str], ...] = ([], ["\0"], [" "])
+    for stop in stops:
+        for sample in lvlm.generate(model, PROMPT, 8, samples=4, stop=stop):
+            whole = model.codec.decode(sample.prompt + sample.tokens)
+            assert sample.prompt_text == model.codec.decode(sample.prompt) == PROMPT
+            assert whole.startswith(f"{sample.prompt_text}{sample.text}")
+            assert (whole == f"{sample.prompt_text}{sample.text}") == (sample.ended_by == "length")
+    pieces = [piece.text for piece in lvlm.stream(model, PROMPT, 8, seed=3)]
+    assert "".join(pieces) == lvlm.generate(model, PROMPT, 8, seed=3)[0].text
+
+
+def test_commands_show_the_joined_text(run: Path) -> None:
+    codec = lvlm.load(run).codec
+    assert codec is not None
+    words = ["sample", str(run), "--prompt", PROMPT, "--tokens", "8", "--seed", "3"]
+    shown, streamed, (record,) = (
+        said(*words),
+        said(*words, "--stream"),
+        json.loads(said(*words, "--json")),
+    )
+    whole = codec.decode(record["prompt"] + record["tokens"])
+    assert shown == streamed == f"{whole}\n"
+    assert record["prompt_text"] + record["text"] == whole
+    for line in json.loads(said("interpolate", str(run), PROMPT, "it moves", "--prompt", "the", "--json")):
+        assert line["prompt_text"] + line["text"] == codec.decode(line["prompt"] + line["tokens"])
+
+
+def test_an_encoded_text_joins_over_its_windows(run: Path) -> None:
+    model = lvlm.load(run)
+    assert model.codec is not None
+    text = "the river keeps a slow account of every stone it moves and nobody reads 河 the book"
+    found = lvlm.encode_text(run, text)
+    assert len(found) > 1
+    whole = model.codec.decode([token for one in found for token in one.tokens])
+    assert "".join(piece for one in found for piece in one.texts or ()) == whole
+    assert "".join(span.text for span in reading_of(found).spans) == whole
+
+
+def test_an_evaluations_sample_and_steerings_texts_join(run: Path) -> None:
+    codec = lvlm.load(run).codec
+    assert codec is not None
+    sample = lvlm.evaluate(run)["sample"]
+    assert sample is not None
+    ids = codec.encode(sample["prompt"])
+    assert sample["prompt"] == codec.decode(ids)
+    (again,) = lvlm.generate(lvlm.load(run), ids, sample["tokens"])
+    assert sample["prompt"] + sample["text"] == codec.decode(again.prompt + again.tokens)
+    texts = np.array([codec.encode("it moves")])
+    by_name = {one.name: one for one in text_attributes(codec)}
+    found = by_name["word_length"].measure(np.array([codec.encode("the river")]), texts)
+    assert found == pytest.approx([3.5])
+
+
+def test_the_page_shows_the_joined_text(run: Path) -> None:
+    model = lvlm.load(run)
+    assert model.codec is not None
+    *_, page = write(model, Asked("The RIVER", tokens=6))
+    assert page.prompt == model.codec.decode(model.codec.encode("The RIVER"))
+    (sample,) = lvlm.generate(model, "The RIVER", 6, prompt_codes="prior", code_seed=0)
+    card = page.rows[0].cards[0]
+    assert f"{card.prompt}{card.text}" == model.codec.decode(sample.prompt + sample.tokens)
+
+
+def test_steering_keeps_texts_that_join() -> None:
+    prompt_NP, text_NL = torch.tensor([[*b"ab\xe6\xb2"]] * 2), torch.tensor([[*b"\xb3c"], [*b"cd"]])
+    (group,) = kept(ByteCodec(), Texts(prompt_NP, text_NL, None), None, 2)
+    assert group.prompt == "ab"
+    assert group.apart == ["河c", "\ufffdcd"]
+    assert group.shared == []
+
+
+def said(*words: str) -> str:
+    found = CliRunner().invoke(app, list(words))
+    assert found.exit_code == 0, (found.output, found.exception)
+    return found.stdout

@@ -13,13 +13,15 @@ from lvlm.data.codecs import TokenizerCodec
 
 KINDS = ("sentencepiece", "unigram", "wordpiece", "wordlevel", "bytelevel", "suffixes")
 
-WORDS = "the river keeps a slow account of every stone it moves and nobody reads the book until spring".split()
+SENTENCE = "the river keeps a slow account of every stone it moves and nobody reads the book until spring"
 
 
 def documents(count: int = 300) -> list[str]:
     """Sentences of a few words."""
     r = random.Random(1)
-    return [" ".join(r.choices(WORDS, k=r.randint(5, 30))).capitalize() + "." for _ in range(count)]
+    return [
+        " ".join(r.choices(SENTENCE.split(), k=r.randint(5, 30))).capitalize() + "." for _ in range(count)
+    ]
 
 
 def _made(kind: str) -> tuple[Any, Any]:

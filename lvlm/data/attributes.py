@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm.interfaces.codec import continuation
+
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
 
@@ -47,7 +49,11 @@ def text_attributes(codec: Codec) -> tuple[Attribute, ...]:
     """What any text has: how long its words are, and which kinds of characters it is made of."""
 
     def of_text(count: Callable[[str], float]) -> Measure:
-        return lambda _, text_NL: np.array([count(codec.decode(row)) for row in text_NL.tolist()])
+        def measure(prompt_NP: Ids, text_NL: Ids) -> NDArray[Any]:
+            rows = zip(prompt_NP.tolist(), text_NL.tolist(), strict=True)
+            return np.array([count(continuation(codec, prompt, text)) for prompt, text in rows])
+
+        return measure
 
     def share(belongs: Callable[[str], bool]) -> Measure:
         return of_text(lambda text: sum(map(belongs, text)) / len(text) if text else np.nan)

@@ -137,8 +137,8 @@ class TokenizerCodec:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def unsettled(self, ids: Sequence[int]) -> int:
-        """How many of the last ids are bytes in a row: one more that makes them no UTF-8 turns the text of all
-        of them into U+FFFD.
+        """How many of the last ids are bytes in a row: one more that makes them no UTF-8 turns the text of
+        all of them into U+FFFD.
         """
         return next((n for n, token in enumerate(reversed(ids)) if token not in self._bytes), len(ids))
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from lvlm.data.codecs import ByteCodec, TextCodec, TokenizerCodec, open_codec, tokens_of
+from lvlm.data.cuts import cut_near, near_bytes
 from lvlm.data.rows import Order, TokenSource
 from lvlm.data.source import DataParams
 from lvlm.errors import UserError
@@ -53,11 +54,14 @@ def split_by_file(files: Sequence[File]) -> Splits:
 
 
 def split_by_position(files: Sequence[File]) -> Splits:
-    """90/5/5 by position in the joined files, in the order given: validation and test are the tail."""
+    """90/5/5 by position in the joined files, in the order given: validation and test are the tail. No
+    character is cut.
+    """
     content = join(file.content for file in files)
     held = len(content) // HELD_OUT
-    end = len(content) - 2 * held
-    return Splits(content[:end], content[end : end + held], content[end + held :], "position")
+    places = (len(content) - 2 * held, len(content) - held)
+    first, second = (cut_near(content, place, near_bytes(held)) for place in places)
+    return Splits(content[:first], content[first:second], content[second:], "position")
 
 
 def split_files(files: Sequence[File]) -> Splits:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm.data.codecs import BLOCK_BYTES, BLOCKS_AT_ONCE, ByteCodec, TextCodec, id_type
+from lvlm.data.cuts import cut_near, near_bytes
 from lvlm.data.text import find, text_of
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
 from lvlm.system.files import reading
@@ -65,7 +66,7 @@ class Plan:
     """The held-out splits that we choose."""
     share: float = 0.05
     starts: Mapping[str, int] = field(default_factory=dict)
-    """Of 'position': the byte at which a held-out split starts."""
+    """Of 'position': the byte at which a held-out split starts, or the first behind it that may be cut."""
 
     def cut(self, piece: Piece, position: int) -> Iterator[tuple[str, bytes]]:
         """The piece's parts by split; `position` is the number of bytes before it, of those that we split."""
@@ -74,10 +75,11 @@ class Plan:
         elif self.rule != "position":
             yield drawn_split(piece.key, self.drawn, self.share), piece.content
         else:
-            edges = [0, *(self.starts[split] for split in self.drawn), self.total_bytes]
-            for split, low, high in zip(("train", *self.drawn), edges, edges[1:], strict=False):
-                part = piece.content[max(0, low - position) : max(0, high - position)]
-                if part:
+            content, near = piece.content, near_bytes(int(self.total_bytes * self.share))
+            places = [max(0, self.starts[split] - position) for split in self.drawn]
+            edges = [0, *(cut_near(content, place, near) for place in places), len(content)]
+            for split, (low, high) in zip(("train", *self.drawn), itertools.pairwise(edges), strict=True):
+                if part := content[low:high]:
                     yield split, part
 
 

@@ -19,6 +19,7 @@ from lvlm.evaluation.settings import Settings
 from lvlm.evaluation.store import EvaluationStore, with_stored
 from lvlm.generation.generate import generate
 from lvlm.interfaces import Batch
+from lvlm.interfaces.codec import joined
 from lvlm.likelihood import Estimator, EstimatorParams
 from lvlm.likelihood.estimate import Estimates, Quality, estimate
 from lvlm.likelihood.estimators import make_estimators, status_of
@@ -264,5 +265,6 @@ def _sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict
     longest = min(model.backbone.context, recipe.data.tokens + 1)
     ids = codec.encode(data.sample_prompt())[: longest - 1]
     tokens = min(SAMPLE_TOKENS, longest - len(ids))
-    text = codec.decode(generate(model, ids, tokens, seed=seed)[0].tokens)
-    return {"prompt": codec.decode(ids), "text": text, "tokens": tokens, "temperature": 1.0}
+    (sample,) = generate(model, ids, tokens, seed=seed)
+    shown = joined(codec, ids, sample.tokens)
+    return {"prompt": shown.prompt, "text": shown.text, "tokens": tokens, "temperature": 1.0}

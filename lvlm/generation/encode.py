@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +18,14 @@ from lvlm.generation.codes import path_of
 from lvlm.generation.decoding import draw_codes
 from lvlm.generation.options import row_seeds
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
-from lvlm.generation.row_text import UNFINISHED
 from lvlm.interfaces.brief import Brief
+from lvlm.interfaces.codec import token_texts
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
 from lvlm.system.files import reading, writing
 
-if TYPE_CHECKING:
-    from lvlm.interfaces import Codec
-
-
 WINDOWS_AT_ONCE = 16
-
-LONGEST_CHARACTER = 4  # tokens: UTF-8's bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,8 +33,8 @@ class Encoded(Brief):
     """What the encoder says of a text; all on the CPU.
 
     tokens         its ids
-    texts          of each token; that of a character which takes several stands at its first; None without a
-                   codec
+    texts          of each token, which join to the text of all; that of a character which takes several
+                   stands at its first; None without a codec
     slot_T         the slot of each token
     codes          drawn from the posterior: [S] or [S, Z]
     posterior_SK   the posterior's numbers
@@ -107,7 +102,7 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
             found.append(
                 Encoded(
                     ids,
-                    None if model.codec is None else _texts(model.codec, ids),
+                    None if model.codec is None else token_texts(model.codec, ids),
                     path.slots.of(torch.arange(len(ids))),
                     draw_codes(path.quantizer, prior_SJ, posterior_SK, of_rows[row]).cpu(),
                     posterior_SK.float().cpu(),
@@ -118,7 +113,8 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
 
 
 def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int = 0) -> list[Encoded]:
-    """A text of any length in windows of so many tokens, each by itself, some at a time.
+    """A text of any length in windows of so many tokens, each by itself, some at a time. The texts of tokens
+    join over all windows.
 
     Raises:
         UserError: as `encode`.
@@ -126,17 +122,11 @@ def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int =
     ids = token_rows(model, text, what="text")[0]
     rows = [ids[start : start + window] for start in range(0, max(1, len(ids)), window)]
     parts = range(0, len(rows), WINDOWS_AT_ONCE)
-    return [one for n in parts for one in encode(model, rows[n : n + WINDOWS_AT_ONCE], seed=seed + n)]
-
-
-def _texts(codec: Codec, ids: list[int]) -> list[str]:
-    """The text of each token; of tokens that make a character only together, all of it at the first."""
-    texts, start = [""] * len(ids), 0
-    for end in range(1, len(ids) + 1):
-        text = codec.decode(ids[start:end])
-        if not text.endswith(UNFINISHED) or end == len(ids) or end - start == LONGEST_CHARACTER:
-            texts[start], start = text, end
-    return texts
+    found = [one for n in parts for one in encode(model, rows[n : n + WINDOWS_AT_ONCE], seed=seed + n)]
+    if model.codec is None or len(found) == 1:
+        return found
+    texts = iter(token_texts(model.codec, ids))
+    return [replace(one, texts=list(itertools.islice(texts, len(one.tokens)))) for one in found]
 
 
 def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False) -> Path:

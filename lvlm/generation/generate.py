@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -24,13 +24,10 @@ from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import log_probs
 from lvlm.interfaces.brief import Brief
+from lvlm.interfaces.codec import joined
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import TOKENS, generators
-
-if TYPE_CHECKING:
-    from lvlm.interfaces import Codec
-
 
 MOST_ROWS = 65_536
 
@@ -41,7 +38,8 @@ class Sample(Brief):
 
     prompt        its tokens
     tokens        what follows them
-    text          the tokens that follow as text, up to a stop; None where the model has no codec
+    text          what follows the prompt's text in that of all tokens, up to a stop; None where the model has
+                  no codec
     log_prob_N    log-probability of each of these tokens under the model (temperature 1, nothing cut), nats,
                   on the CPU
     codes         the codes that were used, [S] or [S, Z], on the CPU; None without a latent. A forward over
@@ -49,6 +47,8 @@ class Sample(Brief):
     seed          with which it comes out again, alone or beside others; a text that has another's codes needs
                   them given
     ended_by      'length', or the stop
+    prompt_text   the prompt as text, as far as the tokens that follow leave it as it is: they may complete
+                  its last character. With `text` it is the text of all tokens.
     """
 
     prompt: list[int]
@@ -58,6 +58,7 @@ class Sample(Brief):
     codes: Tensor | None
     seed: int
     ended_by: str
+    prompt_text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _run(
         logits_BV = decoding.begin(tokens_BT, keep_BT)
         seen_BV = _seen(tokens_BT, keep_BT, logits_BV) if options.repetition_penalty != 1 else None
         known = None if model.codec is None else model.codec.vocab  # a model may have more: model.vocab
-        texts = [RowText(model.codec, options.stops) for _ in rows] if live else []
+        texts = [RowText(model.codec, options.stops, prompt) for prompt in rows] if live else []
         chosen, scored = [], []
         for number in range(tokens):
             seen_Bv = None if seen_BV is None else seen_BV[:, :known]
@@ -202,7 +203,8 @@ def _run(
     for row, prompt in enumerate(rows):
         count = texts[row].count if live else tokens
         ids = new_BN[row, :count].tolist()
-        text = texts[row].text if live else _decoded(model.codec, ids)
+        shown = None if model.codec is None else joined(model.codec, prompt, ids)
+        text = texts[row].text if live else None if shown is None else shown.text
         codes = decoding.used(row, len(prompt) + count - 1)
         samples.append(
             Sample(
@@ -213,6 +215,7 @@ def _run(
                 None if codes is None else codes.cpu(),
                 seeds[row],
                 (texts[row].ended_by or "length") if live else "length",
+                None if shown is None else shown.prompt,
             )
         )
     return samples
@@ -301,7 +304,3 @@ def _seen(tokens_BT: Tensor, keep_BT: Tensor, logits_BV: Tensor) -> Tensor:
     """The tokens that each row has, [B, V]."""
     counts_BV = torch.zeros_like(logits_BV, dtype=torch.int32)
     return counts_BV.scatter_add(1, tokens_BT, keep_BT.int()) > 0
-
-
-def _decoded(codec: Codec | None, ids: list[int]) -> str | None:
-    return None if codec is None else codec.decode(ids)

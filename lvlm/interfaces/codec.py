@@ -10,7 +10,6 @@ and what they give joins to the text of all ids.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -151,9 +150,7 @@ def token_texts(codec: Codec, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def _share_out(
-    codec: Codec, ids: Sequence[int], first: int, end: int, text: str, texts: list[str]
-) -> None:
+def _share_out(codec: Codec, ids: Sequence[int], first: int, end: int, text: str, texts: list[str]) -> None:
     """Write the text of ids first..end-1 to those of them at which it can be cut."""
     before = ids[max(0, first - CONTEXT) : first]
     known, place, done = codec.decode(before), first, 0
@@ -167,4 +164,6 @@ def _share_out(
 
 def _common(one: str, other: str) -> int:
     """How many characters two texts have in common at their beginning."""
-    return len(one) if other.startswith(one) else len(os.path.commonprefix([one, other]))
+    if other.startswith(one):
+        return len(one)
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))

@@ -10,6 +10,7 @@ Shape legend: G groups, M members, N = G M rows, P prompt tokens, L tokens after
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lvlm.interfaces.codec import joined
 from lvlm.statistics.agreement import icc, kappa, mean, minus
 from lvlm.statistics.bootstrap import FloatArray, Statistic, group_bootstrap
 from lvlm.statistics.diversity import distinct, self_bleu
@@ -114,7 +116,7 @@ def measure(
         "checks": [Check(name=a.name, share=share_of(_of(a, apart))) for a in by_scale["check"]],
         "units": _units(prober, apart, by_scale["number"]),
         "diversity": _diversity(prober, prompts.prompt_NP, entropy_nats),
-        "groups": _kept(codec, apart, shared, samples),
+        "groups": kept(codec, apart, shared, samples),
     }
 
 
@@ -228,18 +230,17 @@ def _diversity(prober: Prober, prompt_NP: Tensor, entropy_nats: float | None) ->
     )
 
 
-def _kept(codec: Codec, apart: Texts, shared: Texts | None, samples: int) -> list[Group]:
-    def some(texts: Texts, group: int) -> list[str]:
-        first = group * samples
-        return [
-            codec.decode(row) for row in texts.text_NL[first : first + min(samples, MEMBERS_KEPT)].tolist()
-        ]
+def kept(codec: Codec, apart: Texts, shared: Texts | None, samples: int) -> list[Group]:
+    """Some texts of the first groups, to look at."""
 
-    return [
-        Group(
-            prompt=codec.decode(apart.prompt_NP[group * samples].tolist()),
-            shared=some(shared, group) if shared is not None else [],
-            apart=some(apart, group),
-        )
-        for group in range(min(GROUPS_KEPT, len(apart.text_NL) // samples))
-    ]
+    def some_of(group: int) -> Group:
+        first = group * samples
+        some = slice(first, first + min(samples, MEMBERS_KEPT))
+        rows = [texts.text_NL[some].tolist() for texts in (shared, apart) if texts is not None]
+        prompt = apart.prompt_NP[first].tolist()
+        found = [joined(codec, prompt, row) for row in itertools.chain(*rows)]
+        shown = min((one.prompt for one in found), key=len)  # as far as no text changes it
+        texts = ["".join(one)[len(shown) :] for one in found]
+        return Group(prompt=shown, shared=texts[: -len(rows[-1])], apart=texts[-len(rows[-1]) :])
+
+    return [some_of(group) for group in range(min(GROUPS_KEPT, len(apart.text_NL) // samples))]
