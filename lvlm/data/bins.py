@@ -115,6 +115,12 @@ class BinsData(WindowParams):
         return codec_of(self._folder, read_manifest(self._folder))
 
     @property
+    def document_end(self) -> int:
+        """The one that the manifest names."""
+        kept = self.kept("manifest.json")
+        return read_manifest(kept.parent if kept else self._folder).end_of_document
+
+    @property
     def _folder(self) -> Path:
         return Path(os.path.expanduser(self.path))
 

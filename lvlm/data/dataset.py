@@ -95,6 +95,11 @@ class DatasetParams(TokenizedParams):
         yield from super().faults_as_part()
 
     @property
+    def document_end(self) -> int:
+        """The token said, or the codec's own."""
+        return end_of(self.codec, self.end_of_document)
+
+    @property
     def where(self) -> str:
         """The name of the dataset in errors."""
         return f"data.hub: {self.hub}" if self.hub is not None else f"data.path: {self.path}"

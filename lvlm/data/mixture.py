@@ -63,6 +63,12 @@ class MixtureData(DataParams):
         return self._first.codec
 
     @property
+    def document_end(self) -> int | None:
+        """The parts', where all have the same one."""
+        ends = {part.document_end for part in self.parts.values()}
+        return ends.pop() if len(ends) == 1 else None
+
+    @property
     def tokens(self) -> int:
         """T: input tokens of a row, the same in all parts."""
         return self._first.tokens

@@ -178,6 +178,11 @@ class DataParams(Params):
         raise NotImplementedError(f"{type(self).__name__}.codec")
 
     @property
+    def document_end(self) -> int | None:
+        """The token that stands behind each document; None for data that don't mark where one ends."""
+        return None
+
+    @property
     def vocab(self) -> int:
         """V: token ids are 0..V-1."""
         return self.codec.vocab
