@@ -17,7 +17,7 @@ from lvlm.interfaces.params import (
     Register,
 )
 from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
-from lvlm.interfaces.remedy import Case, Remedy, Trouble, louder_embedding
+from lvlm.interfaces.remedy import Case, Remedy, Trouble
 from lvlm.interfaces.schedule import Ramp, Schedule, value_at
 from lvlm.interfaces.section import Section
 
@@ -52,6 +52,5 @@ __all__ = [
     "Slots",
     "Terms",
     "Trouble",
-    "louder_embedding",
     "value_at",
 ]
