@@ -27,24 +27,24 @@ from lvlm.registry.registry import Registry
 
 
 class StudyParams(Section):
-    """What a study file says."""
+    """The contents of a study file."""
 
     study: str = Field(min_length=1)
-    """What the study is called."""
+    """Name of the study."""
     description: str = ""
-    """What it is for."""
+    """Purpose of the study."""
     base: str | None = None
     """The recipe of every arm that does not extend another one, by name or relative path."""
     common: dict[str, Any] = Field(default={})
     """A part of a recipe that is merged into every arm."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
-    """Every arm is run with each of these."""
+    """Seeds of the runs; every arm is run with each."""
     control: str | None = None
     """The arm that the others are compared with; null for the first."""
     arms: dict[str, dict[str, Any] | None] = Field(default={})
-    """By name, the part of a recipe that makes the arm; its `extends` replaces the study's base."""
+    """Arms by name, each the part of a recipe that makes it; its `extends` replaces the study's base."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
-    """By dotted path, the values to try: every arm is run with every combination."""
+    """Values to try, by dotted path; every arm is run with every combination."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def read_study(
         overrides: 'a.b.c=value'; one that starts with a key of the study changes the study ('seeds=[0]'),
             any other the recipe of every arm.
         plugin_files: single-file plugins beside those that the recipes name.
-        registry: kinds that are loaded already; else all installed plugins are loaded.
+        registry: kinds that are already loaded; without it, all installed plugins are loaded.
 
     Raises:
         UserError: when the file or a plugin is missing.
-        RecipeError: with all that is wrong with any arm.
+        RecipeError: with the faults of all arms.
     """
     path = locate(source, studies=True).resolve()
     tree, for_arms = _override(read_yaml(path), overrides)
@@ -154,7 +154,7 @@ def _params(tree: Tree) -> StudyParams:
 
 
 def _arms(tree: Tree, params: StudyParams, folder: Path, overrides: Tree) -> list[tuple[str, Tree]]:
-    """Each arm's name and whole recipe, but for its seed."""
+    """The name and the whole recipe of each arm, without its seed."""
     faults: list[Fault] = []
     arms: dict[str, Tree] = {}
     points = list(_points(tree, params))
@@ -189,7 +189,7 @@ def _mapping(tree: Tree, *path: str) -> Tree:
 
 
 def _points(tree: Tree, params: StudyParams) -> Iterator[tuple[str, Tree]]:
-    """Every combination of the grid, with a label such as 'bits=8,seam=2'; one empty one without a grid."""
+    """Every combination of the grid, with a label such as 'bits=8,seam=2'; without a grid, one empty one."""
     names = _short_names(list(params.grid))
     axes = []
     for axis, values in params.grid.items():
@@ -209,7 +209,7 @@ def _points(tree: Tree, params: StudyParams) -> Iterator[tuple[str, Tree]]:
 
 
 def _short_names(axes: Sequence[str]) -> dict[str, str]:
-    """The last words of dotted paths, as many as it takes to tell them apart."""
+    """The shortest endings of dotted paths that tell them apart."""
     for length in itertools.count(1):
         short = {axis: ".".join(axis.split(".")[-length:]) for axis in axes}
         if len(set(short.values())) == len(axes):
@@ -218,8 +218,8 @@ def _short_names(axes: Sequence[str]) -> dict[str, str]:
 
 
 def _label(value: Any, index: int) -> str:
-    """A value as a part of a folder's name: itself if it is a plain word, its kind, or its place in the
-    list.
+    """A value as part of a folder's name: the value itself if it is a plain word, else its kind or its place
+    in the list.
     """
     if isinstance(value, dict):
         value = value.get("kind", index)
@@ -230,7 +230,7 @@ def _label(value: Any, index: int) -> str:
 def _runs(
     arms: Sequence[tuple[str, Tree]], study: Tree, params: StudyParams, registry: Registry, source: str
 ) -> list[StudyRun]:
-    """Each arm with each seed; faults of several arms are told once, with the arms that they are in."""
+    """Each arm with each seed; a fault of several arms is reported once, with their names."""
     runs: list[StudyRun] = []
     guilty: dict[Fault, dict[str, None]] = {}
     for arm, tree in arms:

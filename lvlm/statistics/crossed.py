@@ -58,7 +58,8 @@ def unpaired_interval(
     "Student's" problem*, Biometrika 34, 1947).
 
     Args:
-        arm_SW, control_SW: nats; any number of seeds each.
+        arm_SW: nats of the arm.
+        control_SW: nats of its control; any number of seeds each.
         targets_W: as for `paired_interval`.
 
     Raises:
@@ -73,7 +74,7 @@ def unpaired_interval(
 
 
 def window_interval(nats_W: npt.ArrayLike, targets_W: npt.ArrayLike | None = None) -> Interval:
-    """Mean over the windows of one run, with its 95 % t interval over windows: it says nothing of other seeds.
+    """Mean over the windows of one run, with its 95 % t interval: it says nothing of other seeds.
 
     Args:
         nats_W: one number for each window.
