@@ -212,7 +212,7 @@ def test_a_latent_that_is_read_by_hand(examined: Examined) -> None:
     assert (measured.trainable, measured.never_updated) == (4, [])
     assert tones(found) == ["read", "note", "fault"]
     assert found[0].what == (
-        f"The decoder reads the codes: the right code is worth {wrong * LOUD:.4f} [{low:.4f}, {high:.4f}] "
+        f"The decoder reads the codes: the right code is worth {wrong * LOUD:.5f} [{low:.5f}, {high:.5f}] "
         f"nats/token to it, {wrong * LOUD * TOKENS:.3g} nats a window."
     )
     assert "one checkpoint of one seed" in found[1].what
@@ -312,7 +312,7 @@ def test_kl_at_its_budget_is_no_praise(examined: Examined) -> None:
     measured, found = examined("loss.budget_bits=1", sure=SURE, loud=0.0, per=1)
     assert measured.kl_nats_per_slot == pytest.approx(measured.budget_nats_per_slot or 0)
     assert [tone for tone in tones(found) if tone in VERDICTS] == tones(found)[:1] == ["not read"]
-    assert "the right code is worth 0.0000 [0.0000, 0.0000] nats/token to it" in found[0].what
+    assert "the right code is worth 0.00000 [0.00000, 0.00000] nats/token to it" in found[0].what
     assert not any("budget of" in finding.what for finding in found), "KL beside its budget tells nothing"
     assert measured.exchange_efficiency is None, "of codes that aren't read"
     note = "elbo is 0.6931 nats/token above ce_prior, for KL that nothing is read of."
@@ -410,7 +410,7 @@ def test_a_silent_latent(examined: Examined) -> None:
     low, high = measured.worth_low_nats_per_token or 0, measured.worth_high_nats_per_token or 0
     assert found[0].what == (
         "There is nothing to read: the raw KL is 0.0012 nats per slot, and codes tell no more of their text than "
-        f"that. The right code is worth {measured.worth_nats_per_token:z.4f} [{low:.4f}, {high:.4f}] nats/token."
+        f"that. The right code is worth {measured.worth_nats_per_token:z.5f} [{low:.5f}, {high:.5f}] nats/token."
     )
     first, *others = found[0].tries
     assert first.overrides == ("loss.term.kind=lagrangian", "loss.budget_bits=0.5")

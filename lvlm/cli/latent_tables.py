@@ -127,8 +127,10 @@ def _measured_table(m: Measured) -> Table:
     def nats(name: str, value: float | None, meaning: str, *ends: float | None) -> None:
         if value is not None:
             low, high = ends or (None, None)
-            interval = "" if low is None or high is None else f" [{low:z.4f}, {high:z.4f}]"
-            row(name, f"{value:z.4f}{interval}", "nats/token", meaning)
+            shown = f"{value:z.4f}"
+            if low is not None and high is not None:
+                shown = f"{value:z.5f} [{low:z.5f}, {high:z.5f}]"
+            row(name, shown, "nats/token", meaning)
 
     nats("ce_posterior", m.ce_posterior_nats_per_token, "no bound: the codes have seen the answer")
     nats("ce_prior", m.ce_prior_nats_per_token, "codes from the prior, as in generation")

@@ -142,10 +142,11 @@ def _price(m: Measured, options: Options) -> Iterator[Finding]:
         return
     read, left_over = reading_of(m) == "read", m.kl_nats_per_token - m.worth_nats_per_token
     if left_over > 0 and read:
+        saved = m.exchange_efficiency or 0.0
         say = (
             f"As a bound, codes cost more than they bring: elbo is {left_over:.4f} nats/token above "
-            f"ce_prior, since a nat of KL saves {m.exchange_efficiency or 0:.2f} nats of cross-entropy. Where "
-            f"a budget makes the KL free, nothing in the training asks it to pay off."
+            f"ce_prior, since a nat of KL saves {saved:.2f} nats of cross-entropy. Where a budget makes the "
+            f"KL free, nothing in the training asks it to pay off."
         )
         yield Finding("note", say, tuple(to_save(options, m)))
     elif left_over > 0 and reading_of(m) == "not read":
@@ -185,8 +186,8 @@ def _learning(m: Measured, options: Options) -> Iterator[Finding]:
 def _worth(m: Measured) -> str:
     """The worth and its interval over windows."""
     low, high = m.worth_low_nats_per_token, m.worth_high_nats_per_token
-    ends = "" if low is None or high is None else f" [{low:z.4f}, {high:z.4f}]"
-    return f"{m.worth_nats_per_token:z.4f}{ends} nats/token"
+    ends = "" if low is None or high is None else f" [{low:z.5f}, {high:z.5f}]"
+    return f"{m.worth_nats_per_token:z.5f}{ends} nats/token"
 
 
 def _perplexity(m: Measured) -> str:
