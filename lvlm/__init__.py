@@ -10,7 +10,7 @@ imported when it is first used, so that `import lvlm` takes no time.
     check_data(folder)
         Read all of what `prepare_data` wrote and compare it with its manifest.
     doctor(run, …) -> Examination
-        Examine whether the latent of a run lives, and find what to try when it doesn't.
+        Examine whether the decoder of a run reads its codes, and find what to try when it doesn't.
     encode(model, texts, …) -> list[Encoded]
         Encode texts: the posterior of each, and codes drawn from it.
     encode_text(run, text, …) -> list[Encoded]

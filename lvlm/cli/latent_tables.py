@@ -109,7 +109,7 @@ def examination_tables(examination: Examination) -> Iterator[Table | Text]:
         yield _measured_table(measured)
         yield Text()
     findings = Table(box=None, show_header=False, pad_edge=False)
-    findings.add_column(style="bold")
+    findings.add_column(style="bold", no_wrap=True)
     findings.add_column(overflow="fold")
     for finding in examination.findings:
         findings.add_row(finding.tone, Text(finding.what))
@@ -124,11 +124,23 @@ def _measured_table(m: Measured) -> Table:
     def row(name: str, value: str, unit: str, meaning: str) -> None:
         table.add_row(name, value, unit, Text(meaning))
 
-    def nats(name: str, value: float | None, meaning: str, stderr: float | None = None) -> None:
+    def nats(name: str, value: float | None, meaning: str, *ends: float | None) -> None:
         if value is not None:
-            spread = "" if stderr is None else f" ± {stderr:.4f}"
-            row(name, f"{value:z.4f}{spread}", "nats/token", meaning)
+            low, high = ends or (None, None)
+            shown = f"{value:z.4f}"
+            if low is not None and high is not None:
+                shown = f"{value:z.5f} [{low:z.5f}, {high:z.5f}]"
+            row(name, shown, "nats/token", meaning)
 
+    nats("ce_posterior", m.ce_posterior_nats_per_token, "no bound: the codes have seen the answer")
+    nats("ce_prior", m.ce_prior_nats_per_token, "codes from the prior, as in generation")
+    nats("ce_shuffled", m.ce_shuffled_nats_per_token, "codes of another row")
+    worth, ends = m.worth_nats_per_token, (m.worth_low_nats_per_token, m.worth_high_nats_per_token)
+    nats("worth [95 %]", worth, "ce_prior − ce_posterior: of the right code", *ends)
+    row("", f"{m.worth_nats_per_row:z.3f}", "nats/window", "the same, of all tokens of a window")
+    cost = m.shuffling_cost_nats_per_token
+    ends = m.shuffling_cost_low_nats_per_token, m.shuffling_cost_high_nats_per_token
+    nats("cost of shuffling [95 %]", cost, "ce_shuffled − ce_posterior", *ends)
     budget = m.budget_nats_per_slot
     row(
         "raw KL",
@@ -141,12 +153,6 @@ def _measured_table(m: Measured) -> Table:
     if m.code_perplexity is not None:
         most = f"codes in use: at most {m.code_perplexity_at_most}, the slots seen"
         row("code perplexity", f"{m.code_perplexity:.2f}", "codes", most)
-    nats("ce_posterior", m.ce_posterior_nats_per_token, "no bound: the codes have seen the answer")
-    nats("ce_prior", m.ce_prior_nats_per_token, "codes from the prior, as in generation")
-    nats("ce_shuffled", m.ce_shuffled_nats_per_token, "codes of another row")
-    nats("worth", m.worth_nats_per_token, "ce_prior − ce_posterior: of the right code", m.worth_stderr)
-    cost, spread = m.shuffling_cost_nats_per_token, m.shuffling_cost_stderr
-    nats("cost of shuffling", cost, "ce_shuffled − ce_posterior", spread)
     change = f"{m.output_change_nats_per_token:.3g}"
     row("change of output", change, "nats/token", "KL between what two codes of the prior predict")
     if m.exchange_efficiency is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lvlm.generation.encode import Encoded
-from lvlm.likelihood.life import ACTIVE_UNIT_BITS
+from lvlm.likelihood.estimate import ACTIVE_UNIT_BITS
 from lvlm.objective import NATS_PER_BIT
 
 ACTIVE_NATS_PER_SLOT = ACTIVE_UNIT_BITS * NATS_PER_BIT

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.kind import Estimator
-from lvlm.likelihood.life import ACTIVE_UNIT_BITS
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.weights import Bounds, averaged, mean_of_repeats
 from lvlm.model.latent_lm import LatentLM
@@ -33,6 +32,8 @@ from lvlm.objective import NATS_PER_BIT
 from lvlm.system.device import Autocast
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+ACTIVE_UNIT_BITS = 0.01  # KL from which a unit counts as active
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-ACTIVE_UNIT_BITS = 0.01
-
 ALIVE_SHARE_OF_BUDGET = 0.05
 
 ALIVE_NATS_PER_SLOT = 0.01  # where there is no budget, or one without end
