@@ -26,7 +26,8 @@ from lvlm.data.text import TextData
 from lvlm.errors import UserError
 from lvlm.interfaces import Encoder, Slots
 from lvlm.model.latent_lm import LatentLM
-from lvlm.report import ReportRun, read_report, render_report
+from lvlm.report import ReportRun, read_report, render_report, steering
+from lvlm.report.tables import Cell
 from lvlm.statistics import (
     Interval,
     clopper_pearson,
@@ -391,6 +392,23 @@ def test_a_code_that_fixes_the_text_gives_icc_and_kappa_of_one(read: Steering) -
         assert len(set(group.shared)) == 1 < len(set(group.apart))
 
 
+def test_differences_are_kept_group_by_group(read: Steering, deaf: Steering) -> None:
+    """Their mean is the difference and their interval its own; transfers are counted source by source."""
+    for found in (read, deaf):
+        transfer = found.numbers[0].transfer
+        assert transfer is not None
+        for one, groups in (
+            (found.numbers[0].icc, 16),
+            (found.flags[0].kappa, 16),
+            (transfer, transfer.sources),
+        ):
+            assert one.difference_by_group is not None
+            assert len(one.difference_by_group) == groups
+            assert one.difference is not None
+            assert vars(window_interval(one.difference_by_group)) == pytest.approx(vars(one.difference))
+        assert set(transfer.difference_by_group or ()) <= {-1.0, 0.0, 1.0}
+
+
 def test_its_codes_carry_a_text_over(read: Steering) -> None:
     transfer = read.numbers[0].transfer
     assert transfer is not None
@@ -403,6 +421,7 @@ def test_its_codes_carry_a_text_over(read: Steering) -> None:
 def test_each_of_its_bits_changes_every_token(read: Steering) -> None:
     assert read.units is not None
     assert len(read.units.units) == BITS
+    assert read.units.names == [f"bit {bit}" for bit in range(BITS)]
     for change in read.units.units:
         assert change.tokens == 1
     assert read.units.other_noise.tokens == 0
@@ -525,6 +544,45 @@ def test_damaged_or_older_files_are_measured_anew(run: Path) -> None:
         assert lvlm.steer(run) == found
 
 
+def as_the_first_version(found: Steering) -> dict[str, Any]:
+    """The file as it was before differences were stored by group and units by name."""
+    stored = json.loads(found.model_dump_json())
+    for one in stored["numbers"]:
+        del one["icc"]["difference_by_group"]
+        if one["transfer"]:
+            del one["transfer"]["difference_by_group"]
+    for one in stored["flags"]:
+        del one["kappa"]["difference_by_group"]
+    del stored["units"]["names"]
+    return {**stored, "version": 1}
+
+
+def test_a_file_of_the_first_version_opens_and_is_measured_anew_when_asked(
+    run: Path, read: Steering, tmp_path: Path
+) -> None:
+    (tmp_path / "steering.json").write_text(json.dumps(as_the_first_version(read)))
+    found = read_steering(tmp_path)
+    assert found is not None
+    assert found.numbers[0].icc.difference == read.numbers[0].icc.difference
+    assert found.numbers[0].icc.difference_by_group is None
+    now = lvlm.steer(run)
+    # the key of the first version was of the same weights, data and settings, and of another number
+    (run / "steering.json").write_text(json.dumps({**as_the_first_version(now), "key": "first"}))
+    assert lvlm.steer(run) == now == read_steering(run)
+
+
+def test_an_interval_without_ends_is_stored_as_json_has_it(read: Steering, tmp_path: Path) -> None:
+    (start,) = read.numbers
+    endless = Interval(0.25, -math.inf, math.inf)
+    icc_of_start = start.icc.model_copy(update={"difference": endless, "apart": None})
+    found = read.model_copy(update={"numbers": [start.model_copy(update={"icc": icc_of_start})]})
+    text = found.model_dump_json()
+    assert "Infinity" not in text
+    (tmp_path / "steering.json").write_text(text)
+    assert read_steering(tmp_path) == found
+    assert not found.control_came_out
+
+
 def test_no_null_without_a_positive_control(read: Steering, deaf: Steering) -> None:
     null, effect = Interval(value=0.0, low=-0.1, high=0.1), Interval(value=0.3, low=0.2, high=0.4)
     shut, opened = Gate.of([deaf], lvlm="0"), Gate.of([deaf, read], lvlm="0")
@@ -552,7 +610,10 @@ def test_the_command_line_hides_a_null_and_a_control_shows_it(
     mine = read_steering(run)
     assert mine is not None
     (control / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
-    assert HIDDEN not in shown("--control", str(control))
+    table = shown("--control", str(control))
+    assert HIDDEN not in table
+    assert "bit 0" in table
+    assert "of this one run" in table
     with pytest.raises(UserError, match="no positive control"):
         read_control(run)
     with pytest.raises(UserError, match="lvlm steer"):
@@ -596,3 +657,73 @@ def test_with_a_control_in_the_study_the_report_draws_every_arm(
         (run / "steering.json").unlink()
     assert HIDDEN not in page
     assert "Steering, means over seeds: ICC of start of free 1.000" in page
+
+
+def of_seeds(run: Path, folder: Path, found: list[Steering]) -> tuple[Cell, list[str]]:
+    """What a report says of the ICC of `start` of one arm whose seeds were measured so, and its notes."""
+    lvlm.evaluate(run)
+    runs = []
+    for seed, one in enumerate(found):
+        copy = shutil.copytree(run, folder / f"seed{seed}")
+        (copy / "steering.json").write_text(one.model_dump_json())
+        runs.append(ReportRun("free", seed, copy))
+    report = read_report(folder, title="t", description="", command="", control="free", runs=runs)
+    table, notes = steering.table(report), steering.notes(report)
+    (row,) = table.rows
+    place = [header.text for header in table.headers].index("ICC of start")
+    return row[place], notes
+
+
+def with_differences(found: Steering, by_group: list[float | None] | None, **changes: Any) -> Steering:
+    """A steering whose ICC of `start` differs so, group by group."""
+    (start,) = found.numbers
+    known = [one for one in by_group or [0.5, 0.7] if one is not None]
+    middle = sum(known) / len(known)
+    update = {"difference": Interval(middle, 0.01, 1.5), "difference_by_group": by_group}
+    number = start.model_copy(update={"icc": start.icc.model_copy(update=update), "transfer": None})
+    return found.model_copy(update={"numbers": [number], "flags": [], **changes})
+
+
+def test_a_report_has_the_interval_over_seeds_and_groups(run: Path, read: Steering, tmp_path: Path) -> None:
+    """Of the groups that every seed has a number of."""
+    by_group: list[list[float | None]] = [[0.6, 0.8, None, 0.7], [0.2, 0.3, 0.9, 0.1], [0.5, 0.5, 0.5, 0.8]]
+    cell, notes = of_seeds(run, tmp_path, [with_differences(read, one) for one in by_group])
+    wanted = paired_interval([[0.6, 0.8, 0.7], [0.2, 0.3, 0.1], [0.5, 0.5, 0.8]])
+    assert cell.text == "1.000"
+    assert cell.detail.endswith(f", {wanted.value:+.3f} [{wanted.low:+.3f}, {wanted.high:+.3f}]")
+    assert cell.detail.startswith("apart ")
+    assert not [note for note in notes if "interval" in note or "brackets" in note]
+
+
+def test_a_seed_without_the_number_is_counted_out_aloud(run: Path, read: Steering, tmp_path: Path) -> None:
+    """The others' interval isn't passed off as that of all seeds."""
+    found = [with_differences(read, [0.2, 0.3, 0.5]) for _ in range(3)]
+    (start,) = found[2].numbers
+    nothing = {"shared": None, "difference": None, "difference_by_group": None}
+    start = start.model_copy(update={"icc": start.icc.model_copy(update=nothing)})
+    found[2] = found[2].model_copy(update={"numbers": [start]})
+    cell, _ = of_seeds(run, tmp_path, found)
+    assert cell.detail.endswith("], 2 of 3 seeds")
+
+
+@pytest.mark.parametrize(
+    ("by_group", "changes", "note"),
+    [
+        ([[0.4, 0.6]], {}, steering.ONE_SEED),
+        ([[0.4, 0.6], None], {}, steering.NOT_BY_GROUP),
+        ([[0.4, None], [None, 0.6]], {}, steering.NOT_BY_GROUP),
+        ([[0.4, 0.6], [0.4, 0.6]], {"settings": {"seed": 1}}, steering.OTHER_SETTINGS),
+        ([[0.4, 0.6], [0.4, 0.5, 0.6]], {}, steering.OTHER_SETTINGS),
+    ],
+)
+def test_without_crossed_seeds_and_groups_a_report_has_no_interval(
+    run: Path, read: Steering, tmp_path: Path, by_group: list[Any], changes: dict[str, Any], note: str
+) -> None:
+    found = [with_differences(read, one) for one in by_group]
+    differences = [one.numbers[0].icc.difference for one in found]
+    middle = sum(one.value for one in differences if one is not None) / len(found)
+    cell, notes = of_seeds(
+        run, tmp_path, [*found[:1], *(one.model_copy(update=changes) for one in found[1:])]
+    )
+    assert cell.detail.endswith(f", {middle:+.3f}")
+    assert note in notes

@@ -27,13 +27,14 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
     )
     columns = ("measure", "shared codes", "codes apart", "difference [95 %]", "what it is")
     table = new_table(*columns, numbers=columns[1:4])
-    hidden = False
+    hidden = with_interval = False
 
     def add(
         name: str, one: Interval | None, other: Interval | None, difference: Interval | None, what: str
     ) -> None:
-        nonlocal hidden
+        nonlocal hidden, with_interval
         if gate.shows(difference):
+            with_interval |= difference is not None
             cells = ["-" if found is None else f"{found.value:.3f}" for found in (one, other)]
             cells.append(_difference(difference))
         else:
@@ -54,7 +55,7 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
         what = f"agreement of two samples, beyond chance; set in {flags.rate:.3f} of prior places"
         add(f"kappa of {flags.name}", agreement.shared, agreement.apart, agreement.difference, what)
     yield table
-    if found.has_latent:
+    if with_interval:
         yield Text("intervals are over prompts or sources, of this one run; other seeds may differ by more")
     if hidden:
         yield Text(f"{HIDDEN}: {WHY_HIDDEN}")

@@ -174,4 +174,4 @@ class SteerParams(Section):
     unless given.
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of all noise: codes, tokens, intervals."""
+    """Of all noise: of codes and of tokens."""

@@ -251,6 +251,8 @@ def _cell(row: Row, measure: Measure, gate: Gate) -> Cell:
     difference = difference_over_seeds(row, found)
     if difference is not None:
         details.append(_signed(difference))
+    if 0 < len(known) < len(row.runs):
+        details.append(f"{len(known)} of {len(row.runs)} seeds")
     return Cell(f"{fmean(known):.3f}" if known else NOTHING.text, ", ".join(details))
 
 

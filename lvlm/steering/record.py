@@ -17,22 +17,24 @@ from lvlm.statistics.interval import Interval
 VERSION = 2  # of what the numbers mean; a change of any measure or interval is a new one
 READABLE = (1, VERSION)  # 1: percentile intervals, no differences by group, no names of units
 
-_ENDS = {"low": -math.inf, "high": math.inf}
+# how the file says that there is none
+_NO_INTERVAL: dict[str, float | None] = {"value": None, "low": None, "high": None}
 
 
 def _interval_as_stored(found: Interval | None) -> dict[str, float | None]:
     """Null for a value that isn't there, and for an end that isn't: JSON knows no infinity."""
     if found is None:
-        return {"value": None, "low": None, "high": None}
-    return {name: number if math.isfinite(number) else None for name, number in vars(found).items()}
+        return _NO_INTERVAL
+    return {"value": found.value, "low": None, "high": None} if not found.bounded else dict(vars(found))
 
 
 def _interval_from_stored(stored: Any) -> Any:
-    if not isinstance(stored, dict):
-        return stored
-    if stored.get("value") is None:
+    if stored == _NO_INTERVAL:
         return None
-    return {name: _ENDS.get(name) if number is None else number for name, number in stored.items()}
+    match stored:
+        case {"value": float(value), "low": None, "high": None}:
+            return Interval(value, -math.inf, math.inf)
+    return stored
 
 
 MaybeInterval = Annotated[
