@@ -650,7 +650,12 @@ def test_with_a_control_in_the_study_the_report_draws_every_arm(
     (run / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
     try:
         report = read_report(
-            tmp_path, title="t", description="", command="", control="free", runs=[ReportRun("free", 0, run)]
+            tmp_path,
+            title="t",
+            description="",
+            command="",
+            controls=["free"],
+            runs=[ReportRun("free", 0, run)],
         )
         page = render_report(report).read_text()
     finally:
@@ -667,7 +672,7 @@ def of_seeds(run: Path, folder: Path, found: list[Steering]) -> tuple[Cell, list
         copy = shutil.copytree(run, folder / f"seed{seed}")
         (copy / "steering.json").write_text(one.model_dump_json())
         runs.append(ReportRun("free", seed, copy))
-    report = read_report(folder, title="t", description="", command="", control="free", runs=runs)
+    report = read_report(folder, title="t", description="", command="", controls=["free"], runs=runs)
     table, notes = steering.table(report), steering.notes(report)
     (row,) = table.rows
     place = [header.text for header in table.headers].index("ICC of start")

@@ -21,6 +21,7 @@ def evaluate(
     chunk: int | None = None,
     resampling: str | None = None,
     resample_below: float | None = None,
+    repeats: int | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -39,6 +40,7 @@ def evaluate(
         chunk=chunk,
         resampling=resampling,  # type: ignore[arg-type]  # checked there
         resample_below=resample_below,
+        repeats=repeats,
         plugin_files=plugin or [],
         console=progress(),
     )

@@ -1,4 +1,4 @@
-"""Writes the bins of a text once, before training."""
+"""Writing of the bins of a text, once, before training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lvlm.errors import UserError
 
 
 class Writer:
-    """Writes the tokens of each split as they come."""
+    """Writer of each split's tokens, as they come."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         self._dtype = np.dtype(dtype).newbyteorder("<")
@@ -26,7 +26,7 @@ class Writer:
         self.splits = {split: {"tokens": 0, "documents": 0, "bytes": 0, "largest_id": -1} for split in SPLITS}
 
     def add(self, tokens: Iterable[Any]) -> None:
-        """One piece."""
+        """Write the tokens of one piece."""
         split, ids, text_bytes, ends = tokens
         facts = self.splits[split]
         self._bins[split].write(np.ascontiguousarray(ids, dtype=self._dtype).tobytes())
@@ -65,18 +65,18 @@ def write_bins(
     """Write bins into an empty folder; the manifest last.
 
     Args:
-        pieces: reads the documents; twice, first to find their sizes.
-        folder: is there.
-        codec: makes ids of text.
+        pieces: function that reads the documents; called twice, first to find their sizes.
+        folder: an empty folder.
+        codec: codec that turns text into ids.
         end: the token behind each document; the tokenizer's own unless given.
         held_out: the share of validation, and of test.
-        progress: is told the share that is done.
+        progress: called with the share that is done.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: bad input, or too little for three splits.
+        UserError: the input is bad, or too little for three splits.
     """
     end_id = end_of(codec, end)
     if isinstance(codec, ByteCodec):

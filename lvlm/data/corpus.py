@@ -80,18 +80,19 @@ class WindowParams(DataParams):
     window: int = Field(default=256, ge=2)
     """Input tokens of a row."""
     order: Order = "random"
-    """'random' draws training rows with replacement, windows from anywhere; 'epochs' takes those that lie
-    side by side once each, in an order of the seed, before any again."""
+    """The order of training rows: 'random' draws windows from anywhere, with replacement; 'epochs' takes each
+    of the windows that lie side by side once, in an order drawn from the seed, before any comes again.
+    """
 
     def faults_as_part(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Rows that are read in epochs."""
+        """Fault: rows that are read in epochs."""
         if self.order == "epochs":
             says = "a mixture picks rows at random and would leave out some of every epoch"
             yield ("order",), f"{says}; set order: random"
 
     @property
     def codec(self) -> TextCodec:
-        """UTF-8, or a tokenizer's."""
+        """The codec: UTF-8, or a tokenizer's."""
         raise NotImplementedError(f"{type(self).__name__}.codec")
 
     @property
@@ -108,16 +109,16 @@ class TokenizedParams(WindowParams):
 
     @property
     def codec(self) -> TextCodec:
-        """UTF-8, or the tokenizer's: a run's own copy where there is one."""
+        """The codec: UTF-8, or the tokenizer's. A run's own copy comes first."""
         return open_codec(self.kept("tokenizer.json") or self.tokenizer)
 
     def files(self) -> dict[str, bytes]:
-        """The tokenizer."""
+        """The tokenizer's file."""
         codec = self.codec
         return {"tokenizer.json": codec.content} if isinstance(codec, TokenizerCodec) else {}
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A tokenizer that cannot be read."""
+        """Fault: a tokenizer that cannot be read."""
         try:
             _ = self.codec
         except UserError as error:

@@ -34,7 +34,7 @@ class HuggingFaceData(DatasetParams):
         """Find the dataset; unless it is streamed, read and tokenise all of it.
 
         Raises:
-            UserError: no such dataset, split or field; too little text.
+            UserError: there is no such dataset, split or field, or too little text.
             MissingLibrary: `datasets` isn't installed.
         """
         return StreamedDataset(self) if self.streaming else self._whole()

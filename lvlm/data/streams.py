@@ -1,4 +1,5 @@
-"""Rows of a Hugging Face dataset that is read in order: what a worker of a rank reads, and where it stands.
+"""Rows of a Hugging Face dataset that is read in order: those that a worker of a rank reads, and its
+position.
 
     documents ─ this part's ─ not held out ─ mixed within a buffer ─► ids ─ Cutter ─► rows
 
@@ -28,11 +29,11 @@ from lvlm.data.source import RowStream, Split, StreamSource, Windows
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 
-DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: nobody reads a stream to its end to name it
+DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: a stream is not read to its end to name it
 
 
 class Texts:
-    """What a streamed dataset's documents are: which rows are of a split, and what tokens they have."""
+    """The documents of a streamed dataset: the rows of each split, and their tokens."""
 
     def __init__(self, params: DatasetParams) -> None:
         self.params, self.codec = params, params.codec
@@ -40,8 +41,8 @@ class Texts:
         self._drawn = tuple(split for split in ("validation", "test") if getattr(params, split) is None)
 
     def of(self, split: str, rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[str]:
-        """The texts of a split in order: those among the rows that it is drawn from, all of them unless
-        given.
+        """The texts of a split in order, out of the rows that it is drawn from; out of the whole dataset
+        unless given.
         """
         params, within = self.params, "train" if split in self._drawn else split
         where, whole = f"{params.where}, split {within!r}", rows is None
@@ -65,7 +66,7 @@ class StreamedDataset(StreamSource):
     """Rows of documents in their order, or mixed within a buffer. Held-out rows are the first of their split.
 
     Raises:
-        UserError: no such dataset, split or field, or no held-out document.
+        UserError: there is no such dataset, split or field, or no held-out document.
     """
 
     def __init__(self, params: DatasetParams) -> None:
@@ -123,10 +124,10 @@ class StreamedDataset(StreamSource):
 
 
 class Cutter:
-    """Cuts documents into rows of up to T + 1 tokens; its state is what is left of the last ones.
+    """A cutter of documents into rows of up to T + 1 tokens; its state is the unused tokens of the last ones.
 
     Args:
-        window: T.
+        window: T, input tokens of a row.
         documents: 'join' or 'pad'.
         apart: joined rows have no token in common; else the last target is the next row's first input.
     """
@@ -150,7 +151,7 @@ class Cutter:
 
 
 class _Rows:
-    """A worker's rows without an end, and their position."""
+    """A worker's endless rows, and their position."""
 
     def __init__(self, params: DatasetParams, seed: int, rows: int, part: int, parts: int) -> None:
         self.params, self.seed, self.count, self.part, self.parts = params, seed, rows, part, parts
@@ -166,7 +167,7 @@ class _Rows:
         return _batch(list(itertools.islice(self._rows, self.count)), self.params.window)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position."""
+        """The position, as plain values."""
         return {
             "epoch": self.epoch,
             "buffers": self._buffers,
@@ -176,7 +177,7 @@ class _Rows:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go there."""
+        """Move to a saved position."""
         self.epoch, self._buffers, self._used = (int(state[name]) for name in ("epoch", "buffers", "used"))
         self.cutter.left = state["left"]
         self._data, self._resumed = self._open(), True
@@ -208,7 +209,9 @@ class _Rows:
             self._buffer_begins = self._data.state_dict()
 
     def _mixed(self) -> Iterator[str]:
-        """What is left of an epoch: buffer after buffer, each in an order of seed, epoch, part and buffer."""
+        """The rest of an epoch: buffer after buffer, each in an order drawn from seed, epoch, part and
+        buffer.
+        """
         # By batches of one: a plain `iter` would share the part out once more among the workers that it sees.
         ones = self._data.iter(batch_size=1)
         texts = self._texts.of("train", ({name: values[0] for name, values in one.items()} for one in ones))

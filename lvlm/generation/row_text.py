@@ -16,14 +16,14 @@ UNFINISHED = "\ufffd"  # what a codec makes of half a character
 
 
 class RowText:
-    """A row's text as it grows: only what no later token can change is let go, and nothing of a stop.
+    """A row's text as it grows; it releases only text that no later token can change, and no part of a stop.
 
     Args:
-        codec: None where tokens have no text.
+        codec: the model's codec; None where tokens have no text.
         stops: texts that end the row.
 
     Raises:
-        UserError: stops without a codec.
+        UserError: there are stops but no codec.
     """
 
     def __init__(self, codec: Codec | None, stops: Sequence[str]) -> None:
@@ -41,11 +41,11 @@ class RowText:
 
     @property
     def text(self) -> str | None:
-        """All that was let go; None without a codec."""
+        """All text released so far; None without a codec."""
         return None if self._codec is None else "".join(self._let_go)
 
     def push(self, token: int, *, last: bool) -> str:
-        """Take in a token; the text that now stands."""
+        """Add a token; return the text that this releases."""
         self.count += 1
         self._ids.append(token)
         if last:
@@ -73,6 +73,6 @@ class RowText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text begin a stop."""
+    """Number of characters at the end of a text that begin a stop."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

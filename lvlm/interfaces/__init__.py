@@ -5,6 +5,7 @@ says.
 from lvlm.interfaces.cache import LayerCache
 from lvlm.interfaces.codec import Codec
 from lvlm.interfaces.data import IGNORE, Batch, Conditioning, Latent, Output, Slots, Terms
+from lvlm.interfaces.noise import RowGenerator, exponential, normal, uniform
 from lvlm.interfaces.params import (
     PARAMS_OF_PART,
     PART_ROLES,
@@ -47,11 +48,15 @@ __all__ = [
     "Ramp",
     "Register",
     "Remedy",
+    "RowGenerator",
     "Schedule",
     "Section",
     "Slots",
     "Terms",
     "Trouble",
+    "exponential",
     "louder_embedding",
+    "normal",
+    "uniform",
     "value_at",
 ]

@@ -69,7 +69,7 @@ def run_study(
         title=study.name,
         description=study.description,
         command=command,
-        control=study.control,
+        controls=study.controls,
         runs=reported,
     )
     return report_study(report, console)

@@ -30,6 +30,7 @@ from lvlm.interfaces import (
     Remedy,
     Schedule,
     louder_embedding,
+    uniform,
     value_at,
 )
 from lvlm.objective import bernoulli_kl, full_precision, wide
@@ -95,9 +96,7 @@ class Binary(Quantizer):
 
     def _draw(self, logits_BSH: Tensor, generator: torch.Generator | None) -> Tensor:
         """L + logistic noise, [B, S, H]: above zero where the bit is 1."""
-        noise = torch.rand(
-            logits_BSH.shape, generator=generator, device=logits_BSH.device, dtype=logits_BSH.dtype
-        )
+        noise = uniform(logits_BSH.shape, generator, device=logits_BSH.device, dtype=logits_BSH.dtype)
         return logits_BSH + torch.logit(noise)
 
     def _latent(self, bits_BSH: Tensor, logits_BSH: Tensor, products: torch.dtype | None = None) -> Latent:

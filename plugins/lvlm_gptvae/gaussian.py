@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lvlm.errors import UserError
-from lvlm.interfaces import Case, Latent, Quantizer, QuantizerParams, Remedy, louder_embedding
+from lvlm.interfaces import Case, Latent, Quantizer, QuantizerParams, Remedy, louder_embedding, normal
 from lvlm.objective import full_precision, gaussian_kl, gaussian_log_prob, wide
 
 
@@ -68,7 +68,7 @@ class Gaussian(Quantizer):
         return mean, self.log_variance_bound * torch.tanh(raw / self.log_variance_bound)
 
     def _draw(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Latent:
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        noise = normal(mean.shape, generator, device=mean.device, dtype=mean.dtype)
         codes_BSZ = mean + (log_variance / 2).exp() * noise
         return Latent(codes_BSZ, self.embedding(codes_BSZ))
 
