@@ -16,7 +16,7 @@ imported when it is first used, so that `import lvlm` takes no time.
     encode_text(run, text, …) -> list[Encoded]
         Encode a text of any length with the model of a run, in windows.
     evaluate(run, …) -> Evaluation
-        Evaluate a run's best checkpoint on its test windows.
+        Evaluate a run's selected checkpoint on its test windows.
     export(run, out, …) -> Path
         Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
     generate(model, prompts, tokens=200, …) -> list[Sample]
@@ -44,7 +44,7 @@ imported when it is first used, so that `import lvlm` takes no time.
     score(model, prompt, continuation, …) -> Score
         Log-probability of a continuation after a prompt, as generation has it.
     steer(run, …) -> Steering
-        Measure what the codes of a run's best checkpoint steer, and keep it in the run's steering.json.
+        Measure what the codes of a run's selected checkpoint steer, and keep it in the run's steering.json.
     stream(model, prompts, tokens=200, …) -> Generator[Piece, None, list[Sample]]
         Continue prompts piece by piece; the pieces of a row, joined, are its text.
     study(source, out, *overrides, …) -> Path

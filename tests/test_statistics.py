@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from lvlm.statistics import (
     Interval,
@@ -105,6 +106,23 @@ def test_arms_with_other_seeds_are_compared_as_two_samples() -> None:
     assert gap.low < 1.0 < gap.high
     assert gap.high - gap.low < 0.3
     assert ends(unpaired_interval(arm[::-1], control)) == pytest.approx(ends(gap))
+
+
+def test_windows_of_equal_length_have_the_t_interval_of_their_means() -> None:
+    per_token = np.random.default_rng(0).normal(0.3, 1.0, 12)
+    low, high = ttest_1samp(per_token, 0).confidence_interval(0.95)
+    found = window_interval(per_token * 20, np.full(12, 20))
+    assert ends(found) == pytest.approx((per_token.mean(), low, high))
+
+
+def test_windows_of_any_length_cover_the_mean_per_token() -> None:
+    """Nats that depend on the length: a mean over windows would be another number."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(1000):
+        targets = rng.integers(10, 40, 16)
+        found = window_interval(rng.normal(0.2 * targets, 2.0), targets)
+        inside += found.low <= 0.2 <= found.high
+    assert 930 <= inside <= 970
 
 
 @pytest.mark.parametrize(

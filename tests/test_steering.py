@@ -499,7 +499,7 @@ def test_a_run_is_measured_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_better_checkpoint_that_lands_in_the_middle_lends_its_name_to_no_number(
     moment: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers, step and key are of the checkpoint that was best when the run was opened."""
+    """Numbers, step and key are of the checkpoint that was selected when the run was opened."""
     no_numbers = shutil.ignore_patterns("steering.json")
     old, new = (shutil.copytree(run, tmp_path / name, ignore=no_numbers) for name in ("old", "new"))
     alone = lvlm.steer(old)

@@ -1,6 +1,7 @@
 """The command line. Everything heavy is imported inside a command, so that `lvlm --help` is quick.
 
-A user's mistake is told in words with exit status 2; an interrupted run exits with 128 + the signal's number.
+A user's mistake is told in words with exit status 2; an interrupted run exits with 128 + the signal's number,
+and a study that ran to its end without some of its runs with 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
 from lvlm.cli.words import Described, described_by
-from lvlm.errors import Interrupted, UserError
+from lvlm.errors import Interrupted, RunsFailed, UserError
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
 # process wants a core, spinning makes a training step several times slower.
@@ -41,6 +42,8 @@ class Commands(TyperGroup):
             sys.stdout.flush()
         except UserError as error:
             _end(2, str(error))
+        except RunsFailed as error:
+            _end(1, str(error))
         except Interrupted as error:
             _end(128 + error.signal_number, str(error))
         except KeyboardInterrupt:
@@ -115,9 +118,18 @@ def study(
 
     folder = _folder(out, source)
     command = shlex.join(["lvlm", *sys.argv[1:]])
-    page = lvlm.study(
-        source, folder, *(overrides or []), plugin_files=plugin or [], console=progress(), command=command
-    )
+    try:
+        page = lvlm.study(
+            source, folder, *(overrides or []), plugin_files=plugin or [], console=progress(), command=command
+        )
+    except RunsFailed as error:
+        if error.report is not None:
+            _show_report(error.report)
+        raise
+    _show_report(page)
+
+
+def _show_report(page: Path) -> None:
     print(f"report: {page.resolve().as_uri()}")
 
 

@@ -22,6 +22,7 @@ def evaluate(
     resampling: str | None = None,
     resample_below: float | None = None,
     repeats: int | None = None,
+    step: int | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -41,6 +42,7 @@ def evaluate(
         resampling=resampling,  # type: ignore[arg-type]  # checked there
         resample_below=resample_below,
         repeats=repeats,
+        step=step,
         plugin_files=plugin or [],
         console=progress(),
     )

@@ -29,11 +29,20 @@ def new_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
     return table
 
 
+_CHOSEN = {
+    "last": "the last checkpoint",
+    "headline": "best on validation by the headline",
+    "bound": "best on validation by the lower of elbo and ce_prior",
+    None: "as asked for, which is not the selected checkpoint",
+}
+
+
 def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
     """The estimates of one run, bounds apart from what has seen the answer, and what the gaps between them
     suggest.
     """
-    title = f"step {result['step']}, {result['windows']} test windows ({result['windows_hash'][:12]})"
+    windows = f"{result['windows']} test windows ({result['windows_hash'][:12]})"
+    title = f"step {result['step']} of {result['steps']}, {_CHOSEN[result['select']]}; {windows}"
     columns = ("estimate", "nats/token", "± s.e.", "± draws", "bits/byte", "ESS", "var(log w)", "what it is")
     yield heading(title)
     table = new_table(*columns, numbers=columns[1:7])
@@ -57,6 +66,11 @@ def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
             kind + headline,
         )
     yield table
+    if result["newest_step"] < result["steps"]:
+        yield Text(
+            f"The newest checkpoint is of step {result['newest_step']} of {result['steps']}: the training "
+            f"isn't finished, or this is an export of an earlier step."
+        )
     for sentence in suggestions(result):
         yield Text(sentence)
     for name, excess in result["excess_nats_per_sequence"].items():

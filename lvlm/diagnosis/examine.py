@@ -1,6 +1,6 @@
 """The doctor: numbers that tell whether a run's latent lives and is read. `findings.py` says what they mean.
 
-best checkpoint ─ validation windows ─┬─ raw KL, bounds, active units          does the encoder say something?
+a checkpoint ─── validation windows ─┬─ raw KL, bounds, active units          does the encoder say something?
                                       ├─ codes of the prior, codes of another row   does the decoder listen?
                                       ├─ gradient of the run's own loss             can the encoder learn?
                                       └─ state of its optimiser                     was everything trained?

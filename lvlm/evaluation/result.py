@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+from lvlm.recipe.sections import Select
+
 
 class Ends(TypedDict):
     """A mean with its 95 % t interval over the windows of one run, nats per token."""
@@ -69,10 +71,13 @@ class LatentUsed(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """An evaluation of a run's best checkpoint, as `lvlm.evaluate` returns it: a dict of plain values.
+    """An evaluation of one checkpoint of a run, as `lvlm.evaluate` returns it: a dict of plain values.
 
     schema                    version of this format
     step                      of the checkpoint
+    newest_step               of the run's newest checkpoint
+    steps                     of the whole training
+    select                    the rule that chose the checkpoint; None for another that was asked for
     windows_hash              of the test windows, of which there are `windows` with `target_tokens` targets
     codec                     its name
     bytes_per_token           None where the data can't say
@@ -95,6 +100,9 @@ class Evaluation(TypedDict):
 
     schema: int
     step: int
+    newest_step: int
+    steps: int
+    select: Select | None
     windows_hash: str
     windows: int
     target_tokens: int

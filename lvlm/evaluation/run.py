@@ -25,7 +25,7 @@ from lvlm.likelihood.estimate import Estimates, Quality, estimate
 from lvlm.likelihood.estimators import make_estimators, status_of
 from lvlm.likelihood.names import LOWEST, Resampling
 from lvlm.objective import NATS_PER_BIT
-from lvlm.recipe.assemble import build_loss
+from lvlm.recipe.assemble import build_loss, estimator_kind
 from lvlm.runs.folder import parameters_record, read_record
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.files import write_atomically, writing
@@ -53,16 +53,17 @@ def evaluate(
     resampling: Resampling | None = None,
     resample_below: float | None = None,
     repeats: int | None = None,
+    step: int | None = None,
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
     label: str | None = None,
 ) -> Evaluation:
-    """Evaluate a run's best checkpoint on its test windows.
+    """Evaluate a run's selected checkpoint on its test windows.
 
     With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and
     evaluation.npz and shown by reports; with any it is returned alone. Every number is kept in the run's
-    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened: one that
-    lands meanwhile changes nothing.
+    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened, by the
+    recipe's `train.select`: one that lands meanwhile changes nothing.
 
     Args:
         run: as for `load`, or a run that is open.
@@ -75,21 +76,23 @@ def evaluate(
         resample_below: the share of K under which the effective sample size must fall before a filter
             resamples.
         repeats: how often each estimate is drawn anew; from two on its Monte Carlo error is known.
+        step: of which checkpoint; the one that the run's `train.select` chooses unless given. Of another
+            nothing is stored in evaluation.json.
         plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; too little data, or other data than it was trained on;
-            options out of range; an estimator that the model doesn't allow.
+        UserError: no such run or checkpoint, or a damaged one; too little data, or other data than it was
+            trained on; options out of range; an estimator that the model doesn't allow.
     """
     ks = [k] if isinstance(k, int) else k
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below, repeats)
     with Display(console or Console(quiet=True), label or f"evaluating {run}", 100) as display:
-        opened = open_run(run, plugin_files=plugin_files)
+        opened = open_run(run, plugin_files=plugin_files, step=step)
         recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
         windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
-        kinds = [_kind(opened, name) for name in settings.estimators or spec.estimators]
+        kinds = [estimator_kind(opened.registry, name) for name in settings.estimators or spec.estimators]
         used = _estimators(kinds, settings, opened)
         headline, chosen_on = _headline(opened, used, settings)
         estimates = _estimates(opened, windows_used, used, settings, display.share)
@@ -100,6 +103,9 @@ def evaluate(
     result: Evaluation = {
         "schema": SCHEMA,
         "step": opened.step,
+        "newest_step": opened.newest_step,
+        "steps": recipe.train.steps,
+        "select": recipe.train.select if opened.step == opened.selected_step else None,
         "windows_hash": windows_used.digest,
         "windows": len(windows_used.batch),
         "target_tokens": int(estimates.targets.sum()),
@@ -125,20 +131,9 @@ def evaluate(
         "peak_memory_mib": record.get("peak_memory_mib"),
         "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
     }
-    if settings.as_declared:
+    if settings.as_declared and opened.step == opened.selected_step:
         _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
-
-
-def _kind(run: OpenedRun, name: str) -> EstimatorParams:
-    """The estimator's kind of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    params = run.registry.get("estimator", name).params()
-    assert isinstance(params, EstimatorParams)  # the registry has checked it
-    return params
 
 
 def _bounds(run: OpenedRun, labels: Iterable[str]) -> set[str]:
@@ -173,7 +168,7 @@ def _headline(
     if run.model.latent is None:
         return "nll_exact", None
     if spec.headline != LOWEST:
-        return _kind(run, spec.headline).label(spec.k), None
+        return estimator_kind(run.registry, spec.headline).label(spec.k), None
     if not settings.as_declared:
         return None, None
     windows = run.data.windows(run.recipe.train.evaluate_windows, split="validation")

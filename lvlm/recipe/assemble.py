@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lvlm.likelihood.kind import EstimatorParams
 from lvlm.model.latent_lm import LatentLM, LatentPath
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Backbone, Loss
     from lvlm.recipe.recipe import Recipe
+    from lvlm.registry.registry import Registry
 
 
 def assemble(recipe: Recipe) -> LatentLM:
@@ -57,6 +59,17 @@ def build_loss(recipe: Recipe) -> Loss:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         return recipe.loss.build(width=recipe.model.backbone.width, vocab=vocab_of(recipe))
+
+
+def estimator_kind(registry: Registry, name: str) -> EstimatorParams:
+    """The estimator's kind of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    params = registry.get("estimator", name).params()
+    assert isinstance(params, EstimatorParams)  # the registry has checked it
+    return params
 
 
 @dataclass(frozen=True)

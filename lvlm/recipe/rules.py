@@ -149,3 +149,10 @@ def _evaluate(recipe: Recipe) -> Iterator[Broken]:
             ("evaluate", "headline"),
             f"headline {evaluate.headline!r} is not among evaluate.estimators: {named}",
         )
+    if recipe.model.has_latent and recipe.train.select == "headline" and evaluate.headline == "elbo":
+        yield (
+            ("train", "select"),
+            "a checkpoint chosen by the elbo alone is often an early one, since the elbo of a hinged "
+            "objective grows worse while the model grows better; set select: bound, select: last, or another "
+            "evaluate.headline",
+        )

@@ -9,6 +9,9 @@ from pydantic import Field
 from lvlm.interfaces import BackboneParams, EncoderParams, InjectionParams, QuantizerParams, Ramp, Section
 from lvlm.likelihood.names import Resampling
 
+Select = Literal["last", "headline", "bound"]
+"""Rules by which a run's checkpoint is chosen; see `TrainParams.select`."""
+
 
 class ModelParams(Section):
     """The stack, where it is cut, and the latent at the cut."""
@@ -132,8 +135,12 @@ class TrainParams(Section):
     """Windows of the evaluations during training."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between further checkpoints, beside those at every evaluation; null for none."""
+    select: Select = "last"
+    """Which checkpoint is scored, loaded and exported: the 'last' one, or the best on the validation windows,
+    by the arm's own 'headline' (`evaluate.headline`, the likelihood of a model without a latent) or by the
+    lower 'bound' of elbo and ce_prior, which is cheaper. One rule for all arms of a study."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Number of newest checkpoints to keep; the best by ELBO is always kept."""
+    """Number of newest checkpoints to keep; the one that `select` chooses is always kept."""
 
 
 class EvaluateParams(Section):

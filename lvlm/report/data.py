@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from lvlm.errors import UserError
 from lvlm.report.rows import EXACT, ORACLE, Evaluation, LeftOut, Report, ReportRun, Row, Run
+from lvlm.runs.divergence import divergence_of
 from lvlm.statistics import Interval, paired_interval, unpaired_interval, window_interval
 from lvlm.statistics.crossed import FloatArray
 from lvlm.steering.record import read_steering
@@ -54,6 +55,8 @@ def read_report(
 
 def _read(run: ReportRun) -> Run | LeftOut:
     """The run, or why it is left out."""
+    if (diverged := divergence_of(run.folder)) is not None:
+        return LeftOut(run.arm, run.seed, str(diverged), diverged=True)
     path, arrays = run.folder / "evaluation.json", run.folder / "evaluation.npz"
     if not (path.is_file() and arrays.is_file()):
         state = (
@@ -77,7 +80,8 @@ def _read(run: ReportRun) -> Run | LeftOut:
     log, about = run.folder / "metrics.jsonl", run.folder / "run.json"
     lines = enumerate(_text(log).splitlines(), start=1)
     events = tuple(_json(f"{log}:{number}", text) for number, text in lines if text.strip())
-    versions = (_json(about, _text(about)) if about.is_file() else {}).get("versions") or {}
+    record = _json(about, _text(about)) if about.is_file() else {}
+    versions, onset = record.get("versions") or {}, record.get("onset")
     return Run(
         run.arm,
         run.seed,
@@ -88,7 +92,7 @@ def _read(run: ReportRun) -> Run | LeftOut:
         versions={str(key): str(value) for key, value in versions.items()},
         steering=read_steering(run.folder),
         worth=_worth(nats),
-        onset=None,
+        onset=onset if isinstance(onset, int) else None,
     )
 
 
