@@ -27,19 +27,16 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
     )
     columns = ("measure", "shared codes", "codes apart", "difference [95 %]", "what it is")
     table = new_table(*columns, numbers=columns[1:4])
-    hidden = False
+    hidden = with_interval = False
 
     def add(
         name: str, one: Interval | None, other: Interval | None, difference: Interval | None, what: str
     ) -> None:
-        nonlocal hidden
+        nonlocal hidden, with_interval
         if gate.shows(difference):
+            with_interval |= difference is not None
             cells = ["-" if found is None else f"{found.value:.3f}" for found in (one, other)]
-            cells.append(
-                "-"
-                if difference is None
-                else f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-            )
+            cells.append(_difference(difference))
         else:
             hidden, cells = True, [HIDDEN] * 3
         table.add_row(name, *cells, what)
@@ -58,6 +55,8 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
         what = f"agreement of two samples, beyond chance; set in {flags.rate:.3f} of prior places"
         add(f"kappa of {flags.name}", agreement.shared, agreement.apart, agreement.difference, what)
     yield table
+    if with_interval:
+        yield Text("intervals are over prompts or sources, of this one run; other seeds may differ by more")
     if hidden:
         yield Text(f"{HIDDEN}: {WHY_HIDDEN}")
     if not found.has_latent:
@@ -84,13 +83,21 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
         yield from _units_table(found.units)
 
 
+def _difference(found: Interval | None) -> str:
+    if found is None:
+        return "-"
+    if not found.bounded:
+        return f"{found.value:+.3f}"
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
 def _units_table(units: Units) -> Iterator[Table | Text]:
     names = list(units.all_redrawn.numbers)
     columns = ("change", "tokens that differ", *(f"{name} differs" for name in names))
     table = new_table(*columns, numbers=columns[1:])
-    named = [(f"unit {number}", change) for number, change in enumerate(units.units)]
+    names_of_units = units.names or [f"unit {number}" for number in range(len(units.units))]
     for name, change in [
-        *named,
+        *zip(names_of_units, units.units, strict=True),
         ("all codes redrawn", units.all_redrawn),
         ("other noise, same codes", units.other_noise),
     ]:

@@ -194,4 +194,4 @@ class SteerParams(Section):
     temperature 1 unless given.
     """
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of all noise: codes, tokens, intervals."""
+    """Seed of all noise: codes and tokens."""

@@ -1,11 +1,9 @@
-"""Bootstrap intervals: over seeds and sequences, which are crossed, and over groups.
+"""Bootstrap intervals over seeds and sequences, which are crossed.
 
-Legend: S seeds, N sequences, G groups, D bootstrap draws.
+Legend: S seeds, N sequences, D bootstrap draws.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +13,6 @@ from lvlm.statistics.interval import Interval
 FloatArray = npt.NDArray[np.float64]
 
 DRAWS = 2000
-
-Statistic = Callable[[FloatArray], FloatArray]
-"""Weights of the groups [D, G] -> the statistic under each [D], NaN where it has no value."""
 
 _WEIGHTS_IN_MEMORY = 1 << 22  # D x N weights held at once; more sequences means smaller blocks of draws
 
@@ -77,18 +72,3 @@ def paired_bootstrap(
 def bootstrap(arm_SN: FloatArray, targets_N: npt.ArrayLike) -> Interval:
     """One arm's nats per token with its 95 % interval: the same bootstrap against a control of zero nats."""
     return paired_bootstrap(arm_SN, np.zeros_like(arm_SN), targets_N)
-
-
-def group_bootstrap(statistic: Statistic, groups: int, *, seed: int) -> Interval | None:
-    """A statistic with its 95 % percentile interval over groups, which are drawn with replacement.
-
-    None where it has no value, or has none under most of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    weights_DG = rng.multinomial(groups, np.full(groups, 1 / groups), size=DRAWS).astype(np.float64)
-    (value,) = statistic(np.ones((1, groups)))
-    drawn_D = statistic(weights_DG)
-    drawn_D = drawn_D[np.isfinite(drawn_D)]
-    if not np.isfinite(value) or len(drawn_D) < DRAWS / 2:
-        return None
-    return _percentile_interval(float(value), drawn_D)
