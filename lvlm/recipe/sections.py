@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lvlm.interfaces import BackboneParams, EncoderParams, InjectionParams, QuantizerParams, Ramp, Section
-from lvlm.likelihood.names import Resampling
+from lvlm.likelihood.names import LOWEST, Resampling
 
 Select = Literal["last", "headline", "bound"]
 """Rules by which a run's checkpoint is chosen; see `TrainParams.select`."""
@@ -171,7 +171,7 @@ class EvaluateParams(Section):
     error; drawn once, a weighted bound has no such error."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the estimators' noise."""
-    headline: str = "smc_mixture"
+    headline: str = LOWEST
     """The estimator named beforehand as the arm's figure, or 'lowest': of the estimators, the bound that is
     lowest on validation windows. A baseline's is always its exact likelihood."""
 
