@@ -24,7 +24,7 @@ from torch import Tensor
 
 import lvlm
 from lvlm.data.rows import TokenSource
-from lvlm.errors import Interrupted, UserError
+from lvlm.errors import Diverged, Interrupted, UserError
 from lvlm.objective import ELBO
 from lvlm.recipe.files import shipped
 from lvlm.recipe.sections import TrainParams
@@ -456,6 +456,27 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(text: Path, tmp_path:
         with pytest.raises(UserError, match="the validation loss is not finite .*elbo nan"):
             lvlm.train(tiny("free", text), tmp_path / "run")
     assert steps_of(tmp_path / "run") == [4]
+    record = read_record(tmp_path / "run")["diverged"]
+    assert record == {"step": 8, "reason": "the validation loss is not finite"}
+
+
+def test_a_run_that_diverged_and_goes_on_forgets_it(
+    text: Path, tmp_path: Path, whole: dict[str, Path]
+) -> None:
+    """As where the fault was the machine's: the record is that of no interruption."""
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lvlm.training.spikes.Spikes.take", lambda *_, **__: True)
+        with pytest.raises(Diverged):
+            lvlm.train(tiny("free", text), run)
+    assert read_record(run)["diverged"]["step"] == 1
+    assert_same_run(lvlm.train(None, run, resume=True), whole["free"])
+    clocks = {"created", "tokens_per_second", "peak_memory_mib"}
+    one, other = (
+        {key: value for key, value in read_record(path).items() if key not in clocks}
+        for path in (run, whole["free"])
+    )
+    assert one == other
 
 
 # -------------------------------------------------------------------------------------------------------
