@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from lvlm.errors import UserError, listing, nearest
+from lvlm.errors import UserError, one_of
 from lvlm.likelihood.names import Resampling
 
 
@@ -26,9 +25,8 @@ class Settings:
     resample_below: float | None = None
 
     def __post_init__(self) -> None:
-        rules = get_args(Resampling)
-        if (name := self.resampling) is not None and name not in rules:
-            raise UserError(f"unknown resampling {name!r}; known: {listing(rules)}{nearest(name, rules)}")
+        if self.resampling is not None:
+            one_of(self.resampling, Resampling, "resampling")
         smallest_k = None if self.ks is None else min(self.ks, default=0)
         for what, value in (("k", smallest_k), ("windows", self.windows), ("chunk", self.chunk)):
             if value is not None and value < 1:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from lvlm.errors import one_of
 from lvlm.interfaces import Conditioning, Injection, InjectionParams, Slots
 from lvlm.nn import spread
 
@@ -21,7 +22,8 @@ class KV(Injection):
 
     def __init__(self, width: int, slots: Slots, norm: Literal["sum", "hidden"]) -> None:
         super().__init__()
-        self.embedding_dim, self.slots, self.norm = width, slots, norm
+        self.embedding_dim, self.slots = width, slots
+        self.norm = one_of(norm, ("sum", "hidden"), "norm")
 
     def forward(
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
