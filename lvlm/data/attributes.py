@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm.errors import one_of
 from lvlm.interfaces.codec import continuation
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Attribute:
     tolerance: float = 0.0
     control: bool = False
     uniform_over: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of(self.scale, ("number", "flags", "check"), "scale")
 
 
 def text_attributes(codec: Codec) -> tuple[Attribute, ...]:

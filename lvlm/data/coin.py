@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from lvlm.data.codecs import CharacterCodec
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
+from lvlm.errors import one_of
 from lvlm.interfaces import Batch
 
 SYMBOLS = "01>"
@@ -89,6 +90,7 @@ class CoinSource(Source):
     def windows(self, count: int, split: Split = "validation") -> Windows:
         """The first rows of the split's own stream, which has no end."""
         assert count >= 1, f"{count} windows"
+        one_of(split, Split, "split")
         return Windows.of(self._draw(uniforms((count, self.params.length + 1), split)))
 
     def oracle_nll_nats(self, batch: Batch) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from lvlm.data.attributes import Attribute
 from lvlm.data.codecs import CharacterCodec
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
+from lvlm.errors import one_of
 from lvlm.interfaces import IGNORE, Batch
 
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ_!>"
@@ -90,6 +91,7 @@ class LettersSource(Source):
     def windows(self, count: int, split: Split = "validation") -> Windows:
         """The first rows of the split's own stream, which has no end."""
         assert count >= 1, f"{count} windows"
+        one_of(split, Split, "split")
         return Windows.of(batch_of(*draw(uniforms((count, LENGTH + 2), split))))
 
     def oracle_nll_nats(self, batch: Batch) -> NDArray[np.float64]:

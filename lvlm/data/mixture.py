@@ -23,7 +23,7 @@ from pydantic import Field, SerializeAsAny
 
 from lvlm.data.coin import CoinData
 from lvlm.data.source import DataParams, Source, Split, StreamSource, Windows, uniforms
-from lvlm.errors import UserError, listing, nearest
+from lvlm.errors import UserError, listing, nearest, one_of
 from lvlm.interfaces import Batch, Codec, Ramp, Schedule, value_at
 
 Weight = Annotated[float, Field(ge=0)]
@@ -219,6 +219,7 @@ class MixtureSource(Source):
             UserError: when a part holds too few.
         """
         assert count >= 1, f"{count} windows"
+        one_of(split, Split, "split")
         names, share_P = list(self._sources), np.array(list(self.params.shares().values()))
         share_P = share_P / share_P.sum()
         taken_P, part_B = np.zeros(len(names), dtype=np.int64), np.empty(count, dtype=np.int64)

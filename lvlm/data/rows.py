@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces import IGNORE, Batch
 
 Order = Literal["random", "epochs"]
@@ -84,7 +84,7 @@ class TokenSource(Source):
         held_out: int | None = None,
     ) -> None:
         self.params, self.fingerprint, self.bytes_per_token = params, fingerprint, bytes_per_token
-        self._tokens, self._order, self._prompt = dict(tokens), order, prompt
+        self._tokens, self._order, self._prompt = dict(tokens), one_of(order, Order, "order"), prompt
         self._unit, self._held_out = unit, held_out
         self.fewer_rows_are_a_prefix = order == "random"
         self._window = params.tokens
@@ -110,6 +110,7 @@ class TokenSource(Source):
             UserError: when the split holds fewer.
         """
         assert count >= 1, f"{count} windows"
+        one_of(split, Split, "split")
         held = self._held(split, apart=True)
         if count > held:
             raise UserError(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
 from lvlm.data.attributes import Attribute, text_attributes
+from lvlm.errors import one_of
 from lvlm.interfaces import Batch, Codec, Params
 
 Split = Literal["validation", "test"]
@@ -213,6 +214,7 @@ def uniforms(shape: tuple[int, ...], split: str, *, seed: int = 0, step: int = 0
     its counter: streams of two different (split, seed, step) can never overlap. So held-out rows are out of
     reach of every training seed.
     """
+    one_of(split, _DOMAINS, "split")
     assert 0 <= seed < 2**64, f"seed {seed} is not in 0..2**64-1"
     assert 0 <= step < 2**64, f"step {step} is not in 0..2**64-1"
     key = np.array([seed, step], dtype=np.uint64)

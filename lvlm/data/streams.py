@@ -26,7 +26,7 @@ from lvlm.data.dataset import DatasetParams
 from lvlm.data.documents import datasets_library, documents_of, drawn_split
 from lvlm.data.rows import Documents
 from lvlm.data.source import RowStream, Split, StreamSource, Windows
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces import IGNORE, Batch
 
 DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: a stream is not read to its end to name it
@@ -106,6 +106,7 @@ class StreamedDataset(StreamSource):
             UserError: when the split holds fewer.
         """
         assert count >= 1, f"{count} windows"
+        one_of(split, Split, "split")
         cutter = Cutter(self.params.window, self.params.documents, apart=True)
         rows = cutter.rows(map(self._texts.ids, self._texts.of(split)))
         taken = list(itertools.islice(rows, count))
@@ -133,7 +134,8 @@ class Cutter:
     """
 
     def __init__(self, window: int, documents: Documents, *, apart: bool = False) -> None:
-        self.window, self.joined, self.apart = window, documents == "join", apart
+        self.window, self.apart = window, apart
+        self.joined = one_of(documents, Documents, "documents") == "join"
         self.left = torch.empty(0, dtype=torch.int32)
         """Tokens that were read and not used."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from lvlm.errors import UserError, listing, nearest
+from lvlm.errors import UserError, one_of
 from lvlm.likelihood.names import Resampling
 
 
@@ -27,9 +26,8 @@ class Settings:
     repeats: int | None = None
 
     def __post_init__(self) -> None:
-        rules = get_args(Resampling)
-        if (name := self.resampling) is not None and name not in rules:
-            raise UserError(f"unknown resampling {name!r}; known: {listing(rules)}{nearest(name, rules)}")
+        if self.resampling is not None:
+            one_of(self.resampling, Resampling, "resampling")
         smallest_k = None if self.ks is None else min(self.ks, default=0)
         counts = {"k": smallest_k, "windows": self.windows, "chunk": self.chunk, "repeats": self.repeats}
         for what, value in counts.items():

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces import LayerCache, Quantizer
 from lvlm.model.latent_lm import LatentLM, LatentPath, Place
 from lvlm.model.noise import POSTERIOR_CODES, PRIOR_CODES, SLOTS_A_DRAW, block, generators
@@ -181,7 +181,7 @@ class Decoding:
         assert not model.training
         assert (codes is None) == (model.latent is None)
         self.model, self.codes, self.capacity = model, codes, capacity
-        self._prompt_codes = prompt_codes
+        self._prompt_codes = one_of(prompt_codes, PromptCodes, "prompt_codes")
         self._layers = model.make_cache(rows, capacity)
         self._in_front = model.prefix_rows
         self._compile = compile

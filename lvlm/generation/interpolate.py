@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lvlm.errors import UserError, listing, nearest
+from lvlm.errors import UserError, one_of
 from lvlm.generation.codes import from_bits, path_of, to_bits
 from lvlm.generation.encode import encode
 from lvlm.generation.generate import Sample, generate
@@ -46,30 +46,26 @@ def interpolate(
     quantizer = path_of(model).quantizer
     discrete = quantizer.num_codes is not None
     fits = ("hamming",) if discrete else ("linear", "spherical")
-    how = how or fits[0]  # type: ignore[assignment]
-    if how not in fits:
-        kind = "discrete" if discrete else "continuous"
-        raise UserError(
-            f"no way {how!r} between {kind} codes; known: {listing(map(repr, fits))}{nearest(str(how), fits)}"
-        )
+    kind = "discrete" if discrete else "continuous"
+    way = one_of(fits[0] if how is None else how, fits, f"way between {kind} codes")
     common = min(len(one), len(other))
     one, other = one[:common], other[:common]
     shares = torch.linspace(0, 1, steps).tolist()
-    if how == "linear":
+    if way == "linear":
         return [torch.lerp(one, other, share) for share in shares]
-    if how == "spherical":
+    if way == "spherical":
         return [_slerp(one, other, share) for share in shares]
     bits = len(quantizer.units)
     from_SH, to_SH = (to_bits(one, bits), to_bits(other, bits)) if bits else (one[:, None], other[:, None])
     differing = (from_SH != to_SH).flatten().nonzero()[:, 0]
     order = differing[torch.randperm(len(differing), generator=torch.Generator().manual_seed(seed))]
-    way = []
+    between = []
     for share in shares:
         changed = torch.zeros(from_SH.numel(), dtype=torch.bool)
         changed[order[: round(share * len(order))]] = True
         now_SH = torch.where(changed.view_as(from_SH), to_SH, from_SH)
-        way.append(from_bits(now_SH) if bits else now_SH[:, 0])
-    return way
+        between.append(from_bits(now_SH) if bits else now_SH[:, 0])
+    return between
 
 
 def _slerp(one: Tensor, other: Tensor, share: float) -> Tensor:

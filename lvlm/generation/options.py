@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 from torch import Tensor
 
-from lvlm.errors import UserError, nearest
+from lvlm.errors import UserError, nearest, one_of
 from lvlm.generation.decoding import PromptCodes
 from lvlm.generation.sampling import Sampling
 
@@ -78,9 +78,7 @@ class Options(Sampling):
         super().__post_init__()
         if self.samples < 1:
             raise UserError(f"samples is {self.samples}; ask for at least one")
-        if self.prompt_codes not in ("posterior", "prior"):
-            near = nearest(str(self.prompt_codes), ("posterior", "prior"))
-            raise UserError(f"prompt_codes is {self.prompt_codes!r}; it is 'posterior' or 'prior'{near}")
+        one_of(self.prompt_codes, PromptCodes, "prompt_codes")
         if any(not text for text in self.stops):
             raise UserError("a stop text is empty; it would end every row before it begins")
         if self.hold is not None and self.codes is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lvlm.errors import one_of
 from lvlm.interfaces import IGNORE, LayerCache
 from lvlm.likelihood.names import Proposal, Resampling
 from lvlm.likelihood.particles import Rows, parts
@@ -41,6 +42,10 @@ class Filter:
     resample_below: float = 0.5
     proposal: Proposal = "posterior"
     deferred: bool = False
+
+    def __post_init__(self) -> None:
+        one_of(self.resampling, Resampling, "resampling")
+        one_of(self.proposal, Proposal, "proposal")
 
 
 def run_filter(rows: Rows, spec: Filter) -> Bounds:
@@ -135,6 +140,7 @@ def ancestors(weight_K: Tensor, rule: Resampling, generator: torch.Generator) ->
     'multinomial' draws each by itself, 'stratified' one in each of K equal strata, 'systematic' all by one
     number.
     """
+    one_of(rule, Resampling, "resampling")
     k, device = len(weight_K), weight_K.device
     draws = 1 if rule == "systematic" else k
     u = torch.rand(draws, generator=generator, device=device, dtype=torch.float64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lvlm.errors import NotFinite, UserError
+from lvlm.errors import NotFinite, UserError, one_of
 from lvlm.interfaces import (
     Backbone,
     Conditioning,
@@ -58,7 +58,7 @@ class LatentPath(nn.Module):
         nn.init.normal_(self.readout.weight, std=0.02)
         nn.init.zeros_(self.readout.bias)
         self.prior_head: nn.Linear | None = None
-        if prior == "learned":
+        if one_of(prior, ("fixed", "learned"), "prior") == "learned":
             self.prior_head = nn.Linear(width, quantizer.prior_dim)
             nn.init.zeros_(self.prior_head.weight)
             nn.init.zeros_(self.prior_head.bias)
@@ -79,7 +79,7 @@ class LatentPath(nn.Module):
         """Latent of whole rows: codes, their embedding, and KL in nats where they come from the posterior.
 
         Raises:
-            UserError: given codes don't fit.
+            UserError: given codes don't fit, or a word for them that isn't known.
             NotFinite: the encoder yields NaN or infinity, outside of training.
         """
         rows, tokens = tokens_BT.shape
@@ -91,6 +91,7 @@ class LatentPath(nn.Module):
                     f"need [{rows}, {wanted}, …], a code per slot"
                 )
             return self.quantizer.given(z[:, :wanted])
+        check_codes(z)
         prior_BSJ = self.prior(hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)])
         if z == "prior":
             return self.quantizer.sample(prior_BSJ, generator)
@@ -218,9 +219,11 @@ class LatentLM(nn.Module):
             dropout_generator: decides what latent and token dropout drop in training; may be the same.
 
         Raises:
-            UserError: no tokens, more than the backbone's context, or codes that don't fit.
+            UserError: no tokens, more than the backbone's context, codes that don't fit, or a word for them
+                that isn't known, with a latent or without.
             NotFinite: the encoder yields NaN or infinity.
         """
+        check_codes(z)
         self._check_length(tokens_BT.shape[1])
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
@@ -339,6 +342,16 @@ class LatentLM(nn.Module):
         if not (self.training and self.latent_dropout):
             return None
         return uniform(tokens_BT.shape[:1], generator, device=tokens_BT.device) >= self.latent_dropout
+
+
+def check_codes(z: CodeSource) -> None:
+    """Check where codes come from.
+
+    Raises:
+        UserError: neither a known word nor a tensor.
+    """
+    if not isinstance(z, Tensor):
+        one_of(z, CodeSource, "z", or_="a tensor of codes")
 
 
 def exchanged(rows_B: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lvlm.errors import OutOfDistribution, UserError
+from lvlm.errors import OutOfDistribution, UserError, one_of
 from lvlm.generation.codes import code_of, numbers_of_code, to_bits
 from lvlm.generation.encode import encode
 from lvlm.generation.generate import Piece, Sample, stream
@@ -43,6 +43,9 @@ class Control:
     form: Form
     count: int
     slots: bool
+
+    def __post_init__(self) -> None:
+        one_of(self.form, Form, "form")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Asked:
     numbers: tuple[float, ...] = ()
     index: int = 0
     slot: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of(self.source, Source, "source")
 
 
 @dataclass(frozen=True)

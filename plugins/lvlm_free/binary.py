@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces import (
     Latent,
     Quantizer,
@@ -64,7 +64,7 @@ class Binary(Quantizer):
             f"with all-zero numbers a code is a uniform integer from 0 to {2**bits - 1}"
         )
         self.embedding_dim, self.bits_per_group = embedding_dim, bits_per_group
-        self.estimator, self.temperature = estimator, temperature
+        self.estimator, self.temperature = one_of(estimator, Estimator, "estimator"), temperature
         self.at_step(0)
         rows = sum(2**n for n in group_sizes(bits, bits_per_group))
         self.table_RC = nn.Parameter(torch.zeros(rows, embedding_dim))

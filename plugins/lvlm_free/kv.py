@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from lvlm.errors import one_of
 from lvlm.interfaces import Case, Conditioning, Injection, InjectionParams, Remedy, Slots
 from lvlm.nn import spread
 
@@ -22,7 +23,8 @@ class KV(Injection):
 
     def __init__(self, width: int, slots: Slots, norm: Literal["sum", "hidden"]) -> None:
         super().__init__()
-        self.embedding_dim, self.slots, self.norm = width, slots, norm
+        self.embedding_dim, self.slots = width, slots
+        self.norm = one_of(norm, ("sum", "hidden"), "norm")
 
     def forward(
         self, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None

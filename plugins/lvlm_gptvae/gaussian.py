@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces import Latent, Quantizer, QuantizerParams, normal
 from lvlm.objective import full_precision, gaussian_kl, gaussian_log_prob, wide
 
@@ -38,6 +38,8 @@ class Gaussian(Quantizer):
         variance: Literal["own", "shared"] | float = "own",
     ) -> None:
         super().__init__()
+        if isinstance(variance, bool) or not isinstance(variance, float | int):
+            one_of(variance, ("own", "shared"), "variance", or_="a number")
         self.prior_dim = 2 * dim
         self.posterior_dim = 2 * dim if variance == "own" else dim
         self.can_be_prior = isinstance(variance, str) or variance == 1
@@ -45,7 +47,7 @@ class Gaussian(Quantizer):
         self.units = tuple(f"coordinate {number}" for number in range(dim))
         if variance == "shared":
             self.raw_log_variance_Z = nn.Parameter(torch.zeros(dim))
-        elif isinstance(variance, float):
+        elif not isinstance(variance, str):
             fixed = log_variance_bound * math.atanh(math.log(variance) / log_variance_bound)
             self.register_buffer("raw_log_variance_Z", torch.full((dim,), fixed), persistent=False)
         self.embedding_dim, self.log_variance_bound = embedding_dim, log_variance_bound
