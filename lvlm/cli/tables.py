@@ -57,6 +57,8 @@ def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
             kind + headline,
         )
     yield table
+    if result["no_bits_per_byte"]:
+        yield Text(f"bits/byte are left out: {result['no_bits_per_byte']}")
     for sentence in gaps(result):
         yield Text(sentence)
     for name, excess in result["excess_nats_per_sequence"].items():

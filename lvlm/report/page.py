@@ -59,6 +59,7 @@ def render_report(report: Report) -> Path:
         verdicts=words.verdicts(report),
         banners=words.banners(report),
         comparison=tables.comparison(report),
+        comparison_notes=tables.comparison_notes(report),
         latents=tables.latents(report),
         diagnostics=diagnostics,
         steering=steering.table(report),

@@ -74,6 +74,8 @@ class Evaluation(BaseModel):
     tokens_per_second: float | None
     peak_memory_mib: float | None
     sample: Sample | None
+    no_bits_per_byte: str | None = None
+    """Why bits per byte are left out, in words."""
     living: bool | None = Field(alias="alive")
     """Whether the latent is used (lvlm.evaluation.run has the rule); None: there is no latent."""
 

@@ -111,6 +111,18 @@ def comparison(report: Report) -> Table:
     return Table(headers, rows)
 
 
+def comparison_notes(report: Report) -> list[str]:
+    """What the comparison table leaves out, and why."""
+    of_arms: dict[str, list[str]] = {}
+    for run in report.runs:
+        if run.evaluation.no_bits_per_byte:
+            of_arms.setdefault(run.evaluation.no_bits_per_byte, []).append(run.arm)
+    return [
+        f"Bits per byte of {', '.join(dict.fromkeys(arms))} are left out: {why}."
+        for why, arms in of_arms.items()
+    ]
+
+
 def latents(report: Report) -> Table:
     """What the codes hold and cost. ce_posterior belongs here, away from every likelihood."""
     worth = "what the right code is worth; near zero: it is ignored"
@@ -182,6 +194,8 @@ def comparison_table(report: Report, width: int = 150) -> RichTable:
     """
     source = comparison(report)
     table = RichTable(title=Text(report.title), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    if notes := comparison_notes(report):
+        table.caption, table.caption_justify = Text("\n".join(notes)), "left"
     shown = [number for number, header in enumerate(source.headers) if header.room <= width]
     for number in shown:
         header = source.headers[number]
