@@ -66,6 +66,8 @@ def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
             kind + headline,
         )
     yield table
+    if result["no_bits_per_byte"]:
+        yield Text(f"bits/byte are left out: {result['no_bits_per_byte']}")
     if result["newest_step"] < result["steps"]:
         yield Text(
             f"The newest checkpoint is of step {result['newest_step']} of {result['steps']}: the training "

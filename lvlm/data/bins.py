@@ -76,6 +76,10 @@ class Manifest(Section):
     bytes: dict[str, Count]
     """The size of each file."""
     sha256: dict[str, str]
+    not_given_back: str | None = (
+        "the bins were prepared before a text was compared with what its tokens give back; prepare them again"
+    )
+    """What the tokens forget of the test text, in words; null for nothing."""
 
     @model_validator(mode="after")
     def _of_every_file(self) -> Self:
@@ -155,6 +159,7 @@ class BinsData(WindowParams):
             {split: TokenFile(self._folder / f"{split}.bin", manifest.dtype) for split in SPLITS},
             fingerprint=hashlib.sha256(json.dumps(manifest.sha256, sort_keys=True).encode()).hexdigest()[:16],
             bytes_per_token=test.bytes / max(1, test.tokens),
+            why_no_bytes=manifest.not_given_back if manifest.tokenizer else None,
             ends=ends,
             order=self.order,
         )

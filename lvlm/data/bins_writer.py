@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from lvlm.data.bins import NAMES, Manifest, sha256_of
 from lvlm.data.codecs import ByteCodec, TextCodec, end_of, id_type
-from lvlm.data.documents import SPLITS, Pieces, Plan, plan_splits, tokenised, with_line_ends
+from lvlm.data.documents import SPLITS, Pieces, Plan, Tokenised, plan_splits, tokenised, with_line_ends
 from lvlm.errors import UserError
 
 
@@ -23,19 +22,20 @@ class Writer:
         self._bins = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
         self._ends = {split: (folder / f"{split}.ends").open("wb") for split in SPLITS}
         self._last_end = dict.fromkeys(SPLITS, 0)
+        self.lost: str | None = None
         self.splits = {split: {"tokens": 0, "documents": 0, "bytes": 0, "largest_id": -1} for split in SPLITS}
 
-    def add(self, tokens: Iterable[Any]) -> None:
+    def add(self, piece: Tokenised) -> None:
         """Write the tokens of one piece."""
-        split, ids, text_bytes, ends = tokens
-        facts = self.splits[split]
-        self._bins[split].write(np.ascontiguousarray(ids, dtype=self._dtype).tobytes())
+        facts, ids = self.splits[piece.split], piece.ids
+        self._bins[piece.split].write(np.ascontiguousarray(ids, dtype=self._dtype).tobytes())
         facts["tokens"] += len(ids)
-        facts["bytes"] += text_bytes
+        facts["bytes"] += piece.text_bytes
         if len(ids):
             facts["largest_id"] = max(facts["largest_id"], int(ids.max()))
-        if ends:
-            self._end(split)
+        self.lost = self.lost or piece.lost
+        if piece.ends:
+            self._end(piece.split)
 
     def _end(self, split: str) -> None:
         if (end := self.splits[split]["tokens"]) > self._last_end[split]:
@@ -111,6 +111,7 @@ def write_bins(
             "held_out": held_out,
             "splits": writer.splits,
             "bytes": {name: (folder / name).stat().st_size for name in NAMES},
+            "not_given_back": writer.lost,
             "sha256": {name: sha256_of(folder / name) for name in NAMES},
         }
     )

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from lvlm.data.codecs import ByteCodec, TextCodec, TokenizerCodec, open_codec, tokens_of
 from lvlm.data.cuts import cut_near, near_bytes
+from lvlm.data.round_trip import lost_in_text
 from lvlm.data.rows import Order, TokenSource
 from lvlm.data.source import DataParams
 from lvlm.errors import UserError
@@ -150,6 +151,7 @@ class CorpusParams(TokenizedParams):
             tokens,
             fingerprint=sha.hexdigest()[:16],
             bytes_per_token=len(splits.test) / max(1, len(tokens["test"])),
+            why_no_bytes=lost_in_text(codec, splits.test),
             order=self.order,
             prompt=prompt,
             unit="bytes" if isinstance(codec, ByteCodec) else "tokens",

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lvlm.data.codecs import BLOCK_BYTES, BLOCKS_AT_ONCE, ByteCodec, TextCodec, id_type
 from lvlm.data.cuts import cut_near, near_bytes
+from lvlm.data.round_trip import lost
 from lvlm.data.text import find, text_of
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
 from lvlm.system.files import reading
@@ -53,6 +54,8 @@ class Tokenised(NamedTuple):
     ids: NDArray[Any]
     text_bytes: int
     ends: bool
+    lost: str | None = None
+    """Of the test split, what the tokens forget of the text, in words."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,10 @@ def tokenised(pieces: Pieces, plan: Plan, codec: TextCodec, end: int) -> Iterato
         for (split, content, ends), ids in zip(
             some, codec.arrays([content for _, content, _ in some]), strict=True
         ):
+            forgotten = lost(codec, content, ids) if split == "test" else None
             if ends and not isinstance(codec, ByteCodec):
                 ids = np.append(ids, np.array(end, id_type(codec.vocab)))
-            yield Tokenised(split, ids, len(content), ends)
+            yield Tokenised(split, ids, len(content), ends, forgotten)
 
 
 def _parts(pieces: Iterable[Piece], plan: Plan) -> Iterator[tuple[str, bytes, bool]]:

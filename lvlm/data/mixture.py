@@ -181,6 +181,8 @@ class MixtureSource(Source):
         total = sum(shares.values())
         of_parts = {name: source.bytes_per_token for name, source in sources.items() if shares[name]}
         known = [(size, shares[name]) for name, size in of_parts.items() if size is not None]
+        reasons = ((name, sources[name].why_no_bytes) for name in of_parts)
+        self.why_no_bytes = next((f"in part {name!r} {why}" for name, why in reasons if why), None)
         self.bytes_per_token = (
             sum(size * share for size, share in known) / total if len(known) == len(of_parts) else None
         )

@@ -60,6 +60,8 @@ class TokenSource(Source):
     Args:
         params: the params of the data; their window is T.
         tokens: tokens of each split.
+        bytes_per_token: of the test split; None where the data are no text.
+        why_no_bytes: what the tokens forget of the text, in words; given, there are no bytes per token.
         ends: where each document of a split ends, in tokens; given, a row is a piece of one document, padded.
         order: 'random' draws rows with replacement, 'epochs' takes each once before any again.
         unit: the name of a token in errors.
@@ -77,13 +79,15 @@ class TokenSource(Source):
         *,
         fingerprint: str,
         bytes_per_token: float | None,
+        why_no_bytes: str | None = None,
         ends: Mapping[str, NDArray[np.int64]] | None = None,
         order: Order = "random",
         prompt: str | None = None,
         unit: str = "tokens",
         held_out: int | None = None,
     ) -> None:
-        self.params, self.fingerprint, self.bytes_per_token = params, fingerprint, bytes_per_token
+        self.params, self.fingerprint, self.why_no_bytes = params, fingerprint, why_no_bytes
+        self.bytes_per_token = None if why_no_bytes else bytes_per_token
         self._tokens, self._order, self._prompt = dict(tokens), one_of(order, Order, "order"), prompt
         self._unit, self._held_out = unit, held_out
         self.fewer_rows_are_a_prefix = order == "random"

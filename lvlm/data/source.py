@@ -54,6 +54,8 @@ class Source(abc.ABC):
     """The first 16 hex digits of a sha256 over the content and the rule that splits it."""
     bytes_per_token: float | None = None
     """Bytes of text that a target token stands for, measured where tokens differ; None without bytes."""
+    why_no_bytes: str | None = None
+    """Why `bytes_per_token` is None although the data are text, in words: a tokenizer forgets some of it."""
     fewer_rows_are_a_prefix: bool = True
     """Whether fewer training rows of a seed and step are the first of more; False for data read in epochs."""
 

@@ -24,6 +24,7 @@ from lvlm.data.codecs import ByteCodec, end_of
 from lvlm.data.corpus import HELD_OUT
 from lvlm.data.dataset import DatasetParams
 from lvlm.data.documents import datasets_library, documents_of, drawn_split
+from lvlm.data.round_trip import lost
 from lvlm.data.rows import Documents
 from lvlm.data.source import RowStream, Split, StreamSource, Windows
 from lvlm.errors import UserError, one_of
@@ -52,6 +53,12 @@ class Texts:
             if within != "train" or drawn_split(encoded, self._drawn, 1 / HELD_OUT) == split:
                 yield text
 
+    def lost(self, text: str) -> str | None:
+        """What a document's tokens forget of it, in words."""
+        if isinstance(self.codec, ByteCodec):
+            return None
+        return lost(self.codec, text.encode(errors="replace"), self.codec.encode(text))
+
     def ids(self, text: str) -> Tensor:
         """A document and its end, int32 [N]."""
         if isinstance(self.codec, ByteCodec):
@@ -77,6 +84,7 @@ class StreamedDataset(StreamSource):
             f"{codec.name}, streamed {params.where} {params.subset} {params.revision} {params.train}".encode()
         )
         text_bytes = tokens = 0
+        self.why_no_bytes: str | None = None
         for split in ("validation", "test"):
             sha.update(f"\n{split} {getattr(params, split)}\n".encode())
             for text in itertools.islice(self._texts.of(split), DOCUMENTS_IN_FINGERPRINT):
@@ -84,6 +92,7 @@ class StreamedDataset(StreamSource):
                 if split == "test":
                     text_bytes += len(text.encode(errors="replace"))
                     tokens += len(codec.encode(text)) + 1
+                    self.why_no_bytes = self.why_no_bytes or self._texts.lost(text)
         if not tokens:
             raise UserError(
                 f"{params.where}: there is no test document; name a split for data.test, or add text"
@@ -92,6 +101,8 @@ class StreamedDataset(StreamSource):
             sha.update(f"\n{name} {size_bytes}".encode(errors="replace"))
         self.fingerprint = sha.hexdigest()[:16]
         self.bytes_per_token = 1.0 if isinstance(codec, ByteCodec) else text_bytes / tokens
+        if self.why_no_bytes is not None:
+            self.bytes_per_token = None
 
     def stream(self, *, seed: int, rows: int, part: int, parts: int) -> RowStream:
         """Rows of every document whose number is `part` modulo `parts`, or of that share of the dataset's
@@ -108,7 +119,8 @@ class StreamedDataset(StreamSource):
         assert count >= 1, f"{count} windows"
         one_of(split, Split, "split")
         cutter = Cutter(self.params.window, self.params.documents, apart=True)
-        rows = cutter.rows(map(self._texts.ids, self._texts.of(split)))
+        texts = self._texts.of(split)
+        rows = cutter.rows(map(self._texts.ids, self._compared(texts) if split == "test" else texts))
         taken = list(itertools.islice(rows, count))
         if len(taken) < count:
             raise UserError(
@@ -117,6 +129,15 @@ class StreamedDataset(StreamSource):
                 f" holds {len(taken)}; ask for at most {len(taken)}, shorten data.window or add text"
             )
         return Windows.of(_batch(taken, self.params.window))
+
+    def _compared(self, texts: Iterator[str]) -> Iterator[str]:
+        """The same texts. One that its tokens don't give back takes the bytes per token away, though it lies
+        behind those that the fingerprint has.
+        """
+        for text in texts:
+            if self.why_no_bytes is None and (found := self._texts.lost(text)):
+                self.why_no_bytes, self.bytes_per_token = found, None
+            yield text
 
     def sample_prompt(self) -> str:
         """A few words of the first validation document."""

@@ -81,6 +81,7 @@ class Evaluation(TypedDict):
     windows_hash              of the test windows, of which there are `windows` with `target_tokens` targets
     codec                     its name
     bytes_per_token           None where the data can't say
+    no_bits_per_byte          why bits per byte are left out, in words, where the data are text; else None
     headline                  the name of the estimate that reports compare; None where it wasn't asked for
     chosen_on                 how the headline 'lowest' was chosen; None where the recipe names one
     settings                  of each estimator, by name
@@ -108,6 +109,7 @@ class Evaluation(TypedDict):
     target_tokens: int
     codec: str
     bytes_per_token: float | None
+    no_bits_per_byte: str | None
     headline: str | None
     chosen_on: Choice | None
     settings: dict[str, str]

@@ -112,6 +112,7 @@ def evaluate(
         "target_tokens": int(estimates.targets.sum()),
         "codec": recipe.data.codec.name,
         "bytes_per_token": data.bytes_per_token,
+        "no_bits_per_byte": data.why_no_bytes,
         "headline": headline if headline in estimates.nats else None,
         "chosen_on": chosen_on,
         "settings": {one.label: repr(one) for one in used},

@@ -58,6 +58,7 @@ def render_report(report: Report) -> Path:
         verdicts=verdicts.verdicts(report),
         banners=words.banners(report),
         comparison=tables.comparison(report),
+        cost_notes=tables.cost_notes(report),
         latents=tables.latents(report),
         diagnostics=diagnostics,
         steering=steering.table(report),

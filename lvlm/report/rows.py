@@ -76,6 +76,8 @@ class Evaluation(BaseModel):
     tokens_per_second: float | None
     peak_memory_mib: float | None
     sample: Sample | None
+    no_bits_per_byte: str | None = None
+    """Why bits per byte are left out, in words."""
 
     @property
     def budget(self) -> float | None:

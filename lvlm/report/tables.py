@@ -182,6 +182,18 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+def cost_notes(report: Report) -> list[str]:
+    """What the table of costs leaves out, and why."""
+    of_arms: dict[str, list[str]] = {}
+    for run in report.runs:
+        if run.evaluation.no_bits_per_byte:
+            of_arms.setdefault(run.evaluation.no_bits_per_byte, []).append(run.arm)
+    return [
+        f"Bits per byte of {', '.join(dict.fromkeys(arms))} are left out: {why}."
+        for why, arms in of_arms.items()
+    ]
+
+
 def latents(report: Report) -> Table:
     """What the codes hold and cost. ce_posterior belongs here, away from every likelihood."""
     headers = [
