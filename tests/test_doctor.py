@@ -746,7 +746,7 @@ def test_mistakes_are_told_in_words(runs: Path, run_doctor: Lvlm, text: Path) ->
     for words, told in (
         ((text.parent,), "holds no run"),
         ((runs / "fre",), "no such run; did you mean 'free'?"),
-        ((runs / "free", "--step", "9"), "no checkpoint of step 9; there are ["),
+        ((runs / "free", "--step", "9"), "no checkpoint of step 9; kept: 8, 10"),
     ):
         status, out, err = run_doctor(*words)
         assert (status, out) == (2, "")
