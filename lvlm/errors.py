@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -76,10 +79,40 @@ class RunsFailed(Exception):
         self.report = report
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean 'bits'?' when a known word is near, else the empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def nearest(word: object, known: Iterable[str]) -> str:
+    """'; did you mean 'bits'?' when a known word is near, whatever its case, else the empty string."""
+    if not isinstance(word, str):
+        return ""
+    lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    return f"; did you mean {lower[close[0]]!r}?" if close else ""
+
+
+def one_of(value: T, choices: Any, what: str, *, or_: str = "") -> T:
+    """The value, if it is one of the words that an option knows. Every option that is a word asks here, so
+    that none falls through to a default.
+
+    Args:
+        value: what was given, of any type.
+        choices: the words, or the annotation that holds them: a `Literal`, or a union with one.
+        what: the option's name.
+        or_: what else it may be, for the message.
+
+    Raises:
+        UserError: it is no such word; the message names them.
+    """
+    known = literals(choices) if get_args(choices) else tuple(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    words = listing(known) + (f", or {or_}" if or_ else "")
+    raise UserError(f"unknown {what} {value!r}; known: {words}{nearest(value, known)}")
+
+
+def literals(annotation: Any) -> tuple[str, ...]:
+    """Words of the `Literal`s in an annotation."""
+    if get_origin(annotation) is Literal:
+        return tuple(word for word in get_args(annotation) if isinstance(word, str))
+    return tuple(word for part in get_args(annotation) for word in literals(part))
 
 
 def listing(words: Iterable[str]) -> str:

@@ -91,7 +91,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
 
 
 def recipe_of(name: str, text: Path, **train: Any) -> dict[str, Any]:
-    return tiny(name.split()[0], text, **RECIPES[name], train={"micro_rows": 1, **train})
+    return tiny(name.split()[0], text, **RECIPES[name], train=train)
 
 
 @pytest.fixture(scope="module")

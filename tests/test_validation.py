@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 import lvlm
 from lvlm.errors import Interrupted
@@ -16,7 +15,7 @@ from lvlm.likelihood.estimators import Elbo, PriorRollout
 from lvlm.runs.folder import read_record
 from lvlm.runs.read import onset as onset_of
 from lvlm.runs.read import read_run
-from lvlm.statistics.windows import interval_over_windows
+from lvlm.statistics import window_interval
 from lvlm.training.validation import onset
 from tests.tiny import before_step, edit_json, logged, tiny, write_text
 
@@ -24,33 +23,6 @@ from tests.tiny import before_step, edit_json, logged, tiny, write_text
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text"))
-
-
-# ---------------------------------------------------------------------------------------------- the interval
-
-
-def test_windows_of_equal_length_have_the_t_interval_of_their_means() -> None:
-    per_token = np.random.default_rng(0).normal(0.3, 1.0, 12)
-    found = interval_over_windows(per_token * 20, np.full(12, 20))
-    low, high = stats.ttest_1samp(per_token, 0).confidence_interval(0.95)
-    assert found is not None
-    assert (found.value, found.low, found.high) == pytest.approx((per_token.mean(), low, high))
-
-
-def test_the_interval_covers_the_mean_per_token_over_windows_of_any_length() -> None:
-    """Nats that depend on the length: a mean over windows would be another number."""
-    rng, inside = np.random.default_rng(0), 0
-    for _ in range(1000):
-        targets = rng.integers(10, 40, 16)
-        nats = rng.normal(0.2 * targets, 2.0)
-        found = interval_over_windows(nats, targets)
-        assert found is not None
-        inside += found.low <= 0.2 <= found.high
-    assert 930 <= inside <= 970
-
-
-def test_one_window_has_no_interval() -> None:
-    assert interval_over_windows([3.0], [20]) is None
 
 
 # ------------------------------------------------------------------------------------------------- the log
@@ -136,8 +108,7 @@ def test_codes_that_tell_nothing_have_an_onset_seldom() -> None:
     for _ in range(200):
         entries = []
         for step in range(1, 11):
-            interval = interval_over_windows(rng.normal(0, 1, 16), np.ones(16))
-            assert interval is not None
+            interval = window_interval(rng.normal(0, 1, 16))
             entries.append({"event": "evaluate", "step": step, "worth_low": interval.low})
         found.append(onset(entries))
     assert sum(step is not None for step in found) <= 2

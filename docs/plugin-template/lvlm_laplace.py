@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lvlm.errors import UserError
 from lvlm.hookspecs import hookimpl
-from lvlm.interfaces import Latent, Quantizer, QuantizerParams, Register
+from lvlm.interfaces import Latent, Quantizer, QuantizerParams, Register, exponential
 from lvlm.objective import full_precision, wide
 
 LOG_SCALE_BOUND = 10.0
@@ -47,7 +47,9 @@ class Laplace(Quantizer):
     def _draw(self, numbers: Tensor, generator: torch.Generator | None) -> Latent:
         mean, log_scale = self._moments(numbers)
         # The difference of two exponential variables; -log of a uniform number would be infinite at 0.
-        one, two = (torch.empty_like(mean).exponential_(generator=generator) for _ in range(2))
+        one, two = (
+            exponential(mean.shape, generator, device=mean.device, dtype=mean.dtype) for _ in range(2)
+        )
         codes_BSZ = mean + log_scale.exp() * (one - two)
         return Latent(codes_BSZ, self.embedding(codes_BSZ))
 

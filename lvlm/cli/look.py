@@ -79,7 +79,14 @@ def export(
     """
     import lvlm
 
-    print(lvlm.export(run, out, format=format, step=step, plugin_files=plugin or []))
+    folder = lvlm.export(
+        run,
+        out,
+        format=format,  # type: ignore[arg-type]  # checked there
+        step=step,
+        plugin_files=plugin or [],
+    )
+    print(folder)
     record = Path(out) / "export.json"
     if record.exists():
         off = json.loads(record.read_text())["check"]["largest_difference"]

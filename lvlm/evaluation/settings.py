@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from lvlm.errors import UserError, listing, nearest
+from lvlm.errors import UserError, one_of
 from lvlm.likelihood.names import Resampling
 
 
@@ -24,13 +23,14 @@ class Settings:
     chunk: int | None = None
     resampling: Resampling | None = None
     resample_below: float | None = None
+    repeats: int | None = None
 
     def __post_init__(self) -> None:
-        rules = get_args(Resampling)
-        if (name := self.resampling) is not None and name not in rules:
-            raise UserError(f"unknown resampling {name!r}; known: {listing(rules)}{nearest(name, rules)}")
+        if self.resampling is not None:
+            one_of(self.resampling, Resampling, "resampling")
         smallest_k = None if self.ks is None else min(self.ks, default=0)
-        for what, value in (("k", smallest_k), ("windows", self.windows), ("chunk", self.chunk)):
+        counts = {"k": smallest_k, "windows": self.windows, "chunk": self.chunk, "repeats": self.repeats}
+        for what, value in counts.items():
             if value is not None and value < 1:
                 raise UserError(f"{what} is {value}; it is at least 1")
         if self.resample_below is not None and not 0 <= self.resample_below <= 1:

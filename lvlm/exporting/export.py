@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lvlm.errors import MissingLibrary, UserError, listing, nearest
+from lvlm.errors import MissingLibrary, UserError, listing, one_of
 from lvlm.exporting.graphs import Graph, draw_prior, trace
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.recipe import Recipe
@@ -41,8 +41,6 @@ from lvlm.runs.weights import tensors_of
 from lvlm.system.files import new_folder
 
 Format = Literal["safetensors", "onnx", "torch-export"]
-
-FORMATS: tuple[str, ...] = get_args(Format)
 
 OPSET = 18
 
@@ -60,7 +58,7 @@ def export(
     run: str | Path | OpenedRun,
     out: str | Path,
     *,
-    format: str = "safetensors",
+    format: Format = "safetensors",
     step: int | None = None,
     plugin_files: Sequence[str] = (),
 ) -> Path:
@@ -83,8 +81,7 @@ def export(
             a graph, or a graph that computes something else.
         lvlm.errors.MissingLibrary: 'onnx' without its libraries.
     """
-    if format not in FORMATS:
-        raise UserError(f"unknown format {format!r}; known: {listing(FORMATS)}{nearest(format, FORMATS)}")
+    one_of(format, Format, "format")
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
     with new_folder(Path(out)) as temporary:
@@ -105,7 +102,7 @@ def _write_checkpoint(run: OpenedRun, folder: Path) -> None:
     )
 
 
-def _write_graphs(run: OpenedRun, folder: Path, format: str) -> None:
+def _write_graphs(run: OpenedRun, folder: Path, format: Format) -> None:
     """The graphs, and export.json, which describes them."""
     with _quiet():
         graphs = trace(run.model)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lvlm.errors import UserError, listing, nearest
+from lvlm.errors import UserError, one_of
 from lvlm.generation.codes import from_bits, path_of, to_bits
 from lvlm.generation.encode import encode
 from lvlm.generation.generate import Sample, generate
@@ -19,8 +19,7 @@ Way = Literal["linear", "spherical", "hamming"]
 MOST_STEPS = 1024
 
 
-# ------------------------------------------------------------------------------------------- from one to
-# another
+# ------------------------------------------------------------------------------------ from one to another
 
 
 def interpolate(
@@ -29,52 +28,48 @@ def interpolate(
     """Interpolate between the codes of two rows, both ends among them, in the slots that both have.
 
     Args:
-        model: whose codes they are.
-        one: [S] or [S, Z].
-        other: the same, of as many slots or of another number.
-        steps: how many, at least 2.
-        how: which way: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming
-            unless given. Spherical (Shoemake 1985) is for Gaussian codes, whose length then stays. With
-            hamming what differs changes one by one, in an order of the seed: bits where codes have bits,
+        model: the model that the codes are for.
+        one: codes [S] or [S, Z].
+        other: codes of the same kind; the number of slots may differ.
+        steps: number of codes, both ends included, at least 2.
+        how: the path: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming
+            unless given. Spherical (Shoemake 1985) is for Gaussian codes, whose length it keeps. Hamming
+            changes what differs one by one, in an order drawn from the seed: bits where codes have bits,
             whole codes elsewhere.
-        seed: of that order.
+        seed: seed of that order.
 
     Raises:
-        UserError: fewer than two steps; a way that these codes don't have.
+        UserError: there are fewer than two steps, or these codes don't have the path.
     """
     if not 2 <= steps <= MOST_STEPS:
         raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
     quantizer = path_of(model).quantizer
     discrete = quantizer.num_codes is not None
     fits = ("hamming",) if discrete else ("linear", "spherical")
-    how = how or fits[0]  # type: ignore[assignment]
-    if how not in fits:
-        kind = "discrete" if discrete else "continuous"
-        raise UserError(
-            f"no way {how!r} between {kind} codes; known: {listing(map(repr, fits))}{nearest(str(how), fits)}"
-        )
+    kind = "discrete" if discrete else "continuous"
+    way = one_of(fits[0] if how is None else how, fits, f"way between {kind} codes")
     common = min(len(one), len(other))
     one, other = one[:common], other[:common]
     shares = torch.linspace(0, 1, steps).tolist()
-    if how == "linear":
+    if way == "linear":
         return [torch.lerp(one, other, share) for share in shares]
-    if how == "spherical":
+    if way == "spherical":
         return [_slerp(one, other, share) for share in shares]
     bits = len(quantizer.units)
     from_SH, to_SH = (to_bits(one, bits), to_bits(other, bits)) if bits else (one[:, None], other[:, None])
     differing = (from_SH != to_SH).flatten().nonzero()[:, 0]
     order = differing[torch.randperm(len(differing), generator=torch.Generator().manual_seed(seed))]
-    way = []
+    between = []
     for share in shares:
         changed = torch.zeros(from_SH.numel(), dtype=torch.bool)
         changed[order[: round(share * len(order))]] = True
         now_SH = torch.where(changed.view_as(from_SH), to_SH, from_SH)
-        way.append(from_bits(now_SH) if bits else now_SH[:, 0])
-    return way
+        between.append(from_bits(now_SH) if bits else now_SH[:, 0])
+    return between
 
 
 def _slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """Along the great circle between directions; lengths go straight from one's to the other's."""
+    """Spherical interpolation: directions go along the great circle, lengths linearly."""
     length, to_length = one.norm(dim=-1, keepdim=True), other.norm(dim=-1, keepdim=True)
     a, b = one / length.clamp(min=1e-12), other / to_length.clamp(min=1e-12)
     angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()
@@ -99,13 +94,13 @@ def texts_between(
     """Texts whose codes lie on the way from one text's to another's, all with the same noise.
 
     Args:
-        model: with a latent.
+        model: a model with a latent.
         one: a text.
         other: another text.
-        steps: how many texts, both ends among them.
-        prompt: what every text begins with; what the two have in common at their start, at least one token,
-            unless given.
-        tokens: how many to add; as many as the longer text has unless given.
+        steps: number of texts, both ends included.
+        prompt: beginning of every text; unless given, the beginning that the two texts share, at least one
+            token.
+        tokens: number of tokens to add; as many as the longer text has unless given.
         how: as for `interpolate`.
         options: as for `generate`.
 

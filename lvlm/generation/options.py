@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 from torch import Tensor
 
-from lvlm.errors import UserError, nearest
+from lvlm.errors import UserError, nearest, one_of
 from lvlm.generation.decoding import PromptCodes
 from lvlm.generation.sampling import Sampling
 
@@ -27,7 +27,7 @@ _TYPES: tuple[tuple[str, Any, str], ...] = (
 
 
 class GenerateOptions(TypedDict, total=False):
-    """Options of `lvlm.generate`, which describes them, for type checkers: the fields of `Options`."""
+    """Options of `lvlm.generate` for type checkers: the fields of `Options`, described in `lvlm.generate`."""
 
     temperature: float
     top_k: int | None
@@ -47,10 +47,12 @@ class GenerateOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options(Sampling):
-    """Options of `lvlm.generate`, which describes them, with their defaults: those of `Sampling`, and these.
+    """Options of `lvlm.generate` with their defaults: those of `Sampling`, and these.
+
+    `lvlm.generate` describes them.
 
     Raises:
-        UserError: one of them is out of range.
+        UserError: an option is out of range.
     """
 
     seed: int | Sequence[int] = 0
@@ -76,9 +78,7 @@ class Options(Sampling):
         super().__post_init__()
         if self.samples < 1:
             raise UserError(f"samples is {self.samples}; ask for at least one")
-        if self.prompt_codes not in ("posterior", "prior"):
-            near = nearest(str(self.prompt_codes), ("posterior", "prior"))
-            raise UserError(f"prompt_codes is {self.prompt_codes!r}; it is 'posterior' or 'prior'{near}")
+        one_of(self.prompt_codes, PromptCodes, "prompt_codes")
         if any(not text for text in self.stops):
             raise UserError("a stop text is empty; it would end every row before it begins")
         if self.hold is not None and self.codes is None:
@@ -86,10 +86,10 @@ class Options(Sampling):
 
     @classmethod
     def of(cls, options: GenerateOptions) -> Options:
-        """Options by name.
+        """Make the options from their names and values.
 
         Raises:
-            UserError: an unknown one.
+            UserError: an option is unknown.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for name in options:
@@ -103,21 +103,21 @@ class Options(Sampling):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def row_seeds(self, prompts: int) -> list[int]:
-        """One for each row."""
+        """The seed of each row."""
         return row_seeds(self.seed, prompts * self.samples)
 
     def row_code_seeds(self, prompts: int) -> list[int]:
-        """Seeds of each row's codes."""
+        """The seed of each row's codes."""
         if self.code_seed is None:
             return self.row_seeds(prompts)
         return row_seeds(self.code_seed, prompts * self.samples, step=0)
 
 
 def row_seeds(seed: int | Sequence[int], rows: int, *, step: int = 1) -> list[int]:
-    """One for each row.
+    """The seed of each row.
 
     Raises:
-        UserError: another number of them, or one out of range.
+        UserError: the number of seeds is wrong, or one is out of range.
     """
     seeds = [seed + step * row for row in range(rows)] if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
@@ -132,7 +132,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def shows_options(function: F) -> F:
-    """Put each of `Options` with its default in place of `**options` in a signature, for `help` and Tab."""
+    """Show the fields of `Options` and their defaults in place of `**options`, for `help` and Tab."""
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [

@@ -5,6 +5,7 @@ says.
 from lvlm.interfaces.cache import LayerCache
 from lvlm.interfaces.codec import Codec
 from lvlm.interfaces.data import IGNORE, Batch, Conditioning, Latent, Output, Slots, Terms
+from lvlm.interfaces.noise import RowGenerator, exponential, normal, uniform
 from lvlm.interfaces.params import (
     PARAMS_OF_PART,
     PART_ROLES,
@@ -17,7 +18,7 @@ from lvlm.interfaces.params import (
     Register,
 )
 from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
-from lvlm.interfaces.remedy import Case, Remedy, Trouble, louder_embedding
+from lvlm.interfaces.remedy import Case, Remedy, Trouble
 from lvlm.interfaces.schedule import Ramp, Schedule, value_at
 from lvlm.interfaces.section import Section
 
@@ -47,11 +48,14 @@ __all__ = [
     "Ramp",
     "Register",
     "Remedy",
+    "RowGenerator",
     "Schedule",
     "Section",
     "Slots",
     "Terms",
     "Trouble",
-    "louder_embedding",
+    "exponential",
+    "normal",
+    "uniform",
     "value_at",
 ]

@@ -115,7 +115,8 @@ class Quantizer(nn.Module, abc.ABC):
 
     A subclass sets `posterior_dim` (K), `prior_dim` (J), `kl_dim` (d) and `embedding_dim` (C), and says what
     a code is: `num_codes` for indices, `code_dim` for vectors, and `units` where a code can be changed in
-    parts.
+    parts. It draws by `uniform`, `normal` and `exponential` of `lvlm.interfaces`, which it hands the
+    generator, so that the codes of a row don't depend on the rows beside it.
     """
 
     can_be_prior: bool = True

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.likelihood.filter import Filter, run_filter
 from lvlm.likelihood.kind import Effort, Estimator, EstimatorParams, Status
 from lvlm.likelihood.names import Proposal, Resampling
@@ -106,6 +106,9 @@ class Importance(Estimator):
 
     k: int
     proposal: Proposal = "posterior"
+
+    def __post_init__(self) -> None:
+        one_of(self.proposal, Proposal, "proposal")
 
     @property
     def label(self) -> str:
@@ -246,10 +249,11 @@ def make_estimators(
     Those whose number has no K use the largest.
 
     Raises:
-        UserError: no kinds, or no K.
+        UserError: no kinds, no K, or an unknown way of resampling.
     """
     if not kinds or not ks:
         raise UserError("name at least one estimator and one K: --estimators elbo,smc --k 16")
+    one_of(resampling, Resampling, "resampling")
     if not has_latent:
         return [Exact()]
     each = {kind.kind_name(): kind for kind in kinds}.values()

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lvlm.errors import one_of
 from lvlm.interfaces import Params
 from lvlm.likelihood.names import Resampling
 from lvlm.likelihood.particles import Rows
@@ -58,6 +59,9 @@ class Effort:
     """How particles are drawn anew."""
     resample_below: float = 0.5
     """The share of K under which the effective sample size must fall before a filter resamples."""
+
+    def __post_init__(self) -> None:
+        one_of(self.resampling, Resampling, "resampling")
 
 
 class EstimatorParams(Params):

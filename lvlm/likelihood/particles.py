@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces import Batch
 from lvlm.likelihood.names import Proposal
 from lvlm.model.latent_lm import LatentLM
@@ -109,6 +109,7 @@ class Rows:
 
     def draws(self, proposal: Proposal, k: int) -> Draws:
         """K codes of the proposal for each slot; the same at every call."""
+        one_of(proposal, Proposal, "proposal")
         if (proposal, k) not in self._draws:
             drawn = [self._draw(row, proposal, k, g) for row, g in enumerate(self.generators(WEIGHING))]
             codes, log_ratio = zip(*drawn, strict=True)
@@ -151,6 +152,7 @@ class Rows:
 
     def cost(self, proposal: Proposal, k: int) -> Tensor:
         """-log p(x given z) of each draw, [B, K], nats, float64."""
+        one_of(proposal, Proposal, "proposal")
         if (proposal, k) not in self._costs:
             cost_BKT = self.cost_by_target(self.draws(proposal, k).codes)
             self._costs[proposal, k], self._costs_by_target[proposal, k] = cost_BKT.sum(-1), cost_BKT.mean(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lvlm.errors import NotFinite, UserError
+from lvlm.errors import NotFinite, UserError, one_of
 from lvlm.interfaces import (
     Backbone,
     Conditioning,
@@ -22,6 +22,7 @@ from lvlm.interfaces import (
     Output,
     Quantizer,
     Slots,
+    uniform,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class LatentPath(nn.Module):
         nn.init.normal_(self.readout.weight, std=0.02)
         nn.init.zeros_(self.readout.bias)
         self.prior_head: nn.Linear | None = None
-        if prior == "learned":
+        if one_of(prior, ("fixed", "learned"), "prior") == "learned":
             self.prior_head = nn.Linear(width, quantizer.prior_dim)
             nn.init.zeros_(self.prior_head.weight)
             nn.init.zeros_(self.prior_head.bias)
@@ -78,7 +79,7 @@ class LatentPath(nn.Module):
         """Latent of whole rows: codes, their embedding, and KL in nats where they come from the posterior.
 
         Raises:
-            UserError: given codes don't fit.
+            UserError: given codes don't fit, or a word for them that isn't known.
             NotFinite: the encoder yields NaN or infinity, outside of training.
         """
         rows, tokens = tokens_BT.shape
@@ -90,6 +91,7 @@ class LatentPath(nn.Module):
                     f"need [{rows}, {wanted}, …], a code per slot"
                 )
             return self.quantizer.given(z[:, :wanted])
+        check_codes(z)
         prior_BSJ = self.prior(hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)])
         if z == "prior":
             return self.quantizer.sample(prior_BSJ, generator)
@@ -105,7 +107,7 @@ class LatentPath(nn.Module):
 
     def _shuffled(self, latent: Latent, z: CodeSource) -> Latent:
         if z == "shuffled":  # by row, so that the gradient goes where the code came from
-            latent.codes, latent.embedding_BSC = latent.codes.roll(1, 0), latent.embedding_BSC.roll(1, 0)
+            latent.codes, latent.embedding_BSC = exchanged(latent.codes), exchanged(latent.embedding_BSC)
         return latent
 
     def prior(self, hidden_BSD: Tensor) -> Tensor:
@@ -201,6 +203,7 @@ class LatentLM(nn.Module):
         *,
         z: CodeSource = "posterior",
         generator: torch.Generator | None = None,
+        dropout_generator: torch.Generator | None = None,
     ) -> Output:
         """Logits of every next token of whole rows; `lvlm.generation.decoding` goes token by token.
 
@@ -209,25 +212,30 @@ class LatentLM(nn.Module):
             keep_BT: bool, False at padding; all real unless given.
             z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
                 int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each
-                row the code that the posterior of the row before drew, and charges the KL of its own.
-            generator: the noise of codes; torch's global one unless given.
+                row the code that another row's posterior drew (see `exchanged`), and charges the KL of its
+                own.
+            generator: the noise of codes, row by row if it is a `lvlm.interfaces.RowGenerator`; torch's
+                global one unless given.
+            dropout_generator: decides what latent and token dropout drop in training; may be the same.
 
         Raises:
-            UserError: no tokens, more than the backbone's context, or codes that don't fit.
+            UserError: no tokens, more than the backbone's context, codes that don't fit, or a word for them
+                that isn't known, with a latent or without.
             NotFinite: the encoder yields NaN or infinity.
         """
+        check_codes(z)
         self._check_length(tokens_BT.shape[1])
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
-        x_BTD = self.below(tokens_BT, place)
+        x_BTD = self.below(tokens_BT, place, dropout_generator=dropout_generator)
 
         latent, keep_BS, embedding_BSC, keep_B = None, None, None, None
         if self.latent is not None:
             latent = self.latent(tokens_BT, x_BTD, keep_BT, z, generator)
             embedding_BSC = latent.embedding_BSC
             keep_BS = self.latent.slots.any(keep_BT)
-            keep_B = self._dropout(tokens_BT)
+            keep_B = self._dropout(tokens_BT, dropout_generator)
             keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
 
         x_BTD = self.above(x_BTD, embedding_BSC, place, keep_B=keep_B)
@@ -237,17 +245,25 @@ class LatentLM(nn.Module):
             _ = output.logits_BTV  # now, under the precision and the gradient mode of this call
         return output
 
-    def below(self, tokens_BT: Tensor, place: Place, *, layers: Sequence[LayerCache] | None = None) -> Tensor:
+    def below(
+        self,
+        tokens_BT: Tensor,
+        place: Place,
+        *,
+        layers: Sequence[LayerCache] | None = None,
+        dropout_generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Everything under the seam, where no code has entered: tokens [B, T] -> hidden [B, T, D].
 
         Args:
             tokens_BT: the next tokens of each row.
             place: where they stand.
             layers: a cache for each block of the stack, with the tokens before these; it takes these in.
+            dropout_generator: decides which tokens are dropped in training.
         """
         x_BTD = self.backbone.embed(tokens_BT)
         if self.training and self.token_dropout:
-            x_BTD = x_BTD * self._seen(tokens_BT)[..., None]
+            x_BTD = x_BTD * self._seen(tokens_BT, dropout_generator)[..., None]
         mask = layers[0].mask(tokens_BT.shape[1]) if layers and self.seam else None
         for number, block in enumerate(self.backbone.blocks[: self.seam]):
             x_BTD = block(x_BTD, place.where, mask=mask, cache=layers[number] if layers else None)
@@ -310,22 +326,45 @@ class LatentLM(nn.Module):
                 f"(model.backbone.context: {self.backbone.context})"
             )
 
-    def _seen(self, tokens_BT: Tensor) -> Tensor:
+    def _seen(self, tokens_BT: Tensor, generator: torch.Generator | None) -> Tensor:
         """Tokens that the decoder sees, bool [B, T].
 
         The first is always seen: as it has only itself to look at, a zero would stay exactly zero up to the
         seam, where the slope of an RMSNorm explodes.
         """
-        seen_BT = torch.rand(tokens_BT.shape, device=tokens_BT.device) >= self.token_dropout
+        seen_BT = uniform(tokens_BT.shape, generator, device=tokens_BT.device) >= self.token_dropout
         return seen_BT | (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) == 0)
 
-    def _dropout(self, tokens_BT: Tensor) -> Tensor | None:
+    def _dropout(self, tokens_BT: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """Rows whose latent stays, bool [B]; a mask rather than an `if`, so that every rank runs every
         unit.
         """
         if not (self.training and self.latent_dropout):
             return None
-        return torch.rand(tokens_BT.shape[0], device=tokens_BT.device) >= self.latent_dropout
+        return uniform(tokens_BT.shape[:1], generator, device=tokens_BT.device) >= self.latent_dropout
+
+
+def check_codes(z: CodeSource) -> None:
+    """Check where codes come from.
+
+    Raises:
+        UserError: neither a known word nor a tensor.
+    """
+    if not isinstance(z, Tensor):
+        one_of(z, CodeSource, "z", or_="a tensor of codes")
+
+
+def exchanged(rows_B: Tensor) -> Tensor:
+    """Rows that have changed places: first and second, third and fourth, and so on.
+
+    So whole pairs exchange within a micro-batch as they would within the whole batch. Of an odd number the
+    last three rows go around; one row by itself stays.
+    """
+    pairs = len(rows_B) // 2 - len(rows_B) % 2
+    if pairs < 0:
+        return rows_B
+    paired_B, last_B = rows_B[: 2 * pairs], rows_B[2 * pairs :]
+    return torch.cat((paired_B.view(pairs, 2, *rows_B.shape[1:]).flip(1).flatten(0, 1), last_B.roll(1, 0)))
 
 
 def prefix_mask(prefix: int, tokens: int, keep_B: Tensor | None) -> Tensor | None:

@@ -38,7 +38,7 @@ def block(numbers_Sn: Tensor, start: int) -> Tensor:
 
 
 def noise_seed(seed: int, step: int, row: int) -> int:
-    """Seed of a micro-batch's noise, from the row of the step's batch that it starts with; never a seed of
+    """Seed of a row's noise in training, from its place in the whole batch of the step; never a seed of
     weights.
     """
     digest = hashlib.blake2b(f"noise {seed} {step} {row}".encode(), digest_size=8).digest()

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
 
-from lvlm.errors import MissingLibrary, UserError, listing, nearest
+from lvlm.errors import MissingLibrary, one_of
 from lvlm.model.latent_lm import LatentLM
 
 Precision = Literal["fp32", "bf16", "int8"]
-
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def check_precision(precision: str) -> None:
@@ -31,10 +29,7 @@ def check_precision(precision: str) -> None:
         UserError: the precision is unknown.
         MissingLibrary: int8 without torchao.
     """
-    if precision not in PRECISIONS:
-        near = nearest(precision, PRECISIONS)
-        raise UserError(f"unknown precision {precision!r}; known: {listing(PRECISIONS)}{near}")
-    if precision == "int8":
+    if one_of(precision, Precision, "precision") == "int8":
         try:
             # What it says while it is imported is of kernels for GPUs that aren't there.
             before = logging.root.manager.disable

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lvlm.errors import one_of
 from lvlm.interfaces import Case, Remedy
 from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
 
@@ -28,7 +29,7 @@ class Controller(KLTerm):
 
     def __init__(self, budget_nats: float, per: Literal["unit", "slot"]) -> None:
         super().__init__()
-        self.budget_nats, self.per = budget_nats, per
+        self.budget_nats, self.per = budget_nats, one_of(per, ("unit", "slot"), "per")
         # Broadcast until the first batch shows how many units there are.
         self.price_u, self.memory_u, self.seen_kl_u, self.seen_slots = torch.zeros(4, 1, dtype=torch.float64)
 
@@ -110,7 +111,7 @@ class Lagrangian(Controller):
     Args:
         budget_nats: as for `Controller`.
         per: as for `Controller`.
-        rate: growth per step when the latent is dead.
+        rate: growth per step while the KL is zero.
         largest: of the multiplier.
     """
 
@@ -176,7 +177,7 @@ class LagrangianParams(TermParams):
 
     def remedies(self, case: Case) -> Iterator[Remedy]:
         """A multiplier that grows faster."""
-        if case.trouble == "dead":
+        if case.trouble == "silent":
             yield Remedy((f"rate={10 * self.rate:g}",), "the multiplier grows faster")
 
     def build(self, *, budget_nats: float, per: Granularity) -> Lagrangian:
@@ -185,5 +186,5 @@ class LagrangianParams(TermParams):
 
 
 def _unit_or_slot(per: Granularity) -> Literal["unit", "slot"]:
-    assert per != "sequence", "a controller follows a mean over the batch"
-    return per
+    """What a controller can have a price for: it follows a mean over the batch, so not a sequence."""
+    return one_of(per, ("unit", "slot"), "per")  # type: ignore[arg-type]

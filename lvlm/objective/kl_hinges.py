@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lvlm.errors import one_of
 from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
 
 LocalShape = Literal["hinge", "mask", "target"]
@@ -23,7 +24,8 @@ class LocalTerm(KLTerm):
 
     def __init__(self, shape: LocalShape, budget_nats: float, per: Granularity) -> None:
         super().__init__()
-        self.shape, self.budget_nats, self.per = shape, budget_nats, per
+        self.shape, self.budget_nats = one_of(shape, LocalShape, "shape"), budget_nats
+        self.per = one_of(per, Granularity, "per")
 
     def forward(self, kl_BSd: Tensor, keep_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Charge each unit, slot or sequence by itself."""

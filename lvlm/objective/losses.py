@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lvlm.errors import one_of
 from lvlm.interfaces import Batch, Loss, Output, Schedule, Terms, value_at
 from lvlm.objective.cross_entropy import cross_entropy_of, name_of_cross_entropy
 from lvlm.objective.gradients import score_function
@@ -76,7 +77,7 @@ class ELBO(Loss):
     ) -> None:
         super().__init__()
         self.term, self.beta, self.autoencoder_steps = term, beta, autoencoder_steps
-        self.budget_nats_each, self.per = budget_bits * NATS_PER_BIT, per
+        self.budget_nats_each, self.per = budget_bits * NATS_PER_BIT, one_of(per, Granularity, "per")
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
         """Terms of a batch, in nats per target token of the whole step."""

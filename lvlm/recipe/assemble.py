@@ -30,7 +30,7 @@ def assemble(recipe: Recipe) -> LatentLM:
 
 
 def vocab_of(recipe: Recipe) -> int:
-    """Token ids that the model knows: those of the data unless the recipe says more."""
+    """Size of the model's vocabulary: the data's, unless the recipe asks for more."""
     return recipe.model.vocab or recipe.data.vocab
 
 
@@ -82,12 +82,14 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Parameters of all parts."""
         return self.backbone + self.latent + self.table
 
 
 def count_parameters(model: LatentLM) -> ParameterCount:
-    """Backbone; latent (encoder, readout, prior head, injection, code embedding); table (rows per code)."""
+    """Count parameters by part: backbone; latent (encoder, readout, prior head, injection, code embedding);
+    table (rows per code).
+    """
     total = sum(p.numel() for p in model.parameters())
     backbone = sum(p.numel() for p in model.backbone.parameters())
     table = 0 if model.latent is None else sum(p.numel() for p in model.latent.quantizer.table_parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvlm.errors import UserError, listing, nearest
+from lvlm.errors import one_of
 from lvlm.registry.plugin import Kind
 from lvlm.registry.registry import PluginInfo, Registry
 
@@ -29,6 +29,6 @@ def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[
         UserError: an unknown role.
     """
     known = Registry.load(files=plugin_files).kinds
-    if role is not None and role not in known:
-        raise UserError(f"unknown role {role!r}; known: {listing(known)}{nearest(role, known)}")
+    if role is not None:
+        one_of(role, known, "role")
     return [kind for name, of_role in known.items() if role in (None, name) for kind in of_role.values()]

@@ -10,7 +10,7 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from lvlm.report.rows import Report, Row
+from lvlm.report.rows import Report
 
 # Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on
 # near-black.
@@ -59,8 +59,8 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-def new_canvas(height: float, panels: int = 1) -> tuple[Canvas, list[Axes]]:
-    canvas = Canvas(figsize=(7.2, height), layout="constrained")
+def new_canvas(height: float, panels: int = 1, width: float = 7.2) -> tuple[Canvas, list[Axes]]:
+    canvas = Canvas(figsize=(width, height), layout="constrained")
     axes = canvas.subplots(1, panels, squeeze=False)
     for axis in axes[0]:
         axis.grid(color="#80808033", linewidth=0.6)
@@ -86,10 +86,10 @@ def as_svg(canvas: Canvas, key: str, alt: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
-def style_of(report: Report, row: Row) -> dict[str, Any]:
-    """Marker and colour of a row: the arm's, hollow where the latent is dead."""
-    colour, marker = styles(report)[row.arm]
-    return {"color": colour, "marker": marker, "markerfacecolor": "none" if row.living is False else colour}
+def style_of(report: Report, arm: str, *, hollow: bool = False) -> dict[str, Any]:
+    """Marker and colour of an arm; hollow where codes aren't read."""
+    colour, marker = styles(report)[arm]
+    return {"color": colour, "marker": marker, "markerfacecolor": "none" if hollow else colour}
 
 
 def plain(text: str) -> str:

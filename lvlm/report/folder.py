@@ -35,7 +35,7 @@ def read_folder(out: Path) -> Report:
     found.sort(key=lambda pair: pair[0])
     runs = [run for _, run in found]
     control = next((run.arm for run in runs if not _has_latent(run.folder)), runs[0].arm if runs else "")
-    return read_report(out, title=out.name, description="", command="", control=control, runs=runs)
+    return read_report(out, title=out.name, description="", command="", controls=[control], runs=runs)
 
 
 def _arm(out: Path, folder: Path) -> str:

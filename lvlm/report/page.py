@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
-from lvlm.report import canvas, figures, steering, tables, words
+from lvlm.report import canvas, figures, steering, tables, verdicts, words
 from lvlm.report.data import read_report
 from lvlm.report.rows import Report, ReportRun, Run
 
@@ -53,18 +53,19 @@ def render_report(report: Report) -> Path:
         for row in report.rows
     ]
     diagnostics = tables.diagnostics(report)
-    arm_of = {row.label: row.arm for row in report.rows}
     page = environment.get_template("report.html.j2").render(
         report=report,
-        verdicts=words.verdicts(report),
+        verdicts=verdicts.verdicts(report),
         banners=words.banners(report),
         comparison=tables.comparison(report),
+        cost_notes=tables.cost_notes(report),
         latents=tables.latents(report),
         diagnostics=diagnostics,
         steering=steering.table(report),
         steering_arms=steering.arms(report),
         steering_notes=steering.notes(report),
-        diagnostics_arms=[arm_of[cells[0].text] for cells in diagnostics.rows],
+        diagnostics_arms=[cells[0].text for cells in diagnostics.rows],
+        costs=tables.costs(report),
         styles=canvas.styles(report),
         figures=figures.draw(report),
         samples=samples,
@@ -79,11 +80,17 @@ def render_report(report: Report) -> Path:
 
 
 def write_report(
-    out: Path, *, title: str, description: str, command: str, control: str, runs: Sequence[ReportRun]
+    out: Path,
+    *,
+    title: str,
+    description: str,
+    command: str,
+    controls: Sequence[str],
+    runs: Sequence[ReportRun],
 ) -> Path:
     """Read a study and write its page; UserError as in `read_report`."""
     return render_report(
-        read_report(out, title=title, description=description, command=command, control=control, runs=runs)
+        read_report(out, title=title, description=description, command=command, controls=controls, runs=runs)
     )
 
 

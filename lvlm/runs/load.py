@@ -42,7 +42,7 @@ def load(
         lvlm.errors.MissingLibrary: 'int8' without torchao.
     """
     check_precision(precision)
-    place = pick_device(str(device))
+    place = pick_device(device)
     return convert(open_run(run, plugin_files=plugin_files, step=step).model.to(place), precision)
 
 
@@ -101,5 +101,5 @@ def encode_text(
     """
     check_precision(precision)
     opened = open_run(run, plugin_files=plugin_files)
-    model = convert(opened.model.to(pick_device(str(device))), precision)
+    model = convert(opened.model.to(pick_device(device)), precision)
     return encode_in_windows(model, text, opened.recipe.data.tokens, seed=seed)

@@ -80,7 +80,7 @@ def run_study(
         title=study.name,
         description=study.description,
         command=command,
-        control=study.control,
+        controls=study.controls,
         runs=reported,
     )
     page = report_study(report, console)

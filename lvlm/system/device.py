@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, nearest, one_of
 
 Autocast = Callable[[], AbstractContextManager[None]]
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Dense bf16 products, 10^12 operations a second, from NVIDIA's and AMD's data sheets.
 PEAK_TFLOPS = {
@@ -28,14 +30,20 @@ PEAK_TFLOPS = {
     "MI250X": 191.5,
 }
 
+DEVICES = "auto, cpu, cuda, cuda:1, …, or another that torch knows"
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+
+def pick_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
     """Device of a name: 'auto' is the GPU (CUDA or ROCm) where there is one, else the CPU; 'cuda' the
     process's own GPU.
 
     Raises:
         UserError: a device that torch doesn't know or this machine hasn't got.
     """
+    if isinstance(name, torch.device):
+        name = str(name)
+    if not isinstance(name, str):
+        raise UserError(f"there is no device {name!r}; it is a name: {DEVICES}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -44,8 +52,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0].split(". ")[0]
         if "device string" in reason or "device type" in reason:  # torch lists twenty kinds of hardware
-            known = "it is auto, cpu, cuda, cuda:1, …, or another that torch knows"
-            raise UserError(f"there is no device {name!r}; {known}") from None
+            near = nearest(name, ("auto", "cpu", "cuda"))
+            raise UserError(f"there is no device {name!r}; it is {DEVICES}{near}") from None
         raise UserError(f"device {name!r} is not to be had here: {reason}") from None
     return device
 
@@ -54,12 +62,16 @@ def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
     """Name and autocast context of a precision: 'auto' is bf16 on a GPU that has it, else fp32.
 
     Weights and optimiser state stay in fp32 either way.
+
+    Raises:
+        UserError: an unknown precision.
     """
+    one_of(precision, ("auto", "fp32", *_AUTOCAST), "precision")
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp32":
         return precision, nullcontext
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = _AUTOCAST[precision]
     return precision, lambda: torch.autocast(device.type, dtype=dtype)
 
 

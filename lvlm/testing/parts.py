@@ -26,6 +26,7 @@ from lvlm.interfaces import (
     Params,
     Quantizer,
     QuantizerParams,
+    RowGenerator,
     Slots,
 )
 from lvlm.model.latent_lm import LatentLM
@@ -146,6 +147,8 @@ def check_quantizer(params: QuantizerParams) -> None:
         "the global random state moved although a generator was given"
     )
 
+    _check_rows_draw_by_themselves(quantizer, q.detach(), p)
+
     for size in (1e4, -1e4):
         extreme = torch.full((1, 2, k), size, dtype=torch.float64, requires_grad=True)
         out = quantizer(extreme, torch.zeros(1, 2, j, dtype=torch.float64))
@@ -165,6 +168,21 @@ def check_quantizer(params: QuantizerParams) -> None:
         except UserError:
             continue
         raise AssertionError(f"codes that are {fault} are accepted: {bad.dtype} {list(bad.shape)}")
+
+
+def _check_rows_draw_by_themselves(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:
+    """The codes of a row are the same, whatever rows stand beside it in a micro-batch."""
+    seeds, some = [11, 12, 13, 14], slice(1, 3)
+
+    def drawn(rows: slice) -> tuple[Tensor, Tensor]:
+        one, two = (RowGenerator(seeds[rows]) for _ in range(2))
+        return quantizer(q[rows], p[rows], one).codes, quantizer.sample(p[rows], two).codes
+
+    for whole, part in zip(drawn(slice(None)), drawn(some), strict=True):
+        assert torch.equal(whole[some], part), (
+            "the codes of a row depend on the rows beside it: draw by `uniform`, `normal` or `exponential` "
+            "of lvlm.interfaces"
+        )
 
 
 def _check_units(quantizer: Quantizer, codes: Tensor) -> None:

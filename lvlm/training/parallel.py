@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.model.latent_lm import LatentLM
 
 # Nobody writes in place to what a model returns.
@@ -89,6 +89,7 @@ def shard(
             f"parameters without a dimension can't be divided over processes: {', '.join(scalars)}; "
             "a plugin gives them the shape [1]"
         )
+    one_of(precision, ("fp32", "bf16", "fp16"), "precision")
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     # Inputs are left alone: the residual stream stays in float32, as it does in one process.
     of_blocks = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces.brief import Brief
 from lvlm.nn.device import standing_for
 from lvlm.recipe.assemble import ParameterCount, assemble, build_loss, count_parameters
@@ -120,7 +120,8 @@ def make_plan(
         raise UserError(f"price is {price_per_hour}; it is a number, at least 0")
     if spec.rows % gpus:
         raise UserError(f"train.rows is {spec.rows}, which {gpus} processes can't share evenly")
-    peak = spec.peak_tflops or _peak_of(gpu)
+    peak = _peak_of(gpu)  # a wrong name is wrong with train.peak_tflops, too
+    peak = spec.peak_tflops or peak
     _, over = layout(gpus, spec.shard_over)
     rows = spec.micro_rows or spec.rows // gpus
     held = _memory(recipe, gpus, rows)
@@ -221,9 +222,7 @@ class _PeakTracker(MemTracker):  # type: ignore[no-untyped-call]
 def _peak_of(gpu: str | None) -> float | None:
     if gpu is None:
         return None
-    if gpu not in PEAK_TFLOPS:
-        raise UserError(f"unknown GPU {gpu!r}; known: {', '.join(PEAK_TFLOPS)}; or say train.peak_tflops")
-    return PEAK_TFLOPS[gpu]
+    return PEAK_TFLOPS[one_of(gpu, PEAK_TFLOPS, "GPU", or_="say train.peak_tflops")]
 
 
 @contextmanager

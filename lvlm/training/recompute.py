@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from lvlm.errors import one_of
 from lvlm.model.latent_lm import LatentLM
 from lvlm.training.parallel import blocks_of
 
@@ -35,7 +36,12 @@ def keep_fewer_activations(model: LatentLM, which: Literal["none", "full", "sele
         model: whose blocks.
         which: 'none', 'full' (all blocks), every n-th block, or 'selective' (the cheap operations of all
             blocks).
+
+    Raises:
+        UserError: none of these.
     """
+    if isinstance(which, bool) or not (isinstance(which, int) and which >= 1):
+        one_of(which, ("none", "full", "selective"), "recompute", or_="a number of blocks from 1 on")
     if which == "none":
         return
     again: Any = functools.partial(checkpoint, use_reentrant=False)

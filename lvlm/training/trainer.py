@@ -3,9 +3,9 @@
 for step: batch ─ micro-batches ─ model ─ loss ─ backward … ─ clip ─ AdamW
           every so often: log, evaluate on fixed windows, checkpoint
 
-A step is a function of the weights, the seed and its number: batches are, and so is the noise of each
-micro-batch. So a run that was stopped, or that goes on with another number of processes and the same
-`micro_rows`, is the same run.
+A step is a function of the weights, the seed and its number: batches are, and so is the noise of each row.
+So a run that was stopped, or that goes on with another number of processes or other `micro_rows`, is the same
+run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lvlm.data import Source, open_reader
 from lvlm.errors import Diverged, Interrupted, NotFinite, UserError
-from lvlm.interfaces import Batch
+from lvlm.interfaces import Batch, RowGenerator
 from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
 from lvlm.recipe.assemble import assemble, build_loss
@@ -79,6 +79,11 @@ class Trainer:
         self.precision, self.autocast = pick_autocast(self.spec.precision, self.device)
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.spec.tf32
+        if self.spec.codes == "shuffled" and self.world.ranks > 1 and self.spec.rows // self.world.ranks % 2:
+            raise UserError(
+                f"train.codes: shuffled exchanges the codes of rows in pairs; make train.rows "
+                f"{self.spec.rows} a multiple of {2 * self.world.ranks}, twice the number of processes"
+            )
         self.data: Source = recipe.data.open()
         self.windows = self.data.windows(self.spec.evaluate_windows)
         self.validation = Validation(resolved, self.windows.batch)
@@ -278,9 +283,11 @@ class Trainer:
         self.model.at_step(step)
         sums: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
-        for micro, last in self._micro_batches(batch):
+        for micro, noise, last in self._micro_batches(batch):
             with self.autocast():
-                output = self.model(micro.inputs_BT, micro.keep_BT, z=spec.codes)
+                output = self.model(
+                    micro.inputs_BT, micro.keep_BT, z=spec.codes, generator=noise, dropout_generator=noise
+                )
                 terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
             synchronise_gradients(self.model, self.loss, last=last, shard_over=spec.shard_over)
             self.scaler.scale(terms.loss).backward()
@@ -311,18 +318,21 @@ class Trainer:
         """Rows of the step that this process trains on."""
         return self.reader.batch(self.step + self.passed_over)
 
-    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
-        """Micro-batches, and whether each is the last; seeds the noise of each.
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, RowGenerator, bool]]:
+        """Micro-batches, their noise, and whether each is the last.
 
-        Codes and dropout follow from the seed, the step and the micro-batch's place in the whole batch,
-        whichever process has it.
+        Codes and dropout follow from the seed, the step and the row's place in the whole batch, whichever
+        micro-batch and process has it.
         """
+        step = self.step + self.passed_over
         rows = self.spec.micro_rows or len(batch)
         first = self.world.rank * len(batch)
         for start in range(0, len(batch), rows):
             micro = batch[start : start + rows].to(self.device)
-            torch.manual_seed(noise_seed(self.recipe.seed, self.step + self.passed_over, first + start))
-            yield micro, start + rows >= len(batch)
+            places = range(first + start, first + start + len(micro))
+            seeds = [noise_seed(self.recipe.seed, step, place) for place in places]
+            torch.manual_seed(seeds[0])  # for what a part draws without the generator
+            yield micro, RowGenerator(seeds, self.device), start + rows >= len(batch)
 
     # -------------------------------------------------------------------------------------------- spikes
 

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lvlm.likelihood.estimate import Estimates, estimate
 from lvlm.likelihood.estimators import Elbo, Exact, PriorRollout
 from lvlm.likelihood.kind import Effort, Estimator
+from lvlm.likelihood.names import LOWEST
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import estimator_kind
-from lvlm.statistics.windows import interval_over_windows
+from lvlm.statistics import window_interval
 from lvlm.system.device import Autocast
 
 if TYPE_CHECKING:
@@ -69,9 +72,11 @@ class Validation:
         if self.has_latent and recipe.train.select == "headline":
             spec = recipe.evaluate
             effort = Effort(spec.k, spec.chunk, spec.resampling, spec.resample_below)
-            headline = estimator_kind(resolved.registry, spec.headline).build(effort)
-            estimators[headline.label] = headline  # with a K of its own, if it is one of the plain ones
-            compared = [headline.label]
+            names = spec.estimators if spec.headline == LOWEST else [spec.headline]
+            kinds = [estimator_kind(resolved.registry, name) for name in names]
+            bounding = [kind.build(effort) for kind in kinds if kind.status != "no bound"]
+            estimators |= {one.label: one for one in bounding}  # K of its own, if it is one of the plain ones
+            compared = [one.label for one in bounding]
         self.estimators, self.compared = list(estimators.values()), compared
 
     def __call__(
@@ -105,8 +110,8 @@ def worth(estimates: Estimates) -> dict[str, float]:
     """
     difference = estimates.nats["ce_prior"] - estimates.nats["ce_posterior"]
     found = {"worth": float(difference.sum() / estimates.targets.sum())}
-    interval = interval_over_windows(difference, estimates.targets)
-    if interval is not None:
+    if len(difference) > 1 and np.isfinite(difference).all():
+        interval = window_interval(difference, estimates.targets)
         found |= {"worth_low": interval.low, "worth_high": interval.high}
     return found
 

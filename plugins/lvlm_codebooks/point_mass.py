@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm.errors import MissingLibrary, UserError
-from lvlm.interfaces import Latent, Quantizer
+from lvlm.interfaces import Latent, Quantizer, exponential
 from lvlm.objective import full_precision, straight_through, wide
 
 
@@ -93,8 +93,8 @@ class PointMass(Quantizer):
         """Draw from the prior, without KL."""
         with full_precision(prior_BSJ):
             prior_BSJ = wide(prior_BSJ)
-            drawn = torch.multinomial(prior_BSJ.softmax(-1).flatten(0, -2), 1, generator=generator)
-            codes_BS = drawn.view(prior_BSJ.shape[:-1])
+            race_BSJ = exponential(prior_BSJ.shape, generator, device=prior_BSJ.device, dtype=prior_BSJ.dtype)
+            codes_BS = (prior_BSJ.softmax(-1) / race_BSJ).argmax(-1)  # as torch.multinomial does
             return Latent(codes_BS, self.embedding(self.vectors(codes_BS)), prior_BSJ=prior_BSJ)
 
     def given(self, codes: Tensor) -> Latent:

@@ -12,7 +12,7 @@ The value is the same in all: the rows that the sampled bits select.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal, Self
 
 import torch
@@ -20,16 +20,14 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.interfaces import (
-    Case,
     Latent,
     Quantizer,
     QuantizerParams,
     Ramp,
-    Remedy,
     Schedule,
-    louder_embedding,
+    uniform,
     value_at,
 )
 from lvlm.objective import bernoulli_kl, full_precision, wide
@@ -66,7 +64,7 @@ class Binary(Quantizer):
             f"with all-zero numbers a code is a uniform integer from 0 to {2**bits - 1}"
         )
         self.embedding_dim, self.bits_per_group = embedding_dim, bits_per_group
-        self.estimator, self.temperature = estimator, temperature
+        self.estimator, self.temperature = one_of(estimator, Estimator, "estimator"), temperature
         self.at_step(0)
         rows = sum(2**n for n in group_sizes(bits, bits_per_group))
         self.table_RC = nn.Parameter(torch.zeros(rows, embedding_dim))
@@ -95,9 +93,7 @@ class Binary(Quantizer):
 
     def _draw(self, logits_BSH: Tensor, generator: torch.Generator | None) -> Tensor:
         """L + logistic noise, [B, S, H]: above zero where the bit is 1."""
-        noise = torch.rand(
-            logits_BSH.shape, generator=generator, device=logits_BSH.device, dtype=logits_BSH.dtype
-        )
+        noise = uniform(logits_BSH.shape, generator, device=logits_BSH.device, dtype=logits_BSH.dtype)
         return logits_BSH + torch.logit(noise)
 
     def _latent(self, bits_BSH: Tensor, logits_BSH: Tensor, products: torch.dtype | None = None) -> Latent:
@@ -208,10 +204,6 @@ class BinaryParams(QuantizerParams):
     def example(cls) -> Self:
         """Three bits in two groups of unequal size."""
         return cls(bits=3, bits_per_group=2)
-
-    def remedies(self, case: Case) -> Iterator[Remedy]:
-        """An embedding that is not zero at the start."""
-        yield from louder_embedding(self.embedding_std, case)
 
     def build(self, *, embedding_dim: int) -> Binary:
         """The quantizer whose codes become vectors of that width."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lvlm.errors import UserError
-from lvlm.interfaces import Case, Latent, Quantizer, QuantizerParams, Remedy, louder_embedding
+from lvlm.errors import UserError, one_of
+from lvlm.interfaces import Latent, Quantizer, QuantizerParams, normal
 from lvlm.objective import full_precision, gaussian_kl, gaussian_log_prob, wide
 
 
@@ -39,6 +38,8 @@ class Gaussian(Quantizer):
         variance: Literal["own", "shared"] | float = "own",
     ) -> None:
         super().__init__()
+        if isinstance(variance, bool) or not isinstance(variance, float | int):
+            one_of(variance, ("own", "shared"), "variance", or_="a number")
         self.prior_dim = 2 * dim
         self.posterior_dim = 2 * dim if variance == "own" else dim
         self.can_be_prior = isinstance(variance, str) or variance == 1
@@ -46,7 +47,7 @@ class Gaussian(Quantizer):
         self.units = tuple(f"coordinate {number}" for number in range(dim))
         if variance == "shared":
             self.raw_log_variance_Z = nn.Parameter(torch.zeros(dim))
-        elif isinstance(variance, float):
+        elif not isinstance(variance, str):
             fixed = log_variance_bound * math.atanh(math.log(variance) / log_variance_bound)
             self.register_buffer("raw_log_variance_Z", torch.full((dim,), fixed), persistent=False)
         self.embedding_dim, self.log_variance_bound = embedding_dim, log_variance_bound
@@ -68,7 +69,7 @@ class Gaussian(Quantizer):
         return mean, self.log_variance_bound * torch.tanh(raw / self.log_variance_bound)
 
     def _draw(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Latent:
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        noise = normal(mean.shape, generator, device=mean.device, dtype=mean.dtype)
         codes_BSZ = mean + (log_variance / 2).exp() * noise
         return Latent(codes_BSZ, self.embedding(codes_BSZ))
 
@@ -137,10 +138,6 @@ class GaussianParams(QuantizerParams):
                 f"{self.log_variance_bound}"
             )
         return self
-
-    def remedies(self, case: Case) -> Iterator[Remedy]:
-        """An embedding that is not zero at the start."""
-        yield from louder_embedding(self.embedding_std, case)
 
     def build(self, *, embedding_dim: int) -> Gaussian:
         """The quantizer whose codes become vectors of that width."""
