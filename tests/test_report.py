@@ -4,27 +4,35 @@ offline.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from lvlm.cli.app import main
 from lvlm.errors import UserError
 from lvlm.report import (
     Report,
     ReportRun,
+    StudyRecord,
     comparison_table,
+    read_folder,
     read_report,
     render_report,
     report_study,
+    write_figures,
+    write_record,
     write_report,
 )
 from lvlm.report.page import visible
@@ -647,3 +655,86 @@ def test_pages_are_reproducible(usual: StudyFolder) -> None:
     first = path.read_bytes()
     write_report(usual.out, title="t", description="", command="c", controls=["baseline"], runs=usual.runs)
     assert path.read_bytes() == first
+
+
+# ---- files
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_figures_and_numbers_are_written_as_files(usual: StudyFolder, kind: Literal["svg", "pdf"]) -> None:
+    """Figures that open by themselves, and numbers in full, which are those of the report."""
+    out, report = usual.out / "a" / "b", usual.read()
+    paths = write_figures(report, out, kind)
+    assert {path.name for path in paths} == {path.name for path in out.iterdir()}
+    assert {f"battery.{kind}", f"plane.{kind}", f"curves.{kind}", "runs.csv"} <= {path.name for path in paths}
+    again = {path: path.read_bytes() for path in paths}
+    assert write_figures(report, out, kind) == paths
+    assert {path: path.read_bytes() for path in paths} == again
+    figure = (out / f"plane.{kind}").read_bytes()
+    if kind == "svg":
+        root = ElementTree.fromstring(figure)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert b"#57606a" in figure
+        assert b"currentColor" not in figure
+    else:
+        assert figure.startswith(b"%PDF")
+    with (out / "comparison.csv").open(newline="") as file:
+        lines = {line["arm"]: line for line in csv.DictReader(file)}
+    free = report.rows[1]
+    assert float(lines["free"]["headline"]) == free.headline.value
+    assert float(lines["free"]["over_baseline_low"]) == free.differences["baseline"].low  # type: ignore[union-attr]
+    assert lines["vae"]["verdict"] == "better"
+    assert lines["baseline"]["verdict"] == lines["baseline"]["over_baseline"] == ""
+    with (out / "runs.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == sum(len(run.evaluation.estimates) for run in report.runs)
+
+
+def test_one_seed_has_no_ends_in_a_file(study: StudyFolder) -> None:
+    study.add("baseline", 0, 1.5)
+    study.add("free", 0, 1.4, kl=0.5)
+    write_figures(study.read(), study.out / "files")
+    with (study.out / "files" / "comparison.csv").open(newline="") as file:
+        (_, free) = csv.DictReader(file)
+    assert (free["over_baseline_low"], free["over_baseline_high"]) == ("", "")
+    assert free["verdict"] == "too few seeds"
+
+
+def test_a_folder_is_reported_as_its_study_was(usual: StudyFolder) -> None:
+    """Title, command and controls come from study.json; without it the control is the first arm without a
+    latent.
+    """
+    shown = read_folder(usual.out)
+    assert (shown.title, shown.controls) == (usual.out.name, ("baseline",))
+    write_record(
+        usual.out, StudyRecord(title="Mine", description="d", command="c", controls=["baseline", "free"])
+    )
+    shown = read_folder(usual.out)
+    assert (shown.title, shown.command, shown.controls) == ("Mine", "c", ("baseline", "free"))
+    assert read_folder(usual.out, ["vae"]).controls == ("vae",)
+    with pytest.raises(UserError, match="no arm 'fre'; known: baseline, free, vae; did you mean 'free'"):
+        read_folder(usual.out, ["fre"])
+    (usual.out / "study.json").write_text('{"title": 3}')
+    with pytest.raises(UserError, match=r"study\.json: title: .*; description: "):
+        read_folder(usual.out)
+
+
+def test_the_command_writes_the_page_and_the_files(
+    usual: StudyFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["lvlm", "report", str(usual.out), *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    assert report("--figures", str(usual.out / "figures"), "--format", "pdf") == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"report: {(usual.out / 'report.html').resolve().as_uri()}\n"
+    assert "nll_iwae_16" in shown.err
+    assert (usual.out / "figures" / "battery.pdf").is_file()
+    assert report("--figures", "x", "--format", "pgn") == 2
+    assert "unknown format of figures 'pgn'; known: pdf, svg" in capsys.readouterr().err
+    assert report("--figures", "") == 2
+    assert report("--control", "fre") == 2
+    assert "did you mean 'free'?" in capsys.readouterr().err

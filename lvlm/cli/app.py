@@ -133,6 +133,26 @@ def _show_report(page: Path) -> None:
     print(f"report: {page.resolve().as_uri()}")
 
 
+@described_by("lvlm.report.page:report_folder", control="controls", format="kind")
+def report(
+    out: str,
+    control: Annotated[list[str] | None, typer.Option(metavar="ARM")] = None,
+    figures: Annotated[str | None, typer.Option(metavar="DIR")] = None,
+    format: Annotated[str, typer.Option(metavar="svg|pdf")] = "svg",
+) -> None:
+    """Write the report of a study's folder anew, and its figures and numbers as files."""
+    from lvlm.report import report_folder
+
+    page = report_folder(
+        out,
+        controls=control or [],
+        figures=figures,
+        kind=format,  # type: ignore[arg-type]  # checked there
+        console=progress(),
+    )
+    print(f"report: {page.resolve().as_uri()}")
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
@@ -147,6 +167,7 @@ def _version(
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "study": study,
+    "report": report,
     "eval": measure.evaluate,
     "doctor": measure.doctor,
     "steer": measure.steer,

@@ -105,8 +105,8 @@ class TokenizerCodec:
         self.vocab = max(ids.values(), default=-1) + 1
         self.name = f"tokenizer {hashlib.sha256(content).hexdigest()[:16]}"
         self.end: int | None = next((ids[token] for token in ENDS if token in ids), None)
-        falls_back = b'"ByteFallback"' in content
-        self._bytes = {ids[token] for token in BYTES if token in ids} if falls_back else set()
+        self._falls_back = b'"ByteFallback"' in content
+        self._ends_bytes = set(ids.values()) - {ids[token] for token in BYTES if token in ids}
 
     def id_of(self, token: str) -> int:
         """The id of a token.
@@ -134,13 +134,16 @@ class TokenizerCodec:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens too; an id that the tokenizer doesn't have is left out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        listed = list(ids)  # of none, a decoder that strips spaces on the right would panic
+        return str(self._tokenizer.decode(listed, skip_special_tokens=False)) if listed else ""
 
     def unsettled(self, ids: Sequence[int]) -> int:
         """How many of the last ids are bytes in a row: one more that makes them no UTF-8 turns the text of
         all of them into U+FFFD.
         """
-        return next((n for n, token in enumerate(reversed(ids)) if token not in self._bytes), len(ids))
+        if not self._falls_back:
+            return 0
+        return next((n for n, token in enumerate(reversed(ids)) if token in self._ends_bytes), len(ids))
 
 
 TextCodec = ByteCodec | TokenizerCodec

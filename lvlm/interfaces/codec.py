@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 UNFINISHED = "\ufffd"  # what a codec makes of half a character
 
-MOST_DECODED = 256  # ids that are decoded again for each new one
-CONTEXT = 64  # ids before the newest text that are decoded with it
+MOST_DECODED = 128  # ids that are decoded again for each new one
+CONTEXT = 48  # ids before the newest text that are decoded with it
 SHARED = 8  # characters by which we see that a part of the ids decodes as it does within the whole
 
 

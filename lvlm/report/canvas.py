@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from markupsafe import escape
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
@@ -20,6 +22,10 @@ _MARKERS = "osD^vPX*"
 
 CONTROL_COLOUR = "#808080"
 
+GREY = "#57606a"
+
+FigureFormat = Literal["svg", "pdf"]
+
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 
 
@@ -28,10 +34,45 @@ class Style(NamedTuple):
     marker: str
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
+    """A figure: on a page, as SVG in the page's colours; as a file, in ink of its own.
+
+    key    a word for its file, and in front of every id on a page
+    alt    what it shows, in words and numbers
+    note   how to read it
+    """
+
     title: str
-    svg: str
-    note: str  # how to read it
+    key: str
+    canvas: Canvas
+    alt: str
+    note: str
+
+    @property
+    def svg(self) -> str:
+        """An inline element: ids made unique on the page, ink made the page's own, XML preamble dropped."""
+        svg = self.saved("svg").decode()
+        svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+        svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.key}-", svg)
+        svg = re.sub(
+            r' xmlns(:\w+)?="[^"]*"', "", svg
+        )  # HTML needs none; without 'http:' it is easy to check
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(self.alt)}" ', 1)
+
+    def file(self, kind: FigureFormat) -> bytes:
+        """A file of its own, whose grey ink stands out from white and black; the same bytes every time."""
+        if kind == "pdf":
+            return self.saved("pdf")
+        return self.saved("svg").replace(INK.encode(), GREY.encode())
+
+    def saved(self, kind: FigureFormat) -> bytes:
+        """As matplotlib writes it, without a date."""
+        buffer = io.BytesIO()
+        dated = {"svg": "Date", "pdf": "CreationDate"}[kind]
+        with rc_context(SETTINGS):
+            self.canvas.savefig(buffer, format=kind, transparent=True, metadata={dated: None})
+        return re.sub(rb"<metadata>.*?</metadata>", b"", buffer.getvalue(), flags=re.DOTALL)
 
 
 def styles(report: Report) -> dict[str, Style]:
@@ -66,24 +107,6 @@ def new_canvas(height: float, panels: int = 1, width: float = 7.2) -> tuple[Canv
         axis.grid(color="#80808033", linewidth=0.6)
         axis.set_axisbelow(True)
     return canvas, list(axes[0])
-
-
-def as_svg(canvas: Canvas, key: str, alt: str) -> str:
-    """The figure as an inline element: ids made unique on the page, ink made the page's own, XML preamble
-    dropped.
-
-    key   goes in front of every id
-    alt   what the figure shows, in words and numbers
-    """
-    buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", transparent=True)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
-    svg = re.sub(
-        r' xmlns(:\w+)?="[^"]*"', "", svg
-    )  # HTML needs none; without 'http:' a page is easy to check
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
 def style_of(report: Report, arm: str, *, hollow: bool = False) -> dict[str, Any]:

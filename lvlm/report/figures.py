@@ -20,7 +20,6 @@ from lvlm.report.canvas import (
     INK,
     SETTINGS,
     Picture,
-    as_svg,
     finish,
     new_canvas,
     plain,
@@ -102,7 +101,7 @@ def _battery(report: Report) -> Picture:
         else "These intervals are of one arm alone, over seeds and windows."
     )
     note += " One seed has none." if any(len(row.runs) == 1 for row in report.rows) else ""
-    return Picture("Battery of estimators", as_svg(canvas, "battery", alt), note)
+    return Picture("Battery of estimators", "battery", canvas, alt, note)
 
 
 def _rate_distortion(report: Report) -> Picture | None:
@@ -158,7 +157,7 @@ def _rate_distortion(report: Report) -> Picture | None:
         "value at their end. Down and to the left is better. ce_posterior has seen the answer: only its sum "
         "with the rate is a bound, and it means nothing alone."
     )
-    return Picture("Rate-distortion plane", as_svg(canvas, "plane", alt), note)
+    return Picture("Rate-distortion plane", "plane", canvas, alt, note)
 
 
 def _plane_points(runs: Sequence[Run]) -> Iterator[tuple[tuple[float, float], bool]]:
@@ -239,7 +238,7 @@ def _curves(report: Report) -> Picture | None:
         "Thin lines are seeds, thick ones their mean. In the middle, codes are read from where a seed leaves "
         "zero. On the right, dotted lines are the budgets: KL below is free."
     )
-    return Picture("Learning curves", as_svg(canvas, "curves", alt), note)
+    return Picture("Learning curves", "curves", canvas, alt, note)
 
 
 def _in_groups(by_place: dict[int, float]) -> dict[int, float]:
@@ -284,7 +283,7 @@ def _by_position(report: Report) -> Picture | None:
         "right, ce_posterior has seen the answer, and is no likelihood: only its shape is to be read "
         "beside nll_exact."
     )
-    return Picture("KL and cross-entropy by position", as_svg(canvas, "position", alt), note)
+    return Picture("KL and cross-entropy by position", "position", canvas, alt, note)
 
 
 Points = dict[str, list[tuple[float, float | None]]]
@@ -368,4 +367,4 @@ def _steering(report: Report) -> Picture | None:
         "samples that share "
         "no codes, or codes of the prior. An arm without a latent shows those alone."
     )
-    return Picture("Steering", as_svg(canvas, "steering", alt), note)
+    return Picture("Steering", "steering", canvas, alt, note)

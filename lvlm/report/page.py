@@ -11,8 +11,13 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
-from lvlm.report import canvas, figures, steering, tables, verdicts, words
+from lvlm.errors import one_of
+from lvlm.report import canvas, steering, tables, verdicts, words
+from lvlm.report.canvas import FigureFormat
 from lvlm.report.data import read_report
+from lvlm.report.figures import draw
+from lvlm.report.files import write_figures
+from lvlm.report.folder import read_folder
 from lvlm.report.rows import Report, ReportRun, Run
 
 _INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
@@ -67,7 +72,7 @@ def render_report(report: Report) -> Path:
         diagnostics_arms=[cells[0].text for cells in diagnostics.rows],
         costs=tables.costs(report),
         styles=canvas.styles(report),
-        figures=figures.draw(report),
+        figures=draw(report),
         samples=samples,
         recipes=[(arm, next(r.recipe for r in report.runs if r.arm == arm)) for arm in report.arms],
         evaluation=report.runs[0].evaluation,
@@ -92,6 +97,37 @@ def write_report(
     return render_report(
         read_report(out, title=title, description=description, command=command, controls=controls, runs=runs)
     )
+
+
+def report_folder(
+    out: str | Path,
+    *,
+    controls: Sequence[str] = (),
+    figures: str | Path | None = None,
+    kind: FigureFormat = "svg",
+    console: Console | None = None,
+) -> Path:
+    """Write the page of a study's folder anew, from the evaluations that its runs have now.
+
+    Args:
+        out: the folder that `lvlm study --out` wrote.
+        controls: arms to compare with, in place of the study's own; the first gives the verdicts.
+        figures: a folder for the figures as files, with the numbers as CSV.
+        kind: of the figures, 'svg' or 'pdf'.
+        console: where the table goes; quiet unless given.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: no such folder, arm or kind, runs that can't be compared, no evaluated run.
+    """
+    one_of(kind, FigureFormat, "format of figures")
+    report = read_folder(out, controls)
+    page = report_study(report, console or Console(quiet=True))
+    if figures is not None:
+        write_figures(report, figures, kind)
+    return page
 
 
 def report_study(report: Report, console: Console) -> Path:

@@ -6,7 +6,6 @@ a table of their own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -51,8 +50,8 @@ def _cell(value: float | None, form: str = ".4f") -> Cell:
 def _interval(value: Interval | None, form: str = ".4f") -> Cell:
     if value is None:
         return NOTHING
-    known = math.isfinite(value.low) and math.isfinite(value.high)  # of one seed nothing is
-    return Cell(f"{value.value:{form}}", f"[{value.low:{form}}, {value.high:{form}}]" if known else "")
+    ends = f"[{value.low:{form}}, {value.high:{form}}]" if value.has_ends else ""  # one seed has none
+    return Cell(f"{value.value:{form}}", ends)
 
 
 def _count(number: float | None) -> Cell:

@@ -57,7 +57,15 @@ def word_of(gap: Interval | None, *, seeds: int, exact: bool, diverged: bool) ->
 def verdicts(report: Report) -> list[Verdict]:
     """One for each arm beside the control, over all its seeds."""
     control = report.control_row
-    return [_verdict(row, control) for row in report.rows if control and row is not control]
+    found = [_verdict(row, control) for row in report.rows if control and row is not control]
+    lost: dict[str, list[str]] = {}
+    for run in report.left_out:
+        if run.arm not in (*report.arms, report.control):
+            lost.setdefault(run.arm, []).append(f"seed {run.seed} {run.why}")
+    found += [
+        Verdict("cannot say", arm, f"has no evaluated run: {'; '.join(why)}.") for arm, why in lost.items()
+    ]
+    return found
 
 
 def _verdict(row: Row, control: Row) -> Verdict:

@@ -23,6 +23,11 @@ class Interval:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
+    def has_ends(self) -> bool:
+        """Whether anything is known of its width."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
     def above_zero(self) -> bool:
         """Whether the interval lies above 0."""
         return self.low > 0

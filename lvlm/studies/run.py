@@ -3,6 +3,7 @@ one report.
 
 OUT/ARM/seedK/      a run each (lvlm.runs.folder)
 OUT/report.html     the comparison
+OUT/study.json      what the study was run as, for reports that are made later
 """
 
 from __future__ import annotations
@@ -53,10 +54,14 @@ def run_study(
         RunsFailed: runs diverged or found no memory; the report of the others is written.
     """
     from lvlm.recipe.study import read_study
-    from lvlm.report import ReportRun, read_report, report_study
+    from lvlm.report import ReportRun, StudyRecord, read_report, report_study, write_record
 
     study = read_study(source, overrides, plugin_files=plugin_files)
     claim_study(out, study.arms)
+    record = StudyRecord(
+        title=study.name, description=study.description, command=command, controls=list(study.controls)
+    )
+    write_record(out, record)
     total, began, worked = len(study.runs), time.monotonic(), 0
     console.print(
         f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}", highlight=False
@@ -77,10 +82,10 @@ def run_study(
         raise RunsFailed(f"{out}: no run of the study came to its end: {'; '.join(failed)}", None)
     report = read_report(
         out,
-        title=study.name,
-        description=study.description,
-        command=command,
-        controls=study.controls,
+        title=record.title,
+        description=record.description,
+        command=record.command,
+        controls=record.controls,
         runs=reported,
     )
     page = report_study(report, console)
@@ -170,7 +175,9 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
             return
         if not out.is_dir():
             raise UserError(f"{out}: is a file; name a folder for the study")
-        others = {path.name for path in out.iterdir()} - {*arms, "report.html"}
+        from lvlm.report.folder import STUDY
+
+        others = {path.name for path in out.iterdir()} - {*arms, "report.html", STUDY}
         if others and not any(is_run(run) for run in out.glob("*/seed*")):
             raise UserError(f"{out}: holds other files and no study; name another folder with --out")
 
