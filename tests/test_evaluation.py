@@ -14,6 +14,8 @@ import pytest
 import lvlm
 from lvlm.data.letters import ENTROPY_NATS
 from lvlm.errors import UserError
+from lvlm.runs.opened import open_run
+from lvlm.statistics import window_interval
 from tests.tiny import land_better_checkpoint, steps_of, tiny, write_text
 
 FILTER = '''
@@ -79,9 +81,14 @@ def register_backbones(register):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
-    lvlm.train(tiny("free", write_text(folder)), folder / "run")
+    lvlm.train(tiny("free", text), folder / "run")
     return folder / "run"
 
 
@@ -290,3 +297,69 @@ def test_the_controls_train_and_their_codes_tell_nothing(codes: str, tmp_path: P
     assert ("kl" in names) == (codes == "shuffled")
     assert ("ce_prior" in names) == (codes == "prior")
     assert "elbo" in nats(lvlm.evaluate(tmp_path / "run"))
+
+
+def test_the_lowest_bound_is_chosen_on_validation_windows_and_scored_on_the_test_s(
+    tmp_path: Path, run: Path
+) -> None:
+    """The choice sees no test window, so what is chosen is a bound there; it need not be the lowest there."""
+    found = lvlm.evaluate(shutil.copytree(run, tmp_path / "run", ignore=NO_NUMBERS))
+    choice = found["chosen_on"]
+    assert choice is not None
+    assert choice["windows_hash"] == open_run(run).data.windows(4, split="validation").digest
+    assert choice["windows_hash"] != found["windows_hash"]
+    assert choice["windows"] == 4
+    bounds = {name for name, one in found["estimates"].items() if one["bound"]}
+    assert set(choice["nats_per_token"]) == bounds
+    assert found["headline"] == min(choice["nats_per_token"], key=choice["nats_per_token"].__getitem__)
+
+
+def test_a_headline_that_the_recipe_names_is_not_chosen(text: Path, tmp_path: Path) -> None:
+    lvlm.train(tiny("free", text, evaluate={"headline": "elbo"}), tmp_path / "run")
+    found = lvlm.evaluate(tmp_path / "run")
+    assert (found["headline"], found["chosen_on"]) == ("elbo", None)
+
+
+def test_where_all_codes_can_be_tried_the_likelihood_is_the_headline(tmp_path: Path) -> None:
+    small: dict[str, Any] = {
+        "extends": "coin_bit",
+        "train": {"steps": 2, "rows": 2, "evaluate_every": 2, "evaluate_windows": 2, "warmup_steps": 0},
+        "evaluate": {"windows": 4, "rows": 4, "k": 2},
+    }
+    lvlm.train(small, tmp_path / "run")
+    found = lvlm.evaluate(tmp_path / "run")
+    assert (found["headline"], found["chosen_on"]) == ("nll_exact", None)
+
+
+def test_codes_are_read_where_their_worth_is_surely_above_zero(run: Path) -> None:
+    """By the interval over windows of ce_prior less ce_posterior; without ce_prior nobody knows."""
+    found = lvlm.evaluate(run)
+    with np.load(run / "evaluation.npz") as arrays:
+        gap = arrays["ce_prior"] - arrays["ce_posterior"]
+        expected = window_interval(gap, arrays["targets"])
+    worth = found["worth_nats_per_token"]
+    assert worth is not None
+    assert worth == pytest.approx({"value": expected.value, "low": expected.low, "high": expected.high})
+    assert found["reads"] is (worth["low"] > 0)
+    without = lvlm.evaluate(run, estimators=["elbo"])
+    assert (without["worth_nats_per_token"], without["reads"]) == (None, None)
+
+
+def test_gaps_between_bounds_are_paired_by_window(run: Path) -> None:
+    found = lvlm.evaluate(run)
+    bounds = [name for name, one in found["estimates"].items() if one["bound"]]
+    assert len(found["gaps"]) == len(bounds) * (len(bounds) - 1) / 2
+    for gap in found["gaps"]:
+        between = nats(found)[gap["higher"]] - nats(found)[gap["lower"]]  # type: ignore[arg-type]
+        assert gap["value"] == pytest.approx(between)
+        assert gap["low"] <= gap["value"] <= gap["high"]
+
+
+def test_the_error_of_draws_is_known_from_repeats_alone(run: Path) -> None:
+    once = lvlm.evaluate(run, estimators=["smc", "elbo"])["estimates"]
+    assert once["nll_smc_2"]["noise_stderr"] is None
+    thrice = lvlm.evaluate(run, estimators=["smc", "elbo"], repeats=3)["estimates"]
+    assert thrice["nll_smc_2"]["noise_stderr"] is not None
+    assert thrice["nll_smc_2"]["nats_per_token"] != once["nll_smc_2"]["nats_per_token"]
+    with pytest.raises(UserError, match="repeats is 0; it is at least 1"):
+        lvlm.evaluate(run, repeats=0)

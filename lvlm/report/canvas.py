@@ -24,6 +24,8 @@ CONTROL_COLOUR = "#808080"
 
 GREY = "#57606a"
 
+WIDTH = 7.2
+
 FigureFormat = Literal["svg", "pdf"]
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
@@ -48,6 +50,11 @@ class Picture:
     canvas: Canvas
     alt: str
     note: str
+
+    @property
+    def wide(self) -> bool:
+        """Whether it takes the whole width of a page."""
+        return self.canvas.get_figwidth() > WIDTH
 
     @property
     def svg(self) -> str:
@@ -100,7 +107,7 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-def new_canvas(height: float, panels: int = 1, width: float = 7.2) -> tuple[Canvas, list[Axes]]:
+def new_canvas(height: float, panels: int = 1, width: float = WIDTH) -> tuple[Canvas, list[Axes]]:
     canvas = Canvas(figsize=(width, height), layout="constrained")
     axes = canvas.subplots(1, panels, squeeze=False)
     for axis in axes[0]:

@@ -243,6 +243,8 @@ def diagnostics(report: Report) -> Table:
     if all(row.estimates.keys() <= {EXACT} for row in report.rows):
         return Table(headers, rows)
     for row in report.rows:
+        # before version 3 the error was guessed from one set of weights
+        repeated = all(one.evaluation.version >= 3 for one in row.runs)
         for name, interval in row.estimates.items():
 
             def mean(of: str, name: str = name, row: Row = row) -> float | None:
@@ -253,7 +255,7 @@ def diagnostics(report: Report) -> Table:
             cells = [
                 _interval(interval),
                 _interval(row.over_control.get(name), "+.4f"),
-                _cell(mean("noise_stderr")),
+                _cell(mean("noise_stderr") if repeated else None),
                 _cell(mean("ess"), ".1f"),
                 _cell(mean("log_weight_variance"), ".3g"),
             ]
