@@ -26,6 +26,7 @@ import lvlm_codebooks
 import lvlm_free
 import lvlm_gptvae
 from lvlm.errors import UserError, literals, nearest, one_of
+from lvlm.registry.registry import Registry
 
 # What the core says of itself, and nobody chooses: no option, and `lvlm.interfaces` stands on nothing.
 SAID = {"Case.trouble", "Finding.tone", "from_kind.trouble"}
@@ -128,7 +129,6 @@ def windows(kind: str) -> Callable[[Any], object]:
     """Windows of a kind's example from a split of that name."""
 
     def call(split: Any) -> object:
-        from lvlm.registry.registry import Registry
         from lvlm.testing import write_corpus
 
         params: Any = Registry.load().get("data", kind).params
@@ -140,7 +140,6 @@ def windows(kind: str) -> Callable[[Any], object]:
 
 def of_term(kind: str) -> Callable[[Any], object]:
     def call(per: Any) -> object:
-        from lvlm.registry.registry import Registry
 
         params: Any = Registry.load().get("term", kind).params.example()
         return params.build(budget_nats=0.1, per=per)
@@ -372,6 +371,23 @@ def test_other_words(call: Callable[[], object], words: str) -> None:
     """Those whose choices no annotation holds: kinds, GPUs, devices."""
     with pytest.raises(UserError, match=words):
         call()
+
+
+@pytest.mark.parametrize("name", ["share_codes", "compile"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_word_is_neither_true_nor_false(name: str, value: Any) -> None:
+    options: Any = {name: value}
+    with pytest.raises(UserError, match=f"{name} is {value!r}; it is True or False"):
+        lvlm.generate(model(), "K>", 1, **options)
+
+
+def test_names_of_estimators() -> None:
+    with pytest.raises(UserError, match=r"estimators is 'elbo'; it is a list of names: \['elbo'\]"):
+        lvlm.evaluate("no run", estimators="elbo")
+    estimators: Any = [3, None, ["elbo"]]
+    for wrong in estimators:
+        with pytest.raises(UserError, match="unknown estimator .*; known: elbo, "):
+            Registry.load().get("estimator", wrong)
 
 
 def test_precisions_of_the_parts_of_a_training() -> None:
