@@ -41,7 +41,8 @@ tests: setup  ## a test uses one core, so two at a time
 
 test-extras: extras  ## what skips without an extra, the docs, the wheel in an environment of its own
 	LVLM_NO_SKIPS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile $(if $(COVERAGE),$(COV) --cov-append) \
-	    tests/test_export.py tests/test_harness.py tests/test_play.py tests/test_precision.py \
+	    tests/test_export.py tests/test_harness.py tests/test_harness_options.py tests/test_harness_tokens.py \
+	    tests/test_play.py tests/test_precision.py \
 	    'tests/test_docs.py::test_what_is_documented_works[docs/export.md]'
 	$(MAKE) docs
 	$(MAKE) wheel

@@ -10,13 +10,13 @@ imported when it is first used, so that `import lvlm` takes no time.
     check_data(folder)
         Read all of what `prepare_data` wrote and compare it with its manifest.
     doctor(run, …) -> Examination
-        Examine whether the latent of a run lives, and find what to try when it doesn't.
+        Examine whether the decoder of a run reads its codes, and find what to try when it doesn't.
     encode(model, texts, …) -> list[Encoded]
         Encode texts: the posterior of each, and codes drawn from it.
     encode_text(run, text, …) -> list[Encoded]
         Encode a text of any length with the model of a run, in windows.
     evaluate(run, …) -> Evaluation
-        Evaluate a run's best checkpoint on its test windows.
+        Evaluate a run's selected checkpoint on its test windows.
     export(run, out, …) -> Path
         Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
     generate(model, prompts, tokens=200, …) -> list[Sample]
@@ -36,7 +36,7 @@ imported when it is first used, so that `import lvlm` takes no time.
     plugins(…) -> list[PluginInfo]
         List every plugin, with its kinds, or with the reason why it failed.
     prepare_data(inputs, out, …) -> Path
-        Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
+        Tokenise text once, into a folder for `kind: bins`. The text is read twice, a piece at a time.
     sample(run, prompt, tokens=200, …) -> list[Sample]
         Continue prompts with the model of a run.
     schema(…) -> dict[str, Any]
@@ -44,9 +44,9 @@ imported when it is first used, so that `import lvlm` takes no time.
     score(model, prompt, continuation, …) -> Score
         Log-probability of a continuation after a prompt, as generation has it.
     steer(run, …) -> Steering
-        Measure what the codes of a run's best checkpoint steer, and keep it in the run's steering.json.
+        Measure what the codes of a run's selected checkpoint steer, and keep it in the run's steering.json.
     stream(model, prompts, tokens=200, …) -> Generator[Piece, None, list[Sample]]
-        Continue prompts piece by piece: the texts of a row's pieces, put together, are its text.
+        Continue prompts piece by piece; the pieces of a row, joined, are its text.
     study(source, out, *overrides, …) -> Path
         Run a study and write its report; what is finished already isn't run again.
     train(recipe, out, *overrides, …) -> Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
@@ -15,6 +16,20 @@ class UserError(ValueError):
 
 class NotFinite(UserError):
     """NaN or infinity where a number belongs."""
+
+
+class Diverged(UserError):
+    """A training that can't go on: its loss, gradient or validation isn't finite, or its gradient spikes.
+
+    Args:
+        step: the step that wasn't taken, or after which the validation broke.
+        reason: in words, without the run's name.
+        message: all of it, with what may help.
+    """
+
+    def __init__(self, step: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.step, self.reason = step, reason
 
 
 INSTALL = "in a clone of lvlm, pip install -e '.[{extra}]'"
@@ -49,6 +64,19 @@ class Interrupted(Exception):
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+class RunsFailed(Exception):
+    """A study of which some runs diverged or found no memory, after all others ran; the exit status is 1.
+
+    Args:
+        message: names the runs.
+        report: the path of the report of the others; None where there is none.
+    """
+
+    def __init__(self, message: str, report: Path | None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

@@ -21,10 +21,12 @@ import torch
 import lvlm
 from lvlm.cli.app import main
 from lvlm.data.rows import TokenSource
-from lvlm.errors import UserError
+from lvlm.errors import NotFinite, UserError
 from lvlm.evaluation.run import _excess
 from lvlm.likelihood.estimate import Estimates
 from lvlm.registry.registry import Registry
+from lvlm.report.folder import read_folder
+from lvlm.runs.folder import read_record
 from tests.tiny import before_step, logged, steps_of, tiny, write_text
 
 
@@ -520,6 +522,19 @@ STUDY = {
 }
 
 
+def test_an_evaluation_says_which_step_it_scored(place: Path, run_lvlm: Lvlm) -> None:
+    run = place / "runs" / "free"
+    last = run_lvlm("eval", run, "--estimators", "elbo")
+    assert "step 10 of 10, the last checkpoint; 4 test windows" in last.out
+    other = run_lvlm("eval", run, "--estimators", "elbo", "--step", 8)
+    assert "step 8 of 10, as asked for, which is not the selected checkpoint; 4 test windows" in other.out
+    found = run_lvlm("eval", run, "--estimators", "elbo", "--step", 8, "--json")
+    assert json.loads(found.out)["step"] == 8
+    wrong = run_lvlm("eval", run, "--step", 9)
+    assert wrong.status == 2
+    assert "no checkpoint of step 9; kept: 8, 10; the nearest is 8" in wrong.err
+
+
 @pytest.fixture
 def study(place: Path, tmp_path: Path) -> Callable[..., Path]:
     """Writes a study file beside copies of the recipes."""
@@ -620,3 +635,122 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(
     assert ran.status == 0
     assert steps_of(out / "plain" / "seed0")[-1] == 4
     assert (out / "report.html").exists()
+
+
+# ------------------------------------------------------------------------------------------ runs that fail
+
+
+HOT = {"extends": "free.yaml", "train": {"learning_rate": 1e30, "warmup_steps": 0}}
+
+
+def test_a_study_with_a_run_that_diverges_runs_the_rest_and_names_it(
+    study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arms = {"plain": {}, "hot": HOT, "free": {"extends": "free.yaml"}}
+    ran = run_lvlm("study", study(arms=arms), "--out", out)
+    assert ran.status == 1
+    reasons = [read_record(out / "hot" / f"seed{seed}")["diverged"] for seed in (0, 1)]
+    for seed, found in enumerate(reasons):
+        assert f"hot, seed {seed} diverged at step {found['step']}: {found['reason']}" in ran.err
+        assert "finite" in found["reason"] or "NaN" in found["reason"]
+    assert ran.err.splitlines()[-1].startswith("lvlm: 2 of 6 runs are left out: hot, seed 0 diverged at step")
+    for arm in ("plain", "free"):
+        for seed in (0, 1):
+            assert (out / arm / f"seed{seed}" / "evaluation.json").exists()
+            assert "diverged" not in read_record(out / arm / f"seed{seed}")
+    page = out / "report.html"
+    assert ran.out == f"report: {page.resolve().as_uri()}\n"
+    assert f"hot, seed 1 diverged at step {reasons[1]['step']}" in page.read_text()
+
+    before = times(out, ".jsonl", ".npz", ".safetensors", ".pt")
+    again = run_lvlm("study", study(arms=arms), "--out", out)
+    assert again.status == 1
+    assert times(out, ".jsonl", ".npz", ".safetensors", ".pt") == before, "something ran again"
+    folder = out / "hot" / "seed0"
+    assert f"it is passed over. To try again, delete {folder} or change the recipe of the arm" in again.err
+    assert any(why.startswith("hot, seed 0 diverged at step") for why in read_folder(out).left_out)
+
+    cooler = {**arms, "hot": {"extends": "free.yaml", "train": {"learning_rate": 1e-4}}}
+    mended = run_lvlm("study", study(arms=cooler), "--out", out)
+    assert mended.status == 0, mended.err
+    assert "its recipe changed, so it is trained anew" in mended.err
+    assert "diverged" not in read_record(folder)
+    assert "diverged" not in page.read_text()
+
+
+def test_a_study_of_which_every_run_diverges_names_them_all(
+    study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path
+) -> None:
+    ran = run_lvlm("study", study(arms={"hot": HOT}, control="hot", seeds=[0, 1]), "--out", tmp_path / "out")
+    assert (ran.status, ran.out) == (1, "")
+    assert "no run of the study came to its end: hot, seed 0 diverged" in ran.err
+    assert "hot, seed 1 diverged" in ran.err
+
+
+def test_a_study_without_its_control_has_a_report(
+    study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path
+) -> None:
+    hot = {"train": {"learning_rate": 1e30, "warmup_steps": 0}}
+    arms = {"plain": hot, "free": {"extends": "free.yaml"}}
+    ran = run_lvlm("study", study(arms=arms), "--out", tmp_path / "out")
+    assert ran.status == 1
+    assert "plain, seed 0 diverged" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("broken", ["train", "headline"])
+def test_what_breaks_in_the_evaluation_is_a_run_that_diverged(
+    study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Weights that were finite on the validation windows may not be so on a test window."""
+    module = sys.modules["lvlm.evaluation.run"]
+    original = module.estimate  # type: ignore[attr-defined]
+
+    def poisoned(model: Any, *args: Any, **options: Any) -> Any:
+        found = original(model, *args, **options)
+        if model.latent is not None:
+            if broken == "train":
+                raise NotFinite("the numbers of the posterior hold NaN")
+            for nats in found.nats.values():
+                nats[0] = np.nan
+        return found
+
+    monkeypatch.setattr(module, "estimate", poisoned)
+    out = tmp_path / "out"
+    ran = run_lvlm("study", study(seeds=[0]), "--out", out)
+    assert ran.status == 1
+    assert read_record(out / "free" / "seed0")["diverged"]["step"] == 4
+    reason = {"train": "hold NaN", "headline": "of the test windows is not finite"}[broken]
+    assert "free, seed 0 diverged at step 4: " in ran.err
+    assert reason in (out / "report.html").read_text()
+
+
+def test_a_run_without_memory_is_left_out_and_tried_again(
+    study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def no_memory() -> None:
+        torch.empty(2**60)  # what the allocator of a CPU really says
+
+    with monkeypatch.context() as patch:
+        before_step(patch, 2, no_memory)
+        ran = run_lvlm("study", study(seeds=[0]), "--out", out)
+    assert ran.status == 1
+    assert "plain, seed 0 found no memory" in ran.err
+    assert "free, seed 0 found no memory" in ran.err
+    again = run_lvlm("study", study(seeds=[0]), "--out", out)
+    assert again.status == 0, again.err
+
+
+def test_an_evaluation_of_another_step_than_the_selected_one_is_made_anew(
+    study: Callable[..., Path], run_lvlm: Lvlm, tmp_path: Path
+) -> None:
+    """As versions left it that chose by the ELBO."""
+    out = tmp_path / "out"
+    run_lvlm("study", study(seeds=[0]), "--out", out)
+    path = out / "free" / "seed0" / "evaluation.json"
+    whole = path.read_text()
+    path.write_text(json.dumps({**json.loads(whole), "step": 2}))
+    assert run_lvlm("study", study(seeds=[0]), "--out", out).status == 0
+    assert path.read_text() == whole

@@ -174,7 +174,7 @@ def test_options_leave_the_declared_evaluation_alone(run: Path) -> None:
 def test_a_better_checkpoint_that_lands_in_the_middle_lends_its_name_to_no_number(
     moment: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers, step and hash are of the checkpoint that was best when the run was opened."""
+    """Numbers, step and hash are of the checkpoint that was selected when the run was opened."""
     old, new = (shutil.copytree(run, tmp_path / name, ignore=NO_NUMBERS) for name in ("old", "new"))
     alone = lvlm.evaluate(old)
     with monkeypatch.context() as patch:

@@ -110,7 +110,7 @@ pieces = [piece.text for piece in lvlm.stream(model, "a", top_k=3)]
 samples = lvlm.sample("runs/free", "a", samples=2, device="cpu")
 found: lvlm.Evaluation = lvlm.evaluate(Path("runs/free"), estimators=["smc"], k=[4, 16])
 nats: float = found["estimates"]["nll_smc_16"]["nats_per_token"]
-alive: bool | None = found["alive"]
+reads: bool | None = found["reads"]
 plan: lvlm.Plan = lvlm.plan("free", gpus=8)
 step: int = lvlm.doctor("runs/free").newest_step
 name: str = lvlm.check("free").resolved.recipe.name

@@ -290,7 +290,8 @@ evaluate: {headline: elbow}
             "recipes/bad.yaml:12: train.warmup: unknown key 'warmup'; did you mean 'warmup_steps'?",
             "recipes/bad.yaml:13: evaluate.headline: Input should be 'exact', 'elbo', 'prior', 'iwae', "
             "'iwae_prior', "
-            "'iwae_mixture', 'smc', 'smc_prior', 'smc_mixture' or 'smc_deferred'; did you mean 'elbo'?",
+            "'iwae_mixture', 'smc', 'smc_prior', 'smc_mixture', 'smc_deferred' or 'lowest'; did you mean "
+            "'elbo'?",
         ]
 
     def test_a_plugins_own_validator(self, faults: Faults) -> None:
@@ -624,7 +625,7 @@ class TestStudies:
         write("recipes/studies/bits.yaml", STUDY)
         for source in ("bits", "studies/bits", "recipes/studies/bits.yaml"):
             study = read_study(source, registry=toy)
-        assert (study.name, study.description, study.control) == ("bits", "How many bits?", "baseline")
+        assert (study.name, study.description, study.controls) == ("bits", "How many bits?", ("baseline",))
         assert (study.seeds, study.arms) == ((0, 1), ["baseline", "free", "wide"])
         assert [(run.arm, run.seed) for run in study.runs] == [
             (arm, seed) for arm in ("baseline", "free", "wide") for seed in (0, 1)
@@ -643,7 +644,7 @@ class TestStudies:
         study = read_study(
             name, ["seeds=[7]", "control=free", "train.rows=2", "arms.wide=null"], registry=toy
         )
-        assert (study.control, [run.seed for run in study.runs]) == ("free", [7, 7, 7])
+        assert (study.controls, [run.seed for run in study.runs]) == (("free",), [7, 7, 7])
         assert {run.resolved.recipe.train.rows for run in study.runs} == {2}
         assert str(study.runs[0].resolved.origins["seed",]) == "override 'seeds=[7]'"
 
@@ -657,7 +658,7 @@ class TestStudies:
             for bits in (4, 8)
             for rate in (0.003, 0.01)
         ]
-        assert study.control == study.arms[0]
+        assert study.controls == (study.arms[0],)
         last = study.runs[-1].resolved
         assert last.recipe.model_dump()["model"]["quantizer"]["bits"] == 8
         assert str(last.origins["model", "quantizer", "bits"]) == "s.yaml:5"
@@ -709,6 +710,18 @@ class TestStudies:
             (
                 ("control: baseline", "control: base"),
                 "bad.yaml:7: control: no arm 'base'; known: baseline, free, wide; did you mean 'baseline'?",
+            ),
+            (
+                ("control: baseline", "controls: [free, base]"),
+                "bad.yaml:7: controls.1: no arm 'base'; known: baseline, free, wide; did you mean 'baseline'?",
+            ),
+            (
+                ("control: baseline", "controls: [free, free]"),
+                "bad.yaml:7: controls: an arm is named twice",
+            ),
+            (
+                ("control: baseline", "control: free\ncontrols: [baseline]"),
+                "bad.yaml:7: control: name the arms in control or in controls, not in both",
             ),
             (
                 ("seeds: [0, 1]", "seeds: [0, -1]"),

@@ -4,33 +4,42 @@ offline.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from lvlm.cli.app import main
 from lvlm.errors import UserError
-from lvlm.likelihood.life import is_alive
 from lvlm.report import (
     Report,
     ReportRun,
+    StudyRecord,
     comparison_table,
+    read_folder,
     read_report,
     render_report,
     report_study,
+    write_figures,
+    write_record,
     write_report,
 )
 from lvlm.report.page import visible
-from lvlm.report.tables import comparison, latents
-from lvlm.report.words import banners, verdicts
+from lvlm.report.tables import Table, comparison, costs, diagnostics, latents
+from lvlm.report.verdicts import verdicts, word_of
+from lvlm.report.words import banners
+from lvlm.statistics import Interval, paired_interval
 
 TARGETS = np.array([10, 30])  # two windows, 40 target tokens
 
@@ -53,6 +62,7 @@ class StudyFolder:
         kl: float | None = None,
         budget: float | None = 1.0,
         oracle: float | None = None,
+        ce_posterior: float | None = None,
         **changes: Any,
     ) -> Path:
         """A baseline when `kl` (nats per slot, one slot per row) is None, else an arm with a latent."""
@@ -63,19 +73,21 @@ class StudyFolder:
         if kl is not None:
             rate = kl * 2 / 40
             values = {
-                "ce_posterior": 0.7777,
+                "ce_posterior": nll if kl > 0.01 else nll + 0.3,
                 "kl": rate,
                 "elbo": nll + 0.2,
                 "ce_prior": nll + 0.3,
                 "nll_iwae_16": nll,
             }
+        if ce_posterior is not None:
+            values["ce_posterior"] = ce_posterior
         if oracle is not None:
             values["nll_oracle"] = oracle
         np.savez(
             folder / "evaluation.npz", targets=TARGETS, **{name: v * TARGETS for name, v in values.items()}
         )
         evaluation = {
-            "schema": 2,
+            "schema": 3,
             "step": 300,
             "windows_hash": "cafe",
             "windows": 2,
@@ -108,7 +120,6 @@ class StudyFolder:
             "tokens_per_second": 1000.0 + seed,
             "peak_memory_mib": 100.0 + seed,
             "sample": {"prompt": "Once ", "text": "upon a time", "tokens": 4, "temperature": 1.0},
-            "alive": None if kl is None else is_alive(kl, budget),
             **changes,
         }
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
@@ -120,13 +131,34 @@ class StudyFolder:
         (folder / "run.json").write_text(json.dumps({"versions": {"torch": "2.9"}, "created": "today"}))
         return folder
 
-    def read(self, control: str = "baseline") -> Report:
+    def nats(self, folder: Path) -> dict[str, Any]:
+        with np.load(folder / "evaluation.npz") as arrays:
+            return dict(arrays)
+
+    def rewrite(self, arm: str, seed: int, **nats: Any) -> None:
+        """Other nats of each window, and the means that go with them."""
+        folder = self.out / arm / f"seed{seed}"
+        arrays = self.nats(folder) | nats
+        np.savez(folder / "evaluation.npz", **arrays)
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        for name, estimate in evaluation["estimates"].items():
+            estimate["nats_per_token"] = float(arrays[name].sum() / TARGETS.sum())
+        (folder / "evaluation.json").write_text(json.dumps(evaluation))
+
+    def jitter(self, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+        """Random changes to the nats of every window; the new ones."""
+        nats = {name: array + rng.normal(0, 1, 2) for name, array in self.nats(folder).items()}
+        nats["targets"] = TARGETS
+        self.rewrite(folder.parent.name, int(folder.name.removeprefix("seed")), **nats)
+        return nats
+
+    def read(self, controls: Sequence[str] = ("baseline",)) -> Report:
         return read_report(
-            self.out, title="A study", description="Why.", command="go", control=control, runs=self.runs
+            self.out, title="A study", description="Why.", command="go", controls=controls, runs=self.runs
         )
 
-    def page(self, control: str = "baseline") -> str:
-        return render_report(self.read(control)).read_text("utf-8")
+    def page(self, controls: Sequence[str] = ("baseline",)) -> str:
+        return render_report(self.read(controls)).read_text("utf-8")
 
 
 @pytest.fixture
@@ -136,7 +168,7 @@ def study(tmp_path: Path) -> StudyFolder:
 
 @pytest.fixture
 def usual(study: StudyFolder) -> StudyFolder:
-    """A baseline, a latent arm that lives, and one of which one run in three is dead."""
+    """A baseline, an arm that reads its codes, and one of which one run in three doesn't."""
     for seed in range(3):
         study.add("baseline", seed, 1.5 + 0.01 * seed)
         study.add("free", seed, 1.6 + 0.01 * seed, kl=0.5)
@@ -144,9 +176,11 @@ def usual(study: StudyFolder) -> StudyFolder:
     return study
 
 
-def cells(report: Report, label: str) -> dict[str, tuple[str, str]]:
-    """One row of the comparison table by 'header unit'."""
-    table = comparison(report)
+def cells(
+    report: Report, label: str, of: Callable[[Report], Table] = comparison
+) -> dict[str, tuple[str, str]]:
+    """One row of a table by 'header unit'."""
+    table = of(report)
     row = next(row for row in table.rows if row[0].text == label)
     return {
         f"{header.text} {header.unit}".strip(): tuple(cell)
@@ -166,6 +200,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.seen: set[str] = set()
         self.tables: dict[str, str] = {}
+        self.text = ""
         self._table = ""
         self.feed(page)
         self.close()
@@ -195,6 +230,8 @@ class Page(HTMLParser):
             self._table = ""
 
     def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
         if self._table:
             self.tables[self._table] = self.tables.get(self._table, "") + data
 
@@ -204,56 +241,65 @@ class Page(HTMLParser):
 
 
 def test_table_values_by_hand(usual: StudyFolder) -> None:
-    row = cells(usual.read(), "free")
+    report = usual.read()
+    row = cells(report, "free")
     assert row["arm"] == ("free", "3 seeds")
     assert row["headline nats/token"][0] == "1.6100"
-    assert row["headline bits/byte"][0] == f"{1.61 / np.log(2):.4f}"
     assert row["difference nats/token"] == ("+0.1000", "[+0.1000, +0.1000]")
     assert row["estimator"] == ("nll_iwae_16", "upper bound")
-    assert [row[f"{name} nats/token"][0] for name in ("elbo", "ce_prior", "raw KL")] == [
-        "1.8100",
-        "1.9100",
-        "0.0250",
-    ]
-    assert row["alive runs"] == ("3 of 3", "[0.29, 1.00]")
-    assert [row[f"{name} parameters"][0] for name in ("backbone", "latent", "table")] == [
+    assert row["raw KL nats/token"][0] == "0.0250"
+    assert row["read seeds"] == ("3 of 3", "[0.29, 1.00]")
+    assert row["worth nats/token"] == ("+0.3000", "[+0.3000, +0.3000]")
+    assert row["parameters"] == ("1.28 M", "latent 45.6 k")
+    baseline = cells(report, "baseline")
+    assert baseline["difference nats/token"][0] == "control"
+    assert baseline["estimator"] == ("nll_exact", "exact")
+    assert baseline["read seeds"][0] == "–"
+    spent = cells(report, "free", costs)
+    assert spent["scored at step"][0] == spent["trained steps"][0] == "300"
+    assert spent["headline bits/byte"][0] == f"{1.61 / np.log(2):.4f}"
+    assert [spent[f"{name} parameters"][0] for name in ("backbone", "latent", "table")] == [
         "1.23 M",
         "45.6 k",
         "0",
     ]
-    assert (row["speed tokens/s"][0], row["memory MiB"][0]) == ("1,001", "102")
-    baseline = cells(usual.read(), "baseline")
-    assert baseline["difference nats/token"][0] == "control"
-    assert baseline["estimator"] == ("nll_exact", "exact")
+    assert (spent["speed tokens/s"][0], spent["memory MiB"][0]) == ("1,001", "102")
 
 
-def test_dead_and_living_runs_are_never_averaged(usual: StudyFolder) -> None:
-    """Each half of the arm meets the control's runs of the same seeds."""
+def test_intervals_are_the_public_function_s(study: StudyFolder) -> None:
+    """Headline, difference, excess and worth, over seeds and windows, come from `lvlm.statistics`."""
+    rng = np.random.default_rng(0)
+    nats: dict[str, list[dict[str, Any]]] = {"baseline": [], "free": []}
+    for seed in range(3):
+        for arm in nats:
+            folder = study.add(arm, seed, 1.5, kl=0.5 if arm == "free" else None, oracle=1.4)
+            nats[arm].append(study.jitter(folder, rng))
+    free, control = nats["free"], nats["baseline"]
+    row = study.read().rows[1]
+
+    def stacked(runs: list[dict[str, Any]], name: str) -> Any:
+        return np.stack([run[name] for run in runs])
+
+    iwae = stacked(free, "nll_iwae_16")
+    assert row.headline == paired_interval(iwae, TARGETS)
+    assert row.differences["baseline"] == paired_interval(iwae - stacked(control, "nll_exact"), TARGETS)
+    assert row.excess == paired_interval(iwae - stacked(free, "nll_oracle"))
+    assert row.worth == paired_interval(stacked(free, "ce_prior") - stacked(free, "ce_posterior"), TARGETS)
+    assert row.over_control["elbo"].value == pytest.approx(
+        (stacked(free, "elbo") - stacked(control, "nll_exact")).mean(0).sum() / TARGETS.sum()
+    )
+
+
+def test_an_arm_has_one_row_and_one_verdict_whatever_becomes_of_its_seeds(usual: StudyFolder) -> None:
+    """Seeds that don't read their codes count like the others, and are told beside the verdict."""
     report = usual.read()
-    living, dead = cells(report, "vae (living, 2 of 3)"), cells(report, "vae (dead, 1 of 3)")
-    assert living["headline nats/token"][0] == "1.4100"
-    assert dead["headline nats/token"][0] == "1.4100"
-    assert living["raw KL nats/token"][0] == "0.0200"
-    assert dead["raw KL nats/token"][0] == "0.0001"
-    assert living["difference nats/token"][0] == dead["difference nats/token"][0] == "-0.1000"
-    assert living["alive runs"] == dead["alive runs"] == ("2 of 3", "[0.09, 0.99]")
-    assert all(len({run.evaluation.living for run in row.runs}) == 1 for row in report.rows)
-
-
-@pytest.mark.parametrize(
-    ("kl", "budget", "alive"),
-    [
-        (0.051, 1.0, True),
-        (0.049, 1.0, False),
-        (0.011, None, True),
-        (0.009, 0.0, False),
-        (0.011, math.inf, True),
-        (0.009, math.inf, False),
-    ],
-)
-def test_alive_rule(kl: float, budget: float | None, alive: bool) -> None:
-    """5 % of the budget, or 0.01 nats per slot without one or with one that has no end."""
-    assert is_alive(kl, budget) is alive
+    assert [row.arm for row in report.rows] == ["baseline", "free", "vae"]
+    row = cells(report, "vae")
+    assert row["headline nats/token"][0] == "1.4100"
+    assert row["read seeds"] == ("2 of 3", "[0.09, 0.99]")
+    (verdict,) = [verdict for verdict in verdicts(report) if verdict.label == "vae"]
+    assert verdict.word == "better"
+    assert "Codes are read in 2 of 3 seeds." in verdict.text
 
 
 def test_excess_over_the_oracle_is_per_sequence(study: StudyFolder) -> None:
@@ -262,8 +308,57 @@ def test_excess_over_the_oracle_is_per_sequence(study: StudyFolder) -> None:
         study.add("leak", seed, 1.3, kl=0.5, oracle=1.4)
     report = study.read()
     assert cells(report, "baseline")["excess nats/sequence"][0] == "+2.000"  # 0.1 nats x 20 tokens a window
-    assert any("leak is below the oracle by 2.000 nats/sequence" in banner for banner in banners(report))
     assert "nll_oracle" not in [header.text for header in comparison(report).headers]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_an_arm_below_the_oracle_is_told_even_of_one_seed(study: StudyFolder, seeds: int) -> None:
+    """No model's mean is below it, so other trainings don't matter; where windows disagree it isn't sure."""
+    for seed in range(seeds):
+        study.add("baseline", seed, 1.5, oracle=1.4)
+        for arm, gaps in (("leak", [-1.0, -1.1]), ("unsure", [1.0, -1.8])):
+            nats = study.nats(study.add(arm, seed, 1.4, kl=0.5, oracle=1.4))
+            study.rewrite(arm, seed, nll_iwae_16=nats["nll_oracle"] + np.array(gaps))
+    (told,) = banners(study.read())
+    assert "leak is below the oracle by" in told
+
+
+def test_several_controls_have_a_column_each_and_the_first_gives_the_verdict(study: StudyFolder) -> None:
+    for seed in range(3):
+        study.add("baseline", seed, 1.5)
+        study.add("baseline_plus_one", seed, 1.3)
+        study.add("free", seed, 1.4, kl=0.5)
+    report = study.read(("baseline", "baseline_plus_one"))
+    row = cells(report, "free")
+    assert row["over baseline nats/token"][0] == "-0.1000"
+    assert row["over baseline_plus_one nats/token"][0] == "+0.1000"
+    assert cells(report, "baseline_plus_one")["over baseline nats/token"][0] == "-0.2000"
+    assert [(verdict.label, verdict.word) for verdict in verdicts(report)] == [
+        ("baseline_plus_one", "better"),
+        ("free", "better"),
+    ]
+
+
+def test_seeds_that_the_control_lacks_are_compared_unpaired(study: StudyFolder) -> None:
+    for seed in range(3):
+        study.add("baseline", seed, 1.5 + 0.01 * seed)
+        study.add("free", seed + 2, 1.4 + 0.01 * seed, kl=0.5)
+    gap = study.read().rows[1].differences["baseline"]
+    assert gap is not None
+    assert gap.value == pytest.approx(-0.1)
+    assert gap.low < -0.11
+
+
+def test_headlines_that_each_seed_chose_are_averaged(study: StudyFolder) -> None:
+    """Each is a bound by itself, so their mean is one."""
+    for seed, name in enumerate(["nll_iwae_16", "elbo", "elbo"]):
+        study.add("baseline", seed, 1.5)
+        study.add("free", seed, 1.4, kl=0.5, headline=name)
+    row = cells(study.read(), "free")
+    assert row["headline nats/token"][0] == f"{(1.4 + 1.6 + 1.6) / 3:.4f}"
+    assert row["estimator"] == ("lowest", "nll_iwae_16 (1), elbo (2)")
+    marks = {cells[1]: cells[0].text for cells in diagnostics(study.read()).rows}
+    assert ("elbo", "headline of 2") in marks
 
 
 def test_console_shows_the_rows_of_the_page(usual: StudyFolder) -> None:
@@ -278,13 +373,12 @@ def test_console_shows_the_rows_of_the_page(usual: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("terminal", "width", "widest", "bounds"),
-    [(True, 100, 100, False), (True, 140, 140, True), (False, 80, 150, True), (False, 160, 160, True)],
+    ("terminal", "width", "widest"), [(True, 100, 100), (True, 140, 140), (False, 80, 150), (False, 160, 160)]
 )
 def test_printed_table_fits_and_loses_no_word(
-    study: StudyFolder, terminal: bool, width: int, widest: int, bounds: bool
+    study: StudyFolder, terminal: bool, width: int, widest: int
 ) -> None:
-    """A narrow terminal goes without the bounds; a file, whatever its width, has room for them."""
+    """A file, whatever its width, has room for all."""
     for seed in range(3):
         study.add("baseline", seed, 1.5, oracle=1.3)
         study.add("an-arm-of-some-length", seed, 1.6, kl=0.5, oracle=1.3)
@@ -293,62 +387,121 @@ def test_printed_table_fits_and_loses_no_word(
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= widest
     assert "…" not in text
-    assert ("ce_prior" in text) is bounds
-    assert all(word in text for word in ("nats/sequence", "nll_iwae_16", "1.6000", "3 of 3", "tokens/s"))
+    assert all(word in text for word in ("nats/sequence", "nll_iwae_16", "1.6000", "3 of 3", "+0.3000"))
 
 
 # ---- words
 # ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "exact", "word"),
+    [
+        (-0.2, -0.1, 3, False, "better"),
+        (-0.2, -0.1, 3, True, "better"),
+        (-0.2, 0.1, 3, False, "not distinguishable"),
+        (-0.2, 0.0, 3, True, "not distinguishable"),
+        (0.0, 0.0, 3, True, "not distinguishable"),
+        (0.1, 0.2, 3, True, "worse"),
+        (0.1, 0.2, 3, False, "cannot say"),
+        (-0.2, -0.1, 2, True, "too few seeds"),
+        (-math.inf, math.inf, 1, True, "too few seeds"),
+    ],
+)
+def test_words_of_verdicts(low: float, high: float, seeds: int, exact: bool, word: str) -> None:
+    gap = Interval((low + high) / 2 if math.isfinite(low) else -0.3, low, high)
+    assert word_of(gap, seeds=seeds, exact=exact, diverged=False) == word
+    assert word_of(gap, seeds=seeds, exact=exact, diverged=True) == "cannot say"
+    assert word_of(None, seeds=seeds, exact=exact, diverged=False) == "cannot say"
+
+
 def test_verdicts_claim_no_more_than_a_bound_allows(usual: StudyFolder) -> None:
     for seed in range(3):
         usual.add("same", seed, 1.5 + 0.01 * seed, kl=0.5)
         usual.add("bigger", seed, 1.55 + 0.01 * seed)
-    found = {verdict.label: verdict for verdict in verdicts(usual.read())}
-    worse = "is worse than baseline by 0.1000 nats/token, 95 % interval [+0.1000, +0.1000]."
-    assert found["free"].text.startswith(worse)
-    assert "a bound worse than the control doesn't prove that the model is" in found["free"].text
-    assert found["vae (living, 2 of 3)"].tone == "better"
+    report = usual.read()
+    found = {verdict.label: verdict for verdict in verdicts(report)}
+    above = "can't be judged: nll_iwae_16 is an upper bound, and lies above baseline by 0.1000 nats/token, "
+    assert found["free"].text.startswith(f"{above}95 % interval [+0.1000, +0.1000], 3 seeds.")
+    assert (found["free"].word, found["free"].tone) == ("cannot say", "open")
+    assert (found["vae"].word, found["vae"].tone) == ("better", "better")
+    assert "the model itself may be better still" in found["vae"].text
     assert found["same"].tone == "open"
-    assert found["same"].text.startswith("can't be told from baseline: difference +0.0000")
-    assert found["bigger"].tone == "worse"
+    assert found["same"].text.startswith("is not distinguishable from baseline: difference +0.0000")
+    assert (found["bigger"].word, found["bigger"].tone) == ("worse", "worse")
     assert "bound" not in found["bigger"].text
     assert "baseline" not in found
 
 
+@pytest.mark.parametrize(("arm", "control"), [(1, 3), (3, 1), (2, 3), (3, 2)])
+def test_fewer_than_three_seeds_get_no_verdict_and_no_colour(
+    study: StudyFolder, arm: int, control: int
+) -> None:
+    """However far the arms lie apart; the sentence itself says so, and one seed has no interval."""
+    for seed in range(control):
+        study.add("baseline", seed, 1.5)
+    for seed in range(arm):
+        study.add("free", seed, 0.5, kl=0.5)
+    report = study.read()
+    (verdict,) = verdicts(report)
+    assert (verdict.word, verdict.tone) == ("too few seeds", "open")
+    few = min(arm, control)
+    assert f"gets no verdict from {'one seed' if few == 1 else '2 seeds'}" in verdict.text
+    assert ("95 % interval" in verdict.text) is (few == 2)
+    page = render_report(report).read_text("utf-8")
+    assert 'class="better"' not in page
+    assert "is better than" not in Page(page).text
+    assert "inf" not in "".join(part for row in comparison(report).rows for cell in row for part in cell)
+
+
 def test_no_difference_of_two_bounds(usual: StudyFolder) -> None:
     """A control whose own figure is a bound is told so, and the table shows no difference."""
-    report = usual.read(control="free")
-    assert all(row.difference is None for row in report.rows)
+    report = usual.read(("free",))
+    assert all(row.differences.get("free") is None for row in report.rows)
     assert all("a difference of two bounds" in verdict.text for verdict in verdicts(report))
+
+
+def test_what_is_left_of_an_arm_that_diverged_gets_no_verdict(usual: StudyFolder) -> None:
+    usual.add("free", 3, float("nan"), kl=0.5)
+    (verdict,) = [verdict for verdict in verdicts(usual.read()) if verdict.label == "free"]
+    assert (verdict.word, verdict.tone) == ("cannot say", "open")
+    assert "gets no verdict: seed 3 of free diverged" in verdict.text
+
+
+def test_an_arm_that_reads_nothing_is_told_what_its_codes_cost(study: StudyFolder) -> None:
+    for seed in range(3):
+        study.add("baseline", seed, 1.5)
+        study.add("free", seed, 1.5, kl=0.5, ce_posterior=1.8)
+    (verdict,) = verdicts(study.read())
+    assert verdict.text.endswith(
+        "Codes are read in none of 3 seeds, and elbo pays 0.0250 nats/token of KL for them."
+    )
 
 
 def test_banners(study: StudyFolder) -> None:
     study.add("baseline", 0, 1.5)
-    study.add("free", 0, 1.6, kl=0.01)
     log = study.add("free", 1, 1.6, kl=0.5, step=200) / "metrics.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     (study.add("free", 2, 1.6, kl=0.5) / "evaluation.json").unlink()
     study.runs.append(ReportRun("free", 3, study.out / "free" / "seed3"))
     study.add("free", 4, float("nan"), kl=0.5)
+    study.add("free", 5, 1.6, kl=0.5, step=100)
     report = study.read()
     text = "\n".join(banners(report))
-    assert "Fewer than three seeds: baseline: 1, free (living, 1 of 2): 1, free (dead, 1 of 2): 1" in text
-    assert "Dead latent in free (dead, 1 of 2)" in text
     assert "Trained for fewer than 300 steps: free seed 1 (200)." in text
+    assert "Scored before the end of training: free seed 5 (step 100 of 300)." in text
     assert "free, seed 2 is unfinished" in text
     assert "free, seed 3 is missing" in text
     assert "free, seed 4 diverged" in text
-    assert "has no evaluated run" in "\n".join(banners(study.read(control="nobody")))
+    assert "has no evaluated run" in "\n".join(banners(study.read(("nobody",))))
     page = render_report(report).read_text("utf-8")
-    assert all(words in page for words in ("free, seed 2 is unfinished", "Dead latent in free"))
+    assert "free, seed 2 is unfinished" in page
 
 
 def test_no_banner_without_a_reason(study: StudyFolder) -> None:
     for seed in range(3):
         study.add("baseline", seed, 1.5)
-        study.add("free", seed, 1.6, kl=0.5, step=100 * (seed + 1))  # the best checkpoint, not the last
+        study.add("free", seed, 1.6, kl=0.5)
     assert banners(study.read()) == []
 
 
@@ -403,7 +556,7 @@ def test_no_evaluated_run_is_refused(study: StudyFolder) -> None:
         ("evaluation.json", lambda data: data[:50]),
         ("evaluation.json", lambda _: b"[]"),
         ("evaluation.json", lambda data: data.replace(b'"windows": 2', b'"windows": "two"')),
-        ("evaluation.json", lambda data: data.replace(b'"schema": 2', b'"schema": 1')),
+        ("evaluation.json", lambda data: data.replace(b'"schema": 3', b'"schema": 1')),
         ("evaluation.json", lambda data: data.replace(b'"headline": "nll_exact"', b'"headline": "nll_best"')),
         ("metrics.jsonl", lambda data: data[:-5]),
         ("run.json", lambda data: data[:-1]),
@@ -443,16 +596,17 @@ def test_page_parses_and_loads_nothing(usual: StudyFolder) -> None:
 
 def test_posterior_cross_entropy_stays_out_of_the_comparison(usual: StudyFolder) -> None:
     """It has its own table, which says why, and which the baseline isn't in."""
+    usual.add("told", 0, 1.6, kl=0.5, ce_posterior=0.8765)
     report, page = usual.read(), Page(usual.page())
     comparing, latent = page.tables["Comparison of the arms"], page.tables["Latents"]
     assert "ce_posterior" not in comparing
-    assert "0.7777" not in comparing
+    assert "0.8765" not in comparing
     assert "ce_posterior" in latent
-    assert "0.7777" in latent
+    assert "0.8765" in latent
     assert [row[0].text for row in latents(report).rows] == [
         "free",
-        "vae (living, 2 of 3)",
-        "vae (dead, 1 of 3)",
+        "vae",
+        "told",
     ]
     assert "ce_posterior has seen the answer" in usual.page()
 
@@ -495,19 +649,92 @@ def test_a_study_of_baselines_alone_has_a_page(study: StudyFolder) -> None:
 
 def test_pages_are_reproducible(usual: StudyFolder) -> None:
     path = write_report(
-        usual.out, title="t", description="", command="c", control="baseline", runs=usual.runs
+        usual.out, title="t", description="", command="c", controls=["baseline"], runs=usual.runs
     )
     assert path == usual.out / "report.html"
     first = path.read_bytes()
-    write_report(usual.out, title="t", description="", command="c", control="baseline", runs=usual.runs)
+    write_report(usual.out, title="t", description="", command="c", controls=["baseline"], runs=usual.runs)
     assert path.read_bytes() == first
 
 
-@pytest.mark.parametrize(("nll", "ignored"), [(0.4777, True), (1.5, False)])
-def test_a_latent_that_is_paid_for_and_not_read_is_named(
-    study: StudyFolder, nll: float, ignored: bool
+# ---- files
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_figures_and_numbers_are_written_as_files(usual: StudyFolder, kind: Literal["svg", "pdf"]) -> None:
+    """Figures that open by themselves, and numbers in full, which are those of the report."""
+    out, report = usual.out / "a" / "b", usual.read()
+    paths = write_figures(report, out, kind)
+    assert {path.name for path in paths} == {path.name for path in out.iterdir()}
+    assert {f"battery.{kind}", f"plane.{kind}", f"curves.{kind}", "runs.csv"} <= {path.name for path in paths}
+    again = {path: path.read_bytes() for path in paths}
+    assert write_figures(report, out, kind) == paths
+    assert {path: path.read_bytes() for path in paths} == again
+    figure = (out / f"plane.{kind}").read_bytes()
+    if kind == "svg":
+        root = ElementTree.fromstring(figure)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert b"#57606a" in figure
+        assert b"currentColor" not in figure
+    else:
+        assert figure.startswith(b"%PDF")
+    with (out / "comparison.csv").open(newline="") as file:
+        lines = {line["arm"]: line for line in csv.DictReader(file)}
+    free = report.rows[1]
+    assert float(lines["free"]["headline"]) == free.headline.value
+    assert float(lines["free"]["over_baseline_low"]) == free.differences["baseline"].low  # type: ignore[union-attr]
+    assert lines["vae"]["verdict"] == "better"
+    assert lines["baseline"]["verdict"] == lines["baseline"]["over_baseline"] == ""
+    with (out / "runs.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == sum(len(run.evaluation.estimates) for run in report.runs)
+
+
+def test_one_seed_has_no_ends_in_a_file(study: StudyFolder) -> None:
+    study.add("baseline", 0, 1.5)
+    study.add("free", 0, 1.4, kl=0.5)
+    write_figures(study.read(), study.out / "files")
+    with (study.out / "files" / "comparison.csv").open(newline="") as file:
+        (_, free) = csv.DictReader(file)
+    assert (free["over_baseline_low"], free["over_baseline_high"]) == ("", "")
+    assert free["verdict"] == "too few seeds"
+
+
+def test_a_folder_is_reported_as_its_study_was(usual: StudyFolder) -> None:
+    """Title, command and controls come from study.json; without it the control is the first arm without a
+    latent.
+    """
+    shown = read_folder(usual.out)
+    assert (shown.title, shown.controls) == (usual.out.name, ("baseline",))
+    write_record(
+        usual.out, StudyRecord(title="Mine", description="d", command="c", controls=["baseline", "free"])
+    )
+    shown = read_folder(usual.out)
+    assert (shown.title, shown.command, shown.controls) == ("Mine", "c", ("baseline", "free"))
+    assert read_folder(usual.out, ["vae"]).controls == ("vae",)
+    with pytest.raises(UserError, match="no arm 'fre'; known: baseline, free, vae; did you mean 'free'"):
+        read_folder(usual.out, ["fre"])
+    (usual.out / "study.json").write_text('{"title": 3}')
+    with pytest.raises(UserError, match=r"study\.json: title: .*; description: "):
+        read_folder(usual.out)
+
+
+def test_the_command_writes_the_page_and_the_files(
+    usual: StudyFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seed in range(3):
-        study.add("baseline", seed, nll)
-        study.add("free", seed, nll, kl=0.2)  # ce_posterior is 0.7777, ce_prior is nll + 0.3
-    assert any(banner.startswith("Ignored latent in free") for banner in banners(study.read())) is ignored
+    def report(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["lvlm", "report", str(usual.out), *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    assert report("--figures", str(usual.out / "figures"), "--format", "pdf") == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"report: {(usual.out / 'report.html').resolve().as_uri()}\n"
+    assert "nll_iwae_16" in shown.err
+    assert (usual.out / "figures" / "battery.pdf").is_file()
+    assert report("--figures", "x", "--format", "pgn") == 2
+    assert "unknown format of figures 'pgn'; known: pdf, svg" in capsys.readouterr().err
+    assert report("--figures", "") == 2
+    assert report("--control", "fre") == 2
+    assert "did you mean 'free'?" in capsys.readouterr().err

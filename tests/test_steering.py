@@ -26,11 +26,18 @@ from lvlm.data.text import TextData
 from lvlm.errors import UserError
 from lvlm.interfaces import Encoder, Slots
 from lvlm.model.latent_lm import LatentLM
-from lvlm.report import ReportRun, read_report, render_report
+from lvlm.report import ReportRun, read_report, render_report, steering
+from lvlm.report.tables import Cell
+from lvlm.statistics import (
+    Interval,
+    clopper_pearson,
+    group_interval,
+    paired_interval,
+    pseudo_values,
+    window_interval,
+)
 from lvlm.statistics.agreement import icc, kappa, mean, minus
-from lvlm.statistics.bootstrap import group_bootstrap
 from lvlm.statistics.diversity import distinct, self_bleu
-from lvlm.statistics.interval import Interval
 from lvlm.steering.control import HIDDEN, Gate, read_control
 from lvlm.steering.measure import differ, measure, same, share_of, spread
 from lvlm.steering.probe import Prober, Prompts
@@ -70,19 +77,73 @@ def test_icc_agrees_with_the_anova_of_scipy_also_in_unequal_groups() -> None:
 
 def test_icc_is_one_for_equal_members_and_about_zero_for_independent_ones() -> None:
     rng = np.random.default_rng(1)
-    fixed = group_bootstrap(
-        icc(np.repeat(rng.integers(57, size=(50, 1)), 6, axis=1).astype(float)), 50, seed=0
-    )
+    fixed = group_interval(icc(np.repeat(rng.integers(57, size=(50, 1)), 6, axis=1).astype(float)))
     assert fixed == Interval(value=1.0, low=1.0, high=1.0)
     assert fixed.above_zero
-    free = group_bootstrap(icc(rng.integers(57, size=(200, 6)).astype(float)), 200, seed=0)
+    free = group_interval(icc(rng.integers(57, size=(200, 6)).astype(float)))
+    assert free is not None
     assert free.value == pytest.approx(0, abs=0.05)
     assert not free.without_zero
 
 
 def test_where_nothing_varies_there_is_no_icc() -> None:
-    assert group_bootstrap(icc(np.full((4, 3), 7.0)), 4, seed=0) is None
-    assert group_bootstrap(icc(np.full((4, 3), np.nan)), 4, seed=0) is None
+    for nothing in (icc(np.full((4, 3), 7.0)), icc(np.full((4, 3), np.nan))):
+        assert group_interval(nothing) is None
+        assert pseudo_values(nothing) is None
+
+
+def test_what_one_group_carries_has_no_ends() -> None:
+    """Without the one group that differs nothing varies, so that nothing is known of other groups."""
+    values_GM = np.full((4, 3), 7.0)
+    values_GM[2] = [8.0, 8.0, 9.0]
+    found = group_interval(icc(values_GM))
+    assert found is not None
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    assert not found.bounded
+    assert group_interval(mean(np.array([np.nan, 3.0]))) == Interval(3.0, -math.inf, math.inf)
+
+
+def test_pseudo_values_by_hand() -> None:
+    """Agreement of four groups: theta is of all, the others of three each. 4 theta - 3 theta_-g, less its
+    mean's excess over theta.
+    """
+    flags = np.random.default_rng(7).random((4, 3, 10)) < 0.3
+    found_G = pseudo_values(kappa(flags))
+    assert found_G is not None
+    theta = value(kappa(flags), 4)
+    tukey_G = np.array([4 * theta - 3 * value(kappa(np.delete(flags, g, 0)), 3) for g in range(4)])
+    assert found_G == pytest.approx(tukey_G - tukey_G.mean() + theta)
+    assert found_G.mean() == pytest.approx(theta)
+
+
+def test_pseudo_values_of_a_mean_are_the_numbers_and_groups_without_one_keep_their_places() -> None:
+    values_G = np.array([0.5, np.nan, -1.0, 2.0])
+    assert pseudo_values(mean(values_G)) == pytest.approx(values_G, nan_ok=True)
+    found = group_interval(mean(values_G))
+    wanted = window_interval([0.5, -1.0, 2.0])
+    assert found is not None
+    assert vars(found) == pytest.approx(vars(wanted))
+
+
+def test_a_paired_difference_is_of_the_groups_that_have_both() -> None:
+    one, other = np.array([1.0, 2.0, np.nan, 5.0]), np.array([0.0, np.nan, 7.0, 1.0])
+    assert minus(mean(one), mean(other)).value == pytest.approx(2.5)
+    rng = np.random.default_rng(8)
+    one_GM, other_GM = rng.normal(size=(2, 6, 3)) + rng.normal(size=(2, 6, 1))
+    one_GM[0, 1:] = other_GM[3] = np.nan
+    both = [1, 2, 4, 5]
+    wanted = value(icc(one_GM[both]), 4) - value(icc(other_GM[both]), 4)
+    assert minus(icc(one_GM), icc(other_GM)).value == pytest.approx(wanted)
+    found_G = pseudo_values(minus(icc(one_GM), icc(other_GM)))
+    assert found_G is not None
+    assert np.isnan(found_G).nonzero()[0].tolist() == [0, 3]
+
+
+def test_leaving_out_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = np.random.default_rng(9).random((7, 3, 10)) < 0.3
+    whole = pseudo_values(kappa(flags))
+    monkeypatch.setattr("lvlm.statistics.jackknife._WEIGHTS_IN_MEMORY", 15)
+    assert pseudo_values(kappa(flags)) == pytest.approx(whole)
 
 
 def test_kappa_by_hand() -> None:
@@ -103,18 +164,52 @@ def test_kappa_is_one_for_equal_masks_and_zero_for_independent_ones() -> None:
 
 def test_an_interval_covers_the_truth_nineteen_times_in_twenty() -> None:
     rng, held = np.random.default_rng(3), 0
-    for seed in range(200):
+    for _ in range(200):
         groups = rng.normal(size=(40, 1)) + rng.normal(size=(40, 4))  # the true ICC is one half
-        found = group_bootstrap(icc(groups), 40, seed=seed)
+        found = group_interval(icc(groups))
         assert found is not None
         held += found.low <= 0.5 <= found.high
-    assert 0.85 <= held / 200 <= 0.99
+    assert 0.9 <= held / 200 <= 0.99
+
+
+def covered(seeds: int, deviation: float, trials: int, groups: int = 32) -> Interval:
+    """Share of intervals over seeds and groups that hold the true difference of two ICC.
+
+    The ICC of samples that share codes varies by seed around 0.4, and each group has an effect that all seeds
+    have in common, as one prompt has; that of samples apart is 0.
+    """
+    rng, held = np.random.default_rng([seeds, round(100 * deviation)]), 0
+    for _ in range(trials):
+        prompt_G1, by_seed = rng.normal(size=(groups, 1)), []
+        for of_seed in 0.4 + deviation * rng.uniform(-1, 1, seeds) * math.sqrt(3):
+            own_G1 = (prompt_G1 + rng.normal(size=(groups, 1))) / math.sqrt(2)
+            noise_GM, apart_GM = rng.normal(size=(2, groups, 6))
+            shared_GM = math.sqrt(of_seed) * own_G1 + math.sqrt(1 - of_seed) * noise_GM
+            by_seed.append(pseudo_values(minus(icc(shared_GM), icc(apart_GM))))
+        found = paired_interval(np.array(by_seed))
+        held += found.low <= 0.4 <= found.high
+    return clopper_pearson(held, trials)
+
+
+def test_over_seeds_and_groups_an_interval_covers_in_short() -> None:
+    """Three seeds that differ as those of the letters study do."""
+    assert covered(3, 0.12, 200).high > 0.94
+    assert covered(3, 0.12, 200).low > 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deviation", [0.0, 0.05, 0.15])
+@pytest.mark.parametrize(("seeds", "least"), [(3, 0.92), (5, 0.93), (10, 0.93)])
+def test_over_seeds_and_groups_an_interval_covers(seeds: int, least: float, deviation: float) -> None:
+    """At least so many of the "95 %" intervals hold the truth."""
+    assert covered(seeds, deviation, 2000).high >= least
 
 
 def test_a_difference_is_paired_by_group() -> None:
     rng = np.random.default_rng(4)
     values_G = rng.normal(scale=10, size=50)
-    found = group_bootstrap(minus(mean(values_G + 1), mean(values_G)), 50, seed=0)
+    found = group_interval(minus(mean(values_G + 1), mean(values_G)))
+    assert found is not None
     assert found.low == pytest.approx(1)
     assert found.high == pytest.approx(1)
 
@@ -297,6 +392,23 @@ def test_a_code_that_fixes_the_text_gives_icc_and_kappa_of_one(read: Steering) -
         assert len(set(group.shared)) == 1 < len(set(group.apart))
 
 
+def test_differences_are_kept_group_by_group(read: Steering, deaf: Steering) -> None:
+    """Their mean is the difference and their interval its own; transfers are counted source by source."""
+    for found in (read, deaf):
+        transfer = found.numbers[0].transfer
+        assert transfer is not None
+        for one, groups in (
+            (found.numbers[0].icc, 16),
+            (found.flags[0].kappa, 16),
+            (transfer, transfer.sources),
+        ):
+            assert one.difference_by_group is not None
+            assert len(one.difference_by_group) == groups
+            assert one.difference is not None
+            assert vars(window_interval(one.difference_by_group)) == pytest.approx(vars(one.difference))
+        assert set(transfer.difference_by_group or ()) <= {-1.0, 0.0, 1.0}
+
+
 def test_its_codes_carry_a_text_over(read: Steering) -> None:
     transfer = read.numbers[0].transfer
     assert transfer is not None
@@ -309,6 +421,7 @@ def test_its_codes_carry_a_text_over(read: Steering) -> None:
 def test_each_of_its_bits_changes_every_token(read: Steering) -> None:
     assert read.units is not None
     assert len(read.units.units) == BITS
+    assert read.units.names == [f"bit {bit}" for bit in range(BITS)]
     for change in read.units.units:
         assert change.tokens == 1
     assert read.units.other_noise.tokens == 0
@@ -386,7 +499,7 @@ def test_a_run_is_measured_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_better_checkpoint_that_lands_in_the_middle_lends_its_name_to_no_number(
     moment: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers, step and key are of the checkpoint that was best when the run was opened."""
+    """Numbers, step and key are of the checkpoint that was selected when the run was opened."""
     no_numbers = shutil.ignore_patterns("steering.json")
     old, new = (shutil.copytree(run, tmp_path / name, ignore=no_numbers) for name in ("old", "new"))
     alone = lvlm.steer(old)
@@ -431,6 +544,45 @@ def test_damaged_or_older_files_are_measured_anew(run: Path) -> None:
         assert lvlm.steer(run) == found
 
 
+def as_the_first_version(found: Steering) -> dict[str, Any]:
+    """The file as it was before differences were stored by group and units by name."""
+    stored = json.loads(found.model_dump_json())
+    for one in stored["numbers"]:
+        del one["icc"]["difference_by_group"]
+        if one["transfer"]:
+            del one["transfer"]["difference_by_group"]
+    for one in stored["flags"]:
+        del one["kappa"]["difference_by_group"]
+    del stored["units"]["names"]
+    return {**stored, "version": 1}
+
+
+def test_a_file_of_the_first_version_opens_and_is_measured_anew_when_asked(
+    run: Path, read: Steering, tmp_path: Path
+) -> None:
+    (tmp_path / "steering.json").write_text(json.dumps(as_the_first_version(read)))
+    found = read_steering(tmp_path)
+    assert found is not None
+    assert found.numbers[0].icc.difference == read.numbers[0].icc.difference
+    assert found.numbers[0].icc.difference_by_group is None
+    now = lvlm.steer(run)
+    # the key of the first version was of the same weights, data and settings, and of another number
+    (run / "steering.json").write_text(json.dumps({**as_the_first_version(now), "key": "first"}))
+    assert lvlm.steer(run) == now == read_steering(run)
+
+
+def test_an_interval_without_ends_is_stored_as_json_has_it(read: Steering, tmp_path: Path) -> None:
+    (start,) = read.numbers
+    endless = Interval(0.25, -math.inf, math.inf)
+    icc_of_start = start.icc.model_copy(update={"difference": endless, "apart": None})
+    found = read.model_copy(update={"numbers": [start.model_copy(update={"icc": icc_of_start})]})
+    text = found.model_dump_json()
+    assert "Infinity" not in text
+    (tmp_path / "steering.json").write_text(text)
+    assert read_steering(tmp_path) == found
+    assert not found.control_came_out
+
+
 def test_no_null_without_a_positive_control(read: Steering, deaf: Steering) -> None:
     null, effect = Interval(value=0.0, low=-0.1, high=0.1), Interval(value=0.3, low=0.2, high=0.4)
     shut, opened = Gate.of([deaf], lvlm="0"), Gate.of([deaf, read], lvlm="0")
@@ -458,7 +610,10 @@ def test_the_command_line_hides_a_null_and_a_control_shows_it(
     mine = read_steering(run)
     assert mine is not None
     (control / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
-    assert HIDDEN not in shown("--control", str(control))
+    table = shown("--control", str(control))
+    assert HIDDEN not in table
+    assert "bit 0" in table
+    assert "of this one run" in table
     with pytest.raises(UserError, match="no positive control"):
         read_control(run)
     with pytest.raises(UserError, match="lvlm steer"):
@@ -495,10 +650,85 @@ def test_with_a_control_in_the_study_the_report_draws_every_arm(
     (run / "steering.json").write_text(read.model_copy(update={"lvlm": mine.lvlm}).model_dump_json())
     try:
         report = read_report(
-            tmp_path, title="t", description="", command="", control="free", runs=[ReportRun("free", 0, run)]
+            tmp_path,
+            title="t",
+            description="",
+            command="",
+            controls=["free"],
+            runs=[ReportRun("free", 0, run)],
         )
         page = render_report(report).read_text()
     finally:
         (run / "steering.json").unlink()
     assert HIDDEN not in page
     assert "Steering, means over seeds: ICC of start of free 1.000" in page
+
+
+def of_seeds(run: Path, folder: Path, found: list[Steering]) -> tuple[Cell, list[str]]:
+    """What a report says of the ICC of `start` of one arm whose seeds were measured so, and its notes."""
+    lvlm.evaluate(run)
+    runs = []
+    for seed, one in enumerate(found):
+        copy = shutil.copytree(run, folder / f"seed{seed}")
+        (copy / "steering.json").write_text(one.model_dump_json())
+        runs.append(ReportRun("free", seed, copy))
+    report = read_report(folder, title="t", description="", command="", controls=["free"], runs=runs)
+    table, notes = steering.table(report), steering.notes(report)
+    (row,) = table.rows
+    place = [header.text for header in table.headers].index("ICC of start")
+    return row[place], notes
+
+
+def with_differences(found: Steering, by_group: list[float | None] | None, **changes: Any) -> Steering:
+    """A steering whose ICC of `start` differs so, group by group."""
+    (start,) = found.numbers
+    known = [one for one in by_group or [0.5, 0.7] if one is not None]
+    middle = sum(known) / len(known)
+    update = {"difference": Interval(middle, 0.01, 1.5), "difference_by_group": by_group}
+    number = start.model_copy(update={"icc": start.icc.model_copy(update=update), "transfer": None})
+    return found.model_copy(update={"numbers": [number], "flags": [], **changes})
+
+
+def test_a_report_has_the_interval_over_seeds_and_groups(run: Path, read: Steering, tmp_path: Path) -> None:
+    """Of the groups that every seed has a number of."""
+    by_group: list[list[float | None]] = [[0.6, 0.8, None, 0.7], [0.2, 0.3, 0.9, 0.1], [0.5, 0.5, 0.5, 0.8]]
+    cell, notes = of_seeds(run, tmp_path, [with_differences(read, one) for one in by_group])
+    wanted = paired_interval([[0.6, 0.8, 0.7], [0.2, 0.3, 0.1], [0.5, 0.5, 0.8]])
+    assert cell.text == "1.000"
+    assert cell.detail.endswith(f", {wanted.value:+.3f} [{wanted.low:+.3f}, {wanted.high:+.3f}]")
+    assert cell.detail.startswith("apart ")
+    assert not [note for note in notes if "interval" in note or "brackets" in note]
+
+
+def test_a_seed_without_the_number_is_counted_out_aloud(run: Path, read: Steering, tmp_path: Path) -> None:
+    """The others' interval isn't passed off as that of all seeds."""
+    found = [with_differences(read, [0.2, 0.3, 0.5]) for _ in range(3)]
+    (start,) = found[2].numbers
+    nothing = {"shared": None, "difference": None, "difference_by_group": None}
+    start = start.model_copy(update={"icc": start.icc.model_copy(update=nothing)})
+    found[2] = found[2].model_copy(update={"numbers": [start]})
+    cell, _ = of_seeds(run, tmp_path, found)
+    assert cell.detail.endswith("], 2 of 3 seeds")
+
+
+@pytest.mark.parametrize(
+    ("by_group", "changes", "note"),
+    [
+        ([[0.4, 0.6]], {}, steering.ONE_SEED),
+        ([[0.4, 0.6], None], {}, steering.NOT_BY_GROUP),
+        ([[0.4, None], [None, 0.6]], {}, steering.NOT_BY_GROUP),
+        ([[0.4, 0.6], [0.4, 0.6]], {"settings": {"seed": 1}}, steering.OTHER_SETTINGS),
+        ([[0.4, 0.6], [0.4, 0.5, 0.6]], {}, steering.OTHER_SETTINGS),
+    ],
+)
+def test_without_crossed_seeds_and_groups_a_report_has_no_interval(
+    run: Path, read: Steering, tmp_path: Path, by_group: list[Any], changes: dict[str, Any], note: str
+) -> None:
+    found = [with_differences(read, one) for one in by_group]
+    differences = [one.numbers[0].icc.difference for one in found]
+    middle = sum(one.value for one in differences if one is not None) / len(found)
+    cell, notes = of_seeds(
+        run, tmp_path, [*found[:1], *(one.model_copy(update=changes) for one in found[1:])]
+    )
+    assert cell.detail.endswith(f", {middle:+.3f}")
+    assert note in notes

@@ -25,6 +25,7 @@ from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData, open_read
 from lvlm.data.bins import Manifest
 from lvlm.data.codecs import ByteCodec, TokenizerCodec, open_codec
 from lvlm.data.documents import SPLITS, drawn_split
+from lvlm.data.mixture import MixtureData
 from lvlm.data.rows import pieces, shuffled
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.interfaces import IGNORE
@@ -360,7 +361,7 @@ def exchange_the_tokenizer(folder: Path) -> None:
         *(
             (partial(without, key), rf"manifest.json: not a manifest of bins: missing key '{key}'$")
             for key in Manifest.model_fields
-            if key != "format"
+            if key not in ("format", "not_given_back")  # older bins lack the latter
         ),
         (
             lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].pop("tokens")),
@@ -700,3 +701,16 @@ def test_training_on_a_stream_resumes_bit_for_bit(tmp_path: Path) -> None:
     cut = lvlm.train(recipe, tmp_path / "cut", resume=True)
     for name, weight in lvlm.load(whole, step=8).state_dict().items():
         assert torch.equal(weight, lvlm.load(cut, step=8).state_dict()[name]), name
+
+
+def test_data_say_which_token_ends_a_document() -> None:
+    end = made().of_bins().codec.encode("<|endoftext|>")
+    for data in (made().of_bins(), made().dataset(), made().streamed()):
+        assert [data.document_end] == end
+    assert made().of_text().document_end is None
+    assert made().dataset(tokenizer=None).document_end == ord("\n")
+    other = made().dataset().codec.encode("a")[0]
+    assert made().dataset(end_of_document="a").document_end == other
+    bins, text = made().of_bins(), made().of_text()
+    assert [MixtureData(parts={"one": bins, "other": made().dataset()}).document_end] == end
+    assert MixtureData(parts={"one": bins, "other": text}).document_end is None

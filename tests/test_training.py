@@ -24,7 +24,7 @@ from torch import Tensor
 
 import lvlm
 from lvlm.data.rows import TokenSource
-from lvlm.errors import Interrupted, UserError
+from lvlm.errors import Diverged, Interrupted, UserError
 from lvlm.objective import ELBO
 from lvlm.recipe.files import shipped
 from lvlm.recipe.sections import TrainParams
@@ -217,7 +217,9 @@ def test_a_run_that_trains_on_forgets_its_evaluation(text: Path, tmp_path: Path)
         before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
             lvlm.train(tiny("baseline", text), run)
-    assert lvlm.evaluate(run)["step"] == 4  # the best by bound: the checkpoint of the signal has none
+    found = lvlm.evaluate(run)  # of the newest, which the signal left; it says that the run isn't finished
+    assert (found["step"], found["newest_step"], found["steps"]) == (6, 6, 10)
+    assert (run / "evaluation.json").exists()
     lvlm.train(None, run, resume=True)
     assert not (run / "evaluation.json").exists()
     assert not (run / "evaluation.npz").exists()
@@ -442,49 +444,39 @@ def test_a_learning_rate_of_1e30_is_told(arm: str, text: Path, tmp_path: Path) -
 def test_a_validation_loss_that_is_not_finite_is_not_saved(text: Path, tmp_path: Path) -> None:
     """It could win as the best: no number is smaller than NaN."""
     with pytest.MonkeyPatch.context() as patch:
-        trainer = "lvlm.training.trainer"
-        estimate = sys.modules[trainer].estimate  # type: ignore[attr-defined]
+        validation = "lvlm.training.validation"
+        estimate = sys.modules[validation].estimate  # type: ignore[attr-defined]
 
         def poisoned(*args: Any, **kwargs: Any) -> Any:
             estimates = estimate(*args, **kwargs)
             estimates.nats["elbo"] *= math.nan
             return estimates
 
-        before_step(patch, 6, lambda: patch.setattr(f"{trainer}.estimate", poisoned))
+        before_step(patch, 6, lambda: patch.setattr(f"{validation}.estimate", poisoned))
         with pytest.raises(UserError, match="the validation loss is not finite .*elbo nan"):
             lvlm.train(tiny("free", text), tmp_path / "run")
     assert steps_of(tmp_path / "run") == [4]
+    record = read_record(tmp_path / "run")["diverged"]
+    assert record == {"step": 8, "reason": "the validation loss is not finite"}
 
 
-# ----------------------------------------------------------------------------------------------------
-# checkpoints
-
-
-def test_the_best_by_bound_is_kept_beyond_the_newest(text: Path, tmp_path: Path) -> None:
-    bounds = iter([3.0, 1.0, 2.0, 1.5, 2.5])
+def test_a_run_that_diverged_and_goes_on_forgets_it(
+    text: Path, tmp_path: Path, whole: dict[str, Path]
+) -> None:
+    """As where the fault was the machine's: the record is that of no interruption."""
+    run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_evaluate", lambda _: ({"elbo": 0.0}, ("elbo", next(bounds))))
-        train = {"evaluate_every": 2, "checkpoint_every": 1, "keep_checkpoints": 2}
-        run = lvlm.train(tiny("free", text, train=train), tmp_path / "run")
-    assert steps_of(run) == [4, 9, 10]
-    best = Checkpoints(run).best()
-    assert (best.step, best.manifest.bound_name, best.manifest.bound) == (4, "elbo", 1.0)
-    assert lvlm.evaluate(run)["step"] == 4
-    loaded, rated = lvlm.load(run).state_dict(), weights(run, 4)
-    assert all(torch.equal(value, rated[name]) for name, value in loaded.items())
-    with pytest.raises(UserError, match=r"no checkpoint of step 5; there are \[4, 9, 10\]"):
-        lvlm.load(run, step=5)
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_the_bound_to_select_by_is_the_elbo_of_the_evaluation(arm: str, whole: dict[str, Path]) -> None:
-    name = "nll_exact" if arm == "baseline" else "elbo"
-    for checkpoint in Checkpoints(whole[arm]).list():
-        assert checkpoint.manifest.bound_name == name
-        (entry,) = [e for e in logged(whole[arm], "evaluate") if e["step"] == checkpoint.step]
-        assert checkpoint.manifest.bound == entry[name]
-        if arm != "baseline":
-            assert entry["elbo"] == pytest.approx(entry["ce_posterior"] + entry["kl"])
+        patch.setattr("lvlm.training.spikes.Spikes.take", lambda *_, **__: True)
+        with pytest.raises(Diverged):
+            lvlm.train(tiny("free", text), run)
+    assert read_record(run)["diverged"]["step"] == 1
+    assert_same_run(lvlm.train(None, run, resume=True), whole["free"])
+    clocks = {"created", "tokens_per_second", "peak_memory_mib"}
+    one, other = (
+        {key: value for key, value in read_record(path).items() if key not in clocks}
+        for path in (run, whole["free"])
+    )
+    assert one == other
 
 
 # -------------------------------------------------------------------------------------------------------

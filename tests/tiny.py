@@ -74,14 +74,14 @@ def steps_of(run: Path) -> list[int]:
 
 
 def land_better_checkpoint(run: Path) -> None:
-    """Save a checkpoint of other weights with a lower bound, as a training does that goes on meanwhile."""
-    model, best = lvlm.load(run), Checkpoints(run).best()
-    assert best.manifest.bound is not None
+    """Save a later checkpoint of other weights, with a lower bound, as a training does that goes on."""
+    model, newest = lvlm.load(run), Checkpoints(run).newest()
+    assert newest.manifest.bound is not None
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), alpha=0.1)
     Checkpoints(run, keep=9).save(
-        tensors_of(model), {}, step=best.step + 1, bound_name="elbo", bound=best.manifest.bound - 1.0
+        tensors_of(model), {}, step=newest.step + 1, bound_name="elbo", bound=newest.manifest.bound - 1.0
     )
 
 

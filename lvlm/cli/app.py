@@ -1,6 +1,7 @@
 """The command line. Everything heavy is imported inside a command, so that `lvlm --help` is quick.
 
-A user's mistake is told in words with exit status 2; an interrupted run exits with 128 + the signal's number.
+A user's mistake is told in words with exit status 2; an interrupted run exits with 128 + the signal's number,
+and a study that ran to its end without some of its runs with 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
 from lvlm.cli.words import Described, described_by
-from lvlm.errors import Interrupted, UserError
+from lvlm.errors import Interrupted, RunsFailed, UserError
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
 # process wants a core, spinning makes a training step several times slower.
@@ -41,6 +42,8 @@ class Commands(TyperGroup):
             sys.stdout.flush()
         except UserError as error:
             _end(2, str(error))
+        except RunsFailed as error:
+            _end(1, str(error))
         except Interrupted as error:
             _end(128 + error.signal_number, str(error))
         except KeyboardInterrupt:
@@ -115,8 +118,37 @@ def study(
 
     folder = _folder(out, source)
     command = shlex.join(["lvlm", *sys.argv[1:]])
-    page = lvlm.study(
-        source, folder, *(overrides or []), plugin_files=plugin or [], console=progress(), command=command
+    try:
+        page = lvlm.study(
+            source, folder, *(overrides or []), plugin_files=plugin or [], console=progress(), command=command
+        )
+    except RunsFailed as error:
+        if error.report is not None:
+            _show_report(error.report)
+        raise
+    _show_report(page)
+
+
+def _show_report(page: Path) -> None:
+    print(f"report: {page.resolve().as_uri()}")
+
+
+@described_by("lvlm.report.page:report_folder", control="controls", format="kind")
+def report(
+    out: str,
+    control: Annotated[list[str] | None, typer.Option(metavar="ARM")] = None,
+    figures: Annotated[str | None, typer.Option(metavar="DIR")] = None,
+    format: Annotated[str, typer.Option(metavar="svg|pdf")] = "svg",
+) -> None:
+    """Write the report of a study's folder anew, and its figures and numbers as files."""
+    from lvlm.report import report_folder
+
+    page = report_folder(
+        out,
+        controls=control or [],
+        figures=figures,
+        kind=format,  # type: ignore[arg-type]  # checked there
+        console=progress(),
     )
     print(f"report: {page.resolve().as_uri()}")
 
@@ -135,6 +167,7 @@ def _version(
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "study": study,
+    "report": report,
     "eval": measure.evaluate,
     "doctor": measure.doctor,
     "steer": measure.steer,

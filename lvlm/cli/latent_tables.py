@@ -27,19 +27,16 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
     )
     columns = ("measure", "shared codes", "codes apart", "difference [95 %]", "what it is")
     table = new_table(*columns, numbers=columns[1:4])
-    hidden = False
+    hidden = with_interval = False
 
     def add(
         name: str, one: Interval | None, other: Interval | None, difference: Interval | None, what: str
     ) -> None:
-        nonlocal hidden
+        nonlocal hidden, with_interval
         if gate.shows(difference):
+            with_interval |= difference is not None
             cells = ["-" if found is None else f"{found.value:.3f}" for found in (one, other)]
-            cells.append(
-                "-"
-                if difference is None
-                else f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-            )
+            cells.append(_difference(difference))
         else:
             hidden, cells = True, [HIDDEN] * 3
         table.add_row(name, *cells, what)
@@ -58,6 +55,8 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
         what = f"agreement of two samples, beyond chance; set in {flags.rate:.3f} of prior places"
         add(f"kappa of {flags.name}", agreement.shared, agreement.apart, agreement.difference, what)
     yield table
+    if with_interval:
+        yield Text("intervals are over prompts or sources, of this one run; other seeds may differ by more")
     if hidden:
         yield Text(f"{HIDDEN}: {WHY_HIDDEN}")
     if not found.has_latent:
@@ -84,13 +83,21 @@ def steering_tables(found: Steering, gate: Gate) -> Iterator[Table | Text]:
         yield from _units_table(found.units)
 
 
+def _difference(found: Interval | None) -> str:
+    if found is None:
+        return "-"
+    if not found.bounded:
+        return f"{found.value:+.3f}"
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
 def _units_table(units: Units) -> Iterator[Table | Text]:
     names = list(units.all_redrawn.numbers)
     columns = ("change", "tokens that differ", *(f"{name} differs" for name in names))
     table = new_table(*columns, numbers=columns[1:])
-    named = [(f"unit {number}", change) for number, change in enumerate(units.units)]
+    names_of_units = units.names or [f"unit {number}" for number in range(len(units.units))]
     for name, change in [
-        *named,
+        *zip(names_of_units, units.units, strict=True),
         ("all codes redrawn", units.all_redrawn),
         ("other noise, same codes", units.other_noise),
     ]:
@@ -109,7 +116,7 @@ def examination_tables(examination: Examination) -> Iterator[Table | Text]:
         yield _measured_table(measured)
         yield Text()
     findings = Table(box=None, show_header=False, pad_edge=False)
-    findings.add_column(style="bold")
+    findings.add_column(style="bold", no_wrap=True)
     findings.add_column(overflow="fold")
     for finding in examination.findings:
         findings.add_row(finding.tone, Text(finding.what))
@@ -124,11 +131,23 @@ def _measured_table(m: Measured) -> Table:
     def row(name: str, value: str, unit: str, meaning: str) -> None:
         table.add_row(name, value, unit, Text(meaning))
 
-    def nats(name: str, value: float | None, meaning: str, stderr: float | None = None) -> None:
+    def nats(name: str, value: float | None, meaning: str, *ends: float | None) -> None:
         if value is not None:
-            spread = "" if stderr is None else f" ± {stderr:.4f}"
-            row(name, f"{value:z.4f}{spread}", "nats/token", meaning)
+            low, high = ends or (None, None)
+            shown = f"{value:z.4f}"
+            if low is not None and high is not None:
+                shown = f"{value:z.5f} [{low:z.5f}, {high:z.5f}]"
+            row(name, shown, "nats/token", meaning)
 
+    nats("ce_posterior", m.ce_posterior_nats_per_token, "no bound: the codes have seen the answer")
+    nats("ce_prior", m.ce_prior_nats_per_token, "codes from the prior, as in generation")
+    nats("ce_shuffled", m.ce_shuffled_nats_per_token, "codes of another row")
+    worth, ends = m.worth_nats_per_token, (m.worth_low_nats_per_token, m.worth_high_nats_per_token)
+    nats("worth [95 %]", worth, "ce_prior − ce_posterior: of the right code", *ends)
+    row("", f"{m.worth_nats_per_row:z.3f}", "nats/window", "the same, of all tokens of a window")
+    cost = m.shuffling_cost_nats_per_token
+    ends = m.shuffling_cost_low_nats_per_token, m.shuffling_cost_high_nats_per_token
+    nats("cost of shuffling [95 %]", cost, "ce_shuffled − ce_posterior", *ends)
     budget = m.budget_nats_per_slot
     row(
         "raw KL",
@@ -141,12 +160,6 @@ def _measured_table(m: Measured) -> Table:
     if m.code_perplexity is not None:
         most = f"codes in use: at most {m.code_perplexity_at_most}, the slots seen"
         row("code perplexity", f"{m.code_perplexity:.2f}", "codes", most)
-    nats("ce_posterior", m.ce_posterior_nats_per_token, "no bound: the codes have seen the answer")
-    nats("ce_prior", m.ce_prior_nats_per_token, "codes from the prior, as in generation")
-    nats("ce_shuffled", m.ce_shuffled_nats_per_token, "codes of another row")
-    nats("worth", m.worth_nats_per_token, "ce_prior − ce_posterior: of the right code", m.worth_stderr)
-    cost, spread = m.shuffling_cost_nats_per_token, m.shuffling_cost_stderr
-    nats("cost of shuffling", cost, "ce_shuffled − ce_posterior", spread)
     change = f"{m.output_change_nats_per_token:.3g}"
     row("change of output", change, "nats/token", "KL between what two codes of the prior predict")
     if m.exchange_efficiency is not None:

@@ -21,6 +21,8 @@ def evaluate(
     chunk: int | None = None,
     resampling: str | None = None,
     resample_below: float | None = None,
+    repeats: int | None = None,
+    step: int | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
@@ -39,6 +41,8 @@ def evaluate(
         chunk=chunk,
         resampling=resampling,  # type: ignore[arg-type]  # checked there
         resample_below=resample_below,
+        repeats=repeats,
+        step=step,
         plugin_files=plugin or [],
         console=progress(),
     )
@@ -92,16 +96,17 @@ def lm_eval(
 def doctor(
     run: str,
     step: int | None = None,
+    windows: int | None = None,
     as_json: AsJSON = False,
     plugin: PluginFiles = None,
 ) -> None:
-    """Say whether the latent of a run lives, and what to try when it doesn't. Changes nothing."""
+    """Say whether the decoder of a run reads its codes, and what to try when it doesn't. Changes nothing."""
     from dataclasses import asdict
 
     import lvlm
     from lvlm.cli.latent_tables import examination_tables
 
-    examination = lvlm.doctor(run, step=step, plugin_files=plugin or [], console=progress())
+    examination = lvlm.doctor(run, step=step, windows=windows, plugin_files=plugin or [], console=progress())
     if as_json:
         print(json.dumps(asdict(examination), indent=1))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from lvlm.evaluation.words import gaps
+from lvlm.evaluation.words import suggestions
 
 if TYPE_CHECKING:
     from lvlm.evaluation.result import Evaluation
@@ -29,11 +29,20 @@ def new_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
     return table
 
 
+_CHOSEN = {
+    "last": "the last checkpoint",
+    "headline": "best on validation by the headline",
+    "bound": "best on validation by the lower of elbo and ce_prior",
+    None: "as asked for, which is not the selected checkpoint",
+}
+
+
 def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
     """The estimates of one run, bounds apart from what has seen the answer, and what the gaps between them
     suggest.
     """
-    title = f"step {result['step']}, {result['windows']} test windows ({result['windows_hash'][:12]})"
+    windows = f"{result['windows']} test windows ({result['windows_hash'][:12]})"
+    title = f"step {result['step']} of {result['steps']}, {_CHOSEN[result['select']]}; {windows}"
     columns = ("estimate", "nats/token", "± s.e.", "± draws", "bits/byte", "ESS", "var(log w)", "what it is")
     yield heading(title)
     table = new_table(*columns, numbers=columns[1:7])
@@ -57,7 +66,14 @@ def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
             kind + headline,
         )
     yield table
-    for sentence in gaps(result):
+    if result["no_bits_per_byte"]:
+        yield Text(f"bits/byte are left out: {result['no_bits_per_byte']}")
+    if result["newest_step"] < result["steps"]:
+        yield Text(
+            f"The newest checkpoint is of step {result['newest_step']} of {result['steps']}: the training "
+            f"isn't finished, or this is an export of an earlier step."
+        )
+    for sentence in suggestions(result):
         yield Text(sentence)
     for name, excess in result["excess_nats_per_sequence"].items():
         yield Text(f"{name} over the oracle: {excess['mean']:.3f} ± {excess['stderr']:.3f} nats per sequence")
@@ -65,15 +81,23 @@ def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
     if latent:
         budget = latent["budget_nats_per_slot"]
         allowed = "no budget" if budget is None else f"budget {budget:.3f}"
-        state = {
-            True: "alive",
-            False: "DEAD (raw KL under 5 % of its budget)",
-            None: "its KL has a floor and can't tell whether it lives; lvlm doctor can",
-        }[result["alive"]]
+        yield Text(_reading(result))
         yield Text(
-            f"latent: {latent['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
-            f"{latent['active_units']} of {latent['units']} units active: {state}"
+            f"raw KL: {latent['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
+            f"{latent['active_units']} of {latent['units']} units active"
         )
+
+
+def _reading(result: Evaluation) -> str:
+    """Whether this run's decoder reads its codes, in words."""
+    worth = result["worth_nats_per_token"]
+    if worth is None:
+        return "codes: what they are worth isn't known without the estimator 'prior' and two windows"
+    said = "read" if result["reads"] else "not read"
+    return (
+        f"codes: {said}; the right ones are worth {worth['value']:+.4f} nats/token, 95 % interval over "
+        f"windows [{worth['low']:+.4f}, {worth['high']:+.4f}]"
+    )
 
 
 def tasks_table(found: dict[str, Any]) -> Table:

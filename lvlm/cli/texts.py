@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lvlm.generation.kl_by_token import Reading
-from lvlm.likelihood.life import ACTIVE_UNIT_BITS
+from lvlm.likelihood.estimate import ACTIVE_UNIT_BITS
 from lvlm.objective import NATS_PER_BIT
 
 SHADES = ("#f7fbff", "#d0e1f2", "#94c4df", "#4a98c9", "#1764ab", "#08306b")  # of ColorBrewer's Blues

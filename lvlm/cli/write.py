@@ -108,10 +108,7 @@ def sample(
     if hold is not None:
         options["hold"] = slots_of(hold)
     if stream:
-        print(prompt[0], end="", flush=True)
-        for piece in lvlm.stream(model, prompt, tokens, **options):
-            print(piece.text, end="", flush=True)
-        print()
+        _stream(model, prompt[0], tokens, options)
         return
     found = {"": lvlm.generate(model, prompt, tokens, **options)}
     if flip:
@@ -221,6 +218,25 @@ def interpolate(
         )
 
 
+def _stream(model: LatentLM, prompt: str, tokens: int, options: dict[str, Any]) -> None:
+    """Print prompt and text while it is made. The prompt comes with the first piece: until then the tokens
+    may change its end.
+    """
+    import lvlm
+    from lvlm.generation.prompts import token_rows
+    from lvlm.interfaces.codec import joined
+
+    assert model.codec is not None
+    (ids,), new, begun = token_rows(model, prompt), [], False
+    for piece in lvlm.stream(model, [ids], tokens, **options):
+        new.append(piece.token)
+        if piece.text and not begun:
+            print(joined(model.codec, ids, new).prompt, end="")
+            begun = True
+        print(piece.text, end="", flush=True)
+    print("" if begun else joined(model.codec, ids, new).prompt)
+
+
 def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str, Any]:
     """How a model is loaded, as options of `lvlm.load`."""
     return {"plugin_files": plugin or [], "precision": precision, "device": device}
@@ -240,6 +256,7 @@ def _record(sample: Sample, how: str) -> dict[str, Any]:
     return {
         "how": how or None,
         "prompt": sample.prompt,
+        "prompt_text": sample.prompt_text,
         "text": sample.text,
         "tokens": sample.tokens,
         "log_prob_nats": sample.log_prob_N.tolist(),
@@ -255,7 +272,7 @@ def _print(model: LatentLM, found: dict[str, list[Sample]], *, side_by_side: boo
 
     several = len({tuple(one.prompt) for group in found.values() for one in group}) > 1
     named = [
-        (_title(model, how, one, several=several), _whole_text(model, one))
+        (_title(model, how, one, several=several), f"{one.prompt_text}{one.text}")
         for group in zip(*found.values(), strict=True)
         for how, one in zip(found, group, strict=True)
     ]
@@ -269,12 +286,10 @@ def _print(model: LatentLM, found: dict[str, list[Sample]], *, side_by_side: boo
 
 
 def _title(model: LatentLM, how: str, sample: Sample, *, several: bool) -> str:
+    from lvlm.interfaces.codec import joined
+
     assert model.codec is not None
-    prompt = model.codec.decode(sample.prompt[:SHOWN_OF_A_PROMPT])
+    begins, goes_on = sample.prompt[:SHOWN_OF_A_PROMPT], sample.prompt[SHOWN_OF_A_PROMPT:]
+    prompt = joined(model.codec, begins, goes_on).prompt
     parts = (how, repr(prompt) if several else "", f"seed {sample.seed}")
     return ", ".join(part for part in parts if part)
-
-
-def _whole_text(model: LatentLM, sample: Sample) -> str:
-    assert model.codec is not None
-    return model.codec.decode(sample.prompt) + str(sample.text)

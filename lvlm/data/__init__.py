@@ -1,9 +1,8 @@
-"""Data: where rows come from. What stands here is public: what a new kind of data is made of, and our own
-kinds.
+"""Data: where rows come from. All names here are public: what a new kind of data needs, and our own kinds.
 
 `source.py` has the contracts, `reader.py` what a trainer iterates; most others are one kind each.
 `codecs.py` makes tokens of text, `documents.py` reads any input piece by piece, `rows.py` cuts tokens into
-rows, and `prepare.py` is what happens once, before training.
+rows, and `prepare.py` makes tokenizers and bins once, before training.
 """
 
 from lvlm.data.attributes import Attribute, text_attributes

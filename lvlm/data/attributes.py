@@ -1,5 +1,5 @@
-"""What can be measured on a text, so that steering can be: a data kind names its attributes, the core knows
-none.
+"""Measurable attributes of a text, by which steering is measured. A data kind names its attributes; the core
+knows none.
 
 Shape legend: N rows, P prompt tokens, L tokens after the prompt.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm.errors import one_of
+from lvlm.interfaces.codec import continuation
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
@@ -27,12 +28,12 @@ Measure = Callable[[Ids, Ids], NDArray[Any]]
 class Attribute:
     """One property of a text, measured from the token ids of prompt [N, P] and text [N, L].
 
-    scale         'number': float [N], NaN where a text has none; 'flags': bool [N, L], one a position;
+    scale         'number': float [N], NaN where a text has none; 'flags': bool [N, L], one per position;
                   'check': bool [N], whether a text is as it should be
-    unit          of a number, in words
-    tolerance     numbers no further apart count as the same
-    control       the data are made such that a code must be able to fix it: where steering by it comes out,
-                  the measurement works, and the absence of steering elsewhere means something
+    unit          name of the unit of a number
+    tolerance     numbers no further apart than this count as equal
+    control       the data are made such that a code must be able to fix it. If steering by it is found, the
+                  measurement works, and finding none elsewhere means something
     uniform_over  the data draw the number uniformly from 0 to this, exclusive
     """
 
@@ -49,10 +50,14 @@ class Attribute:
 
 
 def text_attributes(codec: Codec) -> tuple[Attribute, ...]:
-    """What any text has: how long its words are, and which kinds of characters it is made of."""
+    """Attributes of any text: the length of its words and the kinds of its characters."""
 
     def of_text(count: Callable[[str], float]) -> Measure:
-        return lambda _, text_NL: np.array([count(codec.decode(row)) for row in text_NL.tolist()])
+        def measure(prompt_NP: Ids, text_NL: Ids) -> NDArray[Any]:
+            rows = zip(prompt_NP.tolist(), text_NL.tolist(), strict=True)
+            return np.array([count(continuation(codec, prompt, text)) for prompt, text in rows])
+
+        return measure
 
     def share(belongs: Callable[[str], bool]) -> Measure:
         return of_text(lambda text: sum(map(belongs, text)) / len(text) if text else np.nan)

@@ -31,42 +31,42 @@ FORMAT: Final = "lvlm bins 1"
 
 NAMES = tuple(f"{split}.{kind}" for split in SPLITS for kind in ("bin", "ends"))
 
-HASHED_BYTES = 2**30  # a larger file is not read through whenever it is opened; `lvlm data check` reads all
+HASHED_BYTES = 2**30  # a larger file is not hashed at every opening; `lvlm data check` hashes all
 
 Count = Annotated[int, Field(ge=0)]
 
 
 class SplitFacts(Section):
-    """What stands in the bin of a split."""
+    """Contents of the bin of a split."""
 
     tokens: Count
     documents: Count
     bytes: Count
-    """Of text."""
+    """Bytes of text."""
     largest_id: Annotated[int, Field(ge=-1)]
 
 
 class SplitsFacts(Section):
-    """Those of every split."""
+    """Contents of the bins of all splits."""
 
     train: SplitFacts
     validation: SplitFacts
     test: SplitFacts
 
     def items(self) -> Iterator[tuple[str, SplitFacts]]:
-        """By the name of the split."""
+        """Each split's name and contents."""
         return ((split, getattr(self, split)) for split in SPLITS)
 
 
 class Manifest(Section):
-    """manifest.json."""
+    """The contents of manifest.json."""
 
     format: Literal["lvlm bins 1"] = FORMAT
     codec: str
-    """Its name, which has a tokenizer's sha256."""
+    """The codec's name, which includes a tokenizer's sha256."""
     vocab: Annotated[int, Field(ge=1)]
     tokenizer: Literal["tokenizer.json"] | None
-    """The file's name; null for bytes."""
+    """The name of the tokenizer's file; null for bytes."""
     end_of_document: Count
     """The id behind each document."""
     dtype: Literal["<u2", "<u4"]
@@ -76,6 +76,10 @@ class Manifest(Section):
     bytes: dict[str, Count]
     """The size of each file."""
     sha256: dict[str, str]
+    not_given_back: str | None = (
+        "the bins were prepared before a text was compared with what its tokens give back; prepare them again"
+    )
+    """What the tokens forget of the test text, in words; null for nothing."""
 
     @model_validator(mode="after")
     def _of_every_file(self) -> Self:
@@ -98,8 +102,8 @@ class BinsData(WindowParams):
     path: str = Field(min_length=1)
     """The folder, relative to the working directory."""
     documents: Documents = "join"
-    """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in
-    each row.
+    """How documents fill rows: 'join' takes windows of all documents joined; 'pad' puts a document, or a
+    piece of a long one, in each row.
     """
 
     @classmethod
@@ -109,10 +113,16 @@ class BinsData(WindowParams):
 
     @property
     def codec(self) -> TextCodec:
-        """UTF-8, or the tokenizer beside the bins: a run's own copies where there are any."""
+        """The codec: UTF-8, or the tokenizer beside the bins. A run's own copies come first."""
         if kept := self.kept("manifest.json"):
             return codec_of(kept.parent, read_manifest(kept.parent))
         return codec_of(self._folder, read_manifest(self._folder))
+
+    @property
+    def document_end(self) -> int:
+        """The one that the manifest names."""
+        kept = self.kept("manifest.json")
+        return read_manifest(kept.parent if kept else self._folder).end_of_document
 
     @property
     def _folder(self) -> Path:
@@ -125,7 +135,7 @@ class BinsData(WindowParams):
         return {name: (folder / name).read_bytes() for name in names}
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A folder that holds no bins, or a tokenizer that isn't theirs."""
+        """Faults: a folder without bins, or a tokenizer that isn't theirs."""
         try:
             _ = self.codec
         except UserError as error:
@@ -135,7 +145,7 @@ class BinsData(WindowParams):
         """Map the files.
 
         Raises:
-            UserError: no bins there; a file is cut off, or not what was written; a split is too short.
+            UserError: there are no bins, a file is cut off or has changed, or a split is too short.
         """
         manifest = read_manifest(self._folder)
         codec_of(self._folder, manifest)
@@ -149,16 +159,17 @@ class BinsData(WindowParams):
             {split: TokenFile(self._folder / f"{split}.bin", manifest.dtype) for split in SPLITS},
             fingerprint=hashlib.sha256(json.dumps(manifest.sha256, sort_keys=True).encode()).hexdigest()[:16],
             bytes_per_token=test.bytes / max(1, test.tokens),
+            why_no_bytes=manifest.not_given_back if manifest.tokenizer else None,
             ends=ends,
             order=self.order,
         )
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What `prepare` wrote of the bins in a folder.
+    """The manifest of the bins in a folder.
 
     Raises:
-        UserError: no folder, or no bins in it.
+        UserError: there is no folder, or it holds no bins.
     """
     if not folder.is_dir():
         where = missing(str(folder), folder) if not folder.exists() else f"{str(folder)!r} is no folder"
@@ -212,10 +223,10 @@ def codec_of(folder: Path, manifest: Manifest) -> TextCodec:
 
 
 def check_files(folder: Path, manifest: Manifest, *, limit_bytes: float = float("inf")) -> None:
-    """Make sure that every file is what was written: its size, and of one up to a limit its sha256.
+    """Check every file against the manifest: its size and, up to a limit of size, its sha256.
 
     Raises:
-        UserError: one isn't, or holds ids beyond the vocabulary.
+        UserError: a file differs, or holds ids beyond the vocabulary.
     """
     for name, sha256 in manifest.sha256.items():
         path, wanted_bytes = folder / name, manifest.bytes[name]
@@ -238,6 +249,6 @@ def check_files(folder: Path, manifest: Manifest, *, limit_bytes: float = float(
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file, which is read once and never held."""
+    """sha256 of a file, which is read once and never held in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,8 @@
-"""Writes the bins of a text once, before training."""
+"""Writing of the bins of a text, once, before training."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,32 @@ import numpy as np
 
 from lvlm.data.bins import NAMES, Manifest, sha256_of
 from lvlm.data.codecs import ByteCodec, TextCodec, end_of, id_type
-from lvlm.data.documents import SPLITS, Pieces, Plan, plan_splits, tokenised, with_line_ends
+from lvlm.data.documents import SPLITS, Pieces, Plan, Tokenised, plan_splits, tokenised, with_line_ends
 from lvlm.errors import UserError
 
 
 class Writer:
-    """Writes the tokens of each split as they come."""
+    """Writer of each split's tokens, as they come."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._bins = {split: (folder / f"{split}.bin").open("wb") for split in SPLITS}
         self._ends = {split: (folder / f"{split}.ends").open("wb") for split in SPLITS}
         self._last_end = dict.fromkeys(SPLITS, 0)
+        self.lost: str | None = None
         self.splits = {split: {"tokens": 0, "documents": 0, "bytes": 0, "largest_id": -1} for split in SPLITS}
 
-    def add(self, tokens: Iterable[Any]) -> None:
-        """One piece."""
-        split, ids, text_bytes, ends = tokens
-        facts = self.splits[split]
-        self._bins[split].write(np.ascontiguousarray(ids, dtype=self._dtype).tobytes())
+    def add(self, piece: Tokenised) -> None:
+        """Write the tokens of one piece."""
+        facts, ids = self.splits[piece.split], piece.ids
+        self._bins[piece.split].write(np.ascontiguousarray(ids, dtype=self._dtype).tobytes())
         facts["tokens"] += len(ids)
-        facts["bytes"] += text_bytes
+        facts["bytes"] += piece.text_bytes
         if len(ids):
             facts["largest_id"] = max(facts["largest_id"], int(ids.max()))
-        if ends:
-            self._end(split)
+        self.lost = self.lost or piece.lost
+        if piece.ends:
+            self._end(piece.split)
 
     def _end(self, split: str) -> None:
         if (end := self.splits[split]["tokens"]) > self._last_end[split]:
@@ -65,18 +65,18 @@ def write_bins(
     """Write bins into an empty folder; the manifest last.
 
     Args:
-        pieces: reads the documents; twice, first to find their sizes.
-        folder: is there.
-        codec: makes ids of text.
+        pieces: function that reads the documents; called twice, first to find their sizes.
+        folder: an empty folder.
+        codec: codec that turns text into ids.
         end: the token behind each document; the tokenizer's own unless given.
         held_out: the share of validation, and of test.
-        progress: is told the share that is done.
+        progress: called with the share that is done.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: bad input, or too little for three splits.
+        UserError: the input is bad, or too little for three splits.
     """
     end_id = end_of(codec, end)
     if isinstance(codec, ByteCodec):
@@ -111,6 +111,7 @@ def write_bins(
             "held_out": held_out,
             "splits": writer.splits,
             "bytes": {name: (folder / name).stat().st_size for name in NAMES},
+            "not_given_back": writer.lost,
             "sha256": {name: sha256_of(folder / name) for name in NAMES},
         }
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # How known tokenizers end a document; the first that a tokenizer has is taken.
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<end_of_text>", "[SEP]")
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # of tokenizers that spell unknown characters
 BLOCK_BYTES = 65_536
 BLOCKS_AT_ONCE = 64
 
@@ -31,7 +32,7 @@ class ByteCodec:
     vocab = 256
     name = "bytes"
     end = ord("\n")
-    """What stands behind a document that doesn't end in it."""
+    """The token behind a document that doesn't end in it."""
 
     def encode(self, text: str) -> list[int]:
         """The UTF-8 bytes of a text.
@@ -47,7 +48,7 @@ class ByteCodec:
             ) from None
 
     def arrays(self, contents: Sequence[bytes]) -> list[NDArray[Any]]:
-        """The contents themselves."""
+        """The bytes of each content as ids."""
         return [np.frombuffer(content, dtype=np.uint8) for content in contents]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -56,12 +57,12 @@ class ByteCodec:
 
 
 class CharacterCodec:
-    """One token a character, of a few that synthetic data are made of.
+    """A codec with one token per character, for synthetic data of few symbols.
 
     Args:
-        name: of the codec, and of the data in an error.
+        name: name of the codec, and of the data in errors.
         symbols: the characters; a symbol's place is its id.
-        known: the symbols in an error's words.
+        known: text that names the symbols in errors.
     """
 
     def __init__(self, name: str, symbols: str, *, known: str | None = None) -> None:
@@ -90,12 +91,12 @@ class CharacterCodec:
 
 
 class TokenizerCodec:
-    """The tokens of a tokenizer.json. No special token is put in; in a text they are read as what they stand
-    for.
+    """The codec of a tokenizer.json. No special token is added; one that is written out in a text is read as
+    that token.
 
     Args:
         tokenizer: a tokenizer of the `tokenizers` library.
-        content: of its file.
+        content: content of the tokenizer's file.
     """
 
     def __init__(self, tokenizer: Tokenizer, content: bytes) -> None:
@@ -104,12 +105,14 @@ class TokenizerCodec:
         self.vocab = max(ids.values(), default=-1) + 1
         self.name = f"tokenizer {hashlib.sha256(content).hexdigest()[:16]}"
         self.end: int | None = next((ids[token] for token in ENDS if token in ids), None)
+        self._falls_back = b'"ByteFallback"' in content
+        self._ends_bytes = set(ids.values()) - {ids[token] for token in BYTES if token in ids}
 
     def id_of(self, token: str) -> int:
         """The id of a token.
 
         Raises:
-            UserError: it has none.
+            UserError: the tokenizer has no such token.
         """
         found = self._tokenizer.token_to_id(token)
         if found is None:
@@ -130,8 +133,17 @@ class TokenizerCodec:
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, special tokens too; an id that the tokenizer hasn't is left out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        """The text of ids, special tokens too; an id that the tokenizer doesn't have is left out."""
+        listed = list(ids)  # of none, a decoder that strips spaces on the right would panic
+        return str(self._tokenizer.decode(listed, skip_special_tokens=False)) if listed else ""
+
+    def unsettled(self, ids: Sequence[int]) -> int:
+        """How many of the last ids are bytes in a row: one more that makes them no UTF-8 turns the text of
+        all of them into U+FFFD.
+        """
+        if not self._falls_back:
+            return 0
+        return next((n for n, token in enumerate(reversed(ids)) if token in self._ends_bytes), len(ids))
 
 
 TextCodec = ByteCodec | TokenizerCodec
@@ -139,10 +151,10 @@ TextCodec = ByteCodec | TokenizerCodec
 
 
 def open_codec(tokenizer: str | Path | None) -> TextCodec:
-    """The codec of a tokenizer.json; of bytes for None.
+    """The codec of a tokenizer.json; that of bytes for None.
 
     Raises:
-        UserError: no such file, or it holds no tokenizer.
+        UserError: there is no such file, or it holds no tokenizer.
         MissingLibrary: `tokenizers` isn't installed.
     """
     if tokenizer is None:
@@ -185,10 +197,10 @@ def tokenizers_library() -> Any:
 
 
 def end_of(codec: TextCodec, said: str | None) -> int:
-    """The id that stands behind a document: that of the token said, else the tokenizer's own.
+    """The id that stands behind a document: that of the given token, else the tokenizer's own.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such token.
     """
     if said is not None:
         if isinstance(codec, ByteCodec):

@@ -39,7 +39,7 @@ class CoinData(DataParams):
 
     @classmethod
     def example(cls) -> Self:
-        """Rows that are few enough to be counted, and noisy enough to differ."""
+        """Data with rows few enough to be counted, and noisy enough to differ."""
         return cls(length=10, noise=0.4)
 
     @field_validator("noise")
@@ -55,7 +55,7 @@ class CoinData(DataParams):
 
     @property
     def codec(self) -> CharacterCodec:
-        """3 symbols."""
+        """The codec of the 3 symbols."""
         return CharacterCodec("coin", SYMBOLS, known="'0', '1' and '>'")
 
     @property
@@ -64,7 +64,7 @@ class CoinData(DataParams):
         return self.length
 
     def open(self) -> CoinSource:
-        """The generator; nothing is read."""
+        """Open the generator; nothing is read."""
         return CoinSource(self)
 
 
@@ -84,11 +84,11 @@ class CoinSource(Source):
         return Batch(inputs_NT, row_NU[:, 1:].clone(), torch.ones_like(inputs_NT, dtype=torch.bool))
 
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
-        """Fresh rows."""
+        """Fresh rows for each seed and step."""
         return self._draw(uniforms((rows, self.params.length + 1), "train", seed=seed, step=step))
 
     def windows(self, count: int, split: Split = "validation") -> Windows:
-        """The first rows of the split's own stream; there is no end to them."""
+        """The first rows of the split's own stream, which has no end."""
         assert count >= 1, f"{count} windows"
         one_of(split, Split, "split")
         return Windows.of(self._draw(uniforms((count, self.params.length + 1), split)))
@@ -105,7 +105,7 @@ class CoinSource(Source):
 
 
 def nll_nats(ones_N: NDArray[np.int64], length: int, noise: float) -> NDArray[np.float64]:
-    """-log p of rows with so many ones, nats."""
+    """-log p of rows with the given numbers of ones, nats."""
     flip, keep = math.log(noise), math.log1p(-noise)
     zeros_N = length - ones_N
     of_tails, of_heads = ones_N * flip + zeros_N * keep, ones_N * keep + zeros_N * flip

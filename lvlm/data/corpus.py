@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from lvlm.data.codecs import ByteCodec, TextCodec, TokenizerCodec, open_codec, tokens_of
+from lvlm.data.cuts import cut_near, near_bytes
+from lvlm.data.round_trip import lost_in_text
 from lvlm.data.rows import Order, TokenSource
 from lvlm.data.source import DataParams
 from lvlm.errors import UserError
@@ -53,11 +55,14 @@ def split_by_file(files: Sequence[File]) -> Splits:
 
 
 def split_by_position(files: Sequence[File]) -> Splits:
-    """90/5/5 by position in the joined files, in the order given: validation and test are the tail."""
+    """90/5/5 by position in the joined files, in the order given: validation and test are the tail. No
+    character is cut.
+    """
     content = join(file.content for file in files)
     held = len(content) // HELD_OUT
-    end = len(content) - 2 * held
-    return Splits(content[:end], content[end : end + held], content[end + held :], "position")
+    places = (len(content) - 2 * held, len(content) - held)
+    first, second = (cut_near(content, place, near_bytes(held)) for place in places)
+    return Splits(content[:first], content[first:second], content[second:], "position")
 
 
 def split_files(files: Sequence[File]) -> Splits:
@@ -80,18 +85,19 @@ class WindowParams(DataParams):
     window: int = Field(default=256, ge=2)
     """Input tokens of a row."""
     order: Order = "random"
-    """'random' draws training rows with replacement, windows from anywhere; 'epochs' takes those that lie
-    side by side once each, in an order of the seed, before any again."""
+    """The order of training rows: 'random' draws windows from anywhere, with replacement; 'epochs' takes each
+    of the windows that lie side by side once, in an order drawn from the seed, before any comes again.
+    """
 
     def faults_as_part(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Rows that are read in epochs."""
+        """Fault: rows that are read in epochs."""
         if self.order == "epochs":
             says = "a mixture picks rows at random and would leave out some of every epoch"
             yield ("order",), f"{says}; set order: random"
 
     @property
     def codec(self) -> TextCodec:
-        """UTF-8, or a tokenizer's."""
+        """The codec: UTF-8, or a tokenizer's."""
         raise NotImplementedError(f"{type(self).__name__}.codec")
 
     @property
@@ -108,16 +114,16 @@ class TokenizedParams(WindowParams):
 
     @property
     def codec(self) -> TextCodec:
-        """UTF-8, or the tokenizer's: a run's own copy where there is one."""
+        """The codec: UTF-8, or the tokenizer's. A run's own copy comes first."""
         return open_codec(self.kept("tokenizer.json") or self.tokenizer)
 
     def files(self) -> dict[str, bytes]:
-        """The tokenizer."""
+        """The tokenizer's file."""
         codec = self.codec
         return {"tokenizer.json": codec.content} if isinstance(codec, TokenizerCodec) else {}
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A tokenizer that cannot be read."""
+        """Fault: a tokenizer that cannot be read."""
         try:
             _ = self.codec
         except UserError as error:
@@ -145,6 +151,7 @@ class CorpusParams(TokenizedParams):
             tokens,
             fingerprint=sha.hexdigest()[:16],
             bytes_per_token=len(splits.test) / max(1, len(tokens["test"])),
+            why_no_bytes=lost_in_text(codec, splits.test),
             order=self.order,
             prompt=prompt,
             unit="bytes" if isinstance(codec, ByteCodec) else "tokens",

@@ -29,13 +29,13 @@ class DatasetParams(TokenizedParams):
     """A folder that `save_to_disk` wrote, or a file or folder of .jsonl, .csv, .parquet or .txt, perhaps
     gzipped; nothing is downloaded."""
     hub: str | None = Field(default=None, min_length=1)
-    """In place of `path`, the name of a dataset on the hub, which is downloaded or, streamed, read over the
+    """The name of a dataset on the hub, in place of `path`; it is downloaded or, if streamed, read over the
     network.
     """
     revision: str | None = None
     """The commit, tag or branch on the hub; null for the newest."""
     subset: str | None = None
-    """The dataset's configuration; null where it has one alone."""
+    """The dataset's configuration; null where there is only one."""
     field: str = "text"
     """The column that holds the text."""
     train: str = "train"
@@ -47,12 +47,12 @@ class DatasetParams(TokenizedParams):
     streaming: bool = False
     """Read documents in order while training, in place of reading all of them before it."""
     shuffle_buffer: int = Field(default=1, ge=1)
-    """Documents of a stream that each worker holds at a time and mixes, by the seed; 1 keeps the stream's
+    """Documents of a stream that each worker holds and shuffles at a time, by the seed; 1 keeps the stream's
     order.
     """
     documents: Documents = "join"
-    """'join' takes windows of all documents in a row; 'pad' puts a document, or a piece of a long one, in
-    each row.
+    """How documents fill rows: 'join' takes windows of all documents joined; 'pad' puts a document, or a
+    piece of a long one, in each row.
     """
     end_of_document: str | None = None
     """The token behind each document; null for the tokenizer's own, and for a line break of bytes."""
@@ -63,7 +63,9 @@ class DatasetParams(TokenizedParams):
         return cls(path=str(folder / "rows.jsonl"), window=16)
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Options that exclude each other; a tokenizer that cannot be read or knows no end of a document."""
+        """Faults: options that exclude each other; a tokenizer that cannot be read or has no end of a
+        document.
+        """
         yield from super().faults()
         if (self.path is None) == (self.hub is None):
             yield ("path",), "name either a path or a dataset of the hub, one of the two"
@@ -86,22 +88,27 @@ class DatasetParams(TokenizedParams):
                 yield ("end_of_document",), str(error)
 
     def faults_as_part(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A stream, and rows that are read in epochs."""
+        """Faults: a stream, or rows that are read in epochs."""
         if self.streaming:
             says = "a streamed part has no row of its own at a step, so a mixture cannot pick from it"
             yield ("streaming",), f"{says}; set streaming: false, or make bins with `lvlm data prepare`"
         yield from super().faults_as_part()
 
     @property
+    def document_end(self) -> int:
+        """The token said, or the codec's own."""
+        return end_of(self.codec, self.end_of_document)
+
+    @property
     def where(self) -> str:
-        """The dataset, for an error."""
+        """The name of the dataset in errors."""
         return f"data.hub: {self.hub}" if self.hub is not None else f"data.path: {self.path}"
 
     def splits(self) -> dict[str, Any]:
-        """The dataset's splits by what we call them, freshly opened.
+        """The dataset's splits by our names for them, freshly opened.
 
         Raises:
-            UserError: no such dataset or split.
+            UserError: there is no such dataset or split.
             MissingLibrary: `datasets` isn't installed.
         """
         named = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -118,8 +125,8 @@ class DatasetParams(TokenizedParams):
         return found
 
     def file_sizes(self) -> list[tuple[str, int]]:
-        """Names and sizes in bytes of the files of `path`: nobody reads a stream to its end to see whether it
-        changed. A dataset of the hub has none here.
+        """Names and sizes in bytes of the files of `path`, which show a change without reading a stream to
+        its end. A dataset of the hub has none here.
         """
         if self.path is None:
             return []
@@ -152,7 +159,7 @@ class DatasetParams(TokenizedParams):
             raise UserError(f"{self.where}: cannot be read: {reason_of(error)}") from None
 
     def _load_files(self, datasets: Any, path: Path) -> Any:
-        """Streamed, whoever reads them: then they need no cache."""
+        """Load files as a stream in any case, which needs no cache."""
         if path.is_dir():
             return datasets.load_dataset(str(path), self.subset, streaming=True)
         suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
@@ -168,9 +175,7 @@ class DatasetParams(TokenizedParams):
 
 @contextmanager
 def nothing_sent(datasets: Any) -> Iterator[None]:
-    """Inside, the library doesn't tell its makers that it reads a file here, as it does otherwise, waiting
-    for an answer.
-    """
+    """Keep the library from reporting to its makers that it reads a file, and from waiting for an answer."""
     before, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS, False
     try:
         yield

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm.data.codecs import BLOCK_BYTES, BLOCKS_AT_ONCE, ByteCodec, TextCodec, id_type
+from lvlm.data.cuts import cut_near, near_bytes
+from lvlm.data.round_trip import lost
 from lvlm.data.text import find, text_of
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
 from lvlm.system.files import reading
@@ -32,15 +34,17 @@ class Piece(NamedTuple):
 
     content: bytes
     key: bytes
-    """What decides its split: a file's name, or the text of a row. All pieces of a document have the same."""
+    """The key that decides its split: a file's name, or the text of a row. All pieces of a document have the
+    same.
+    """
     ends: bool
     """Whether the document ends with it."""
     split: str | None = None
-    """The split that its data set gives it; None where we choose."""
+    """The split that its dataset gives it; None where we choose."""
 
 
 Pieces = Callable[[], Iterator[Piece]]
-"""Reads all pieces from the beginning."""
+"""A function that reads all pieces from the beginning."""
 
 
 class Tokenised(NamedTuple):
@@ -50,22 +54,24 @@ class Tokenised(NamedTuple):
     ids: NDArray[Any]
     text_bytes: int
     ends: bool
+    lost: str | None = None
+    """Of the test split, what the tokens forget of the text, in words."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which split a piece goes to."""
+    """The assignment of pieces to splits."""
 
     rule: str
-    """'document': by a hash of a document's key. 'position': the tail of all bytes. 'given': by the data
-    set.
+    """The rule of the split. 'document': by a hash of a document's key. 'position': the tail of all bytes.
+    'given': by the dataset.
     """
     total_bytes: int
     drawn: tuple[str, ...] = ()
     """The held-out splits that we choose."""
     share: float = 0.05
     starts: Mapping[str, int] = field(default_factory=dict)
-    """Of 'position': the byte at which a held-out split starts."""
+    """For 'position', the byte at which each held-out split starts, or the first after it that may be cut."""
 
     def cut(self, piece: Piece, position: int) -> Iterator[tuple[str, bytes]]:
         """The piece's parts by split; `position` is the number of bytes before it, of those that we split."""
@@ -74,15 +80,16 @@ class Plan:
         elif self.rule != "position":
             yield drawn_split(piece.key, self.drawn, self.share), piece.content
         else:
-            edges = [0, *(self.starts[split] for split in self.drawn), self.total_bytes]
-            for split, low, high in zip(("train", *self.drawn), edges, edges[1:], strict=False):
-                part = piece.content[max(0, low - position) : max(0, high - position)]
-                if part:
+            content, near = piece.content, near_bytes(int(self.total_bytes * self.share))
+            places = [max(0, self.starts[split] - position) for split in self.drawn]
+            edges = [0, *(cut_near(content, place, near) for place in places), len(content)]
+            for split, (low, high) in zip(("train", *self.drawn), itertools.pairwise(edges), strict=True):
+                if part := content[low:high]:
                     yield split, part
 
 
 def drawn_split(key: bytes, drawn: Sequence[str], share: float) -> str:
-    """The split of a document, by a hash of its key alone: what has the same text is in the same split."""
+    """The split of a document, by a hash of its key alone: equal keys are in the same split."""
     u = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
     return drawn[int(u / share)] if u < share * len(drawn) else "train"
 
@@ -122,9 +129,10 @@ def tokenised(pieces: Pieces, plan: Plan, codec: TextCodec, end: int) -> Iterato
         for (split, content, ends), ids in zip(
             some, codec.arrays([content for _, content, _ in some]), strict=True
         ):
+            forgotten = lost(codec, content, ids) if split == "test" else None
             if ends and not isinstance(codec, ByteCodec):
                 ids = np.append(ids, np.array(end, id_type(codec.vocab)))
-            yield Tokenised(split, ids, len(content), ends)
+            yield Tokenised(split, ids, len(content), ends, forgotten)
 
 
 def _parts(pieces: Iterable[Piece], plan: Plan) -> Iterator[tuple[str, bytes, bool]]:
@@ -147,8 +155,7 @@ def with_line_ends(pieces: Pieces) -> Pieces:
     return ended
 
 
-# ---- files and data sets
-# ------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------- files and datasets
 
 
 def pieces_of(inputs: Sequence[str], field_name: str) -> Pieces:
@@ -156,7 +163,7 @@ def pieces_of(inputs: Sequence[str], field_name: str) -> Pieces:
     to.
 
     Raises:
-        UserError: nothing there. Reading raises it for what is corrupt.
+        UserError: an input is missing. Reading raises it for a corrupt one.
     """
     for given in inputs:
         if not is_saved_dataset(Path(os.path.expanduser(given))):
@@ -192,7 +199,7 @@ def _pieces_of_file(name: str, path: Path, field_name: str) -> Iterator[Piece]:
 
 
 def _stretches(file: IO[bytes], key: bytes) -> Iterator[Piece]:
-    """About 64 KiB each, to the end of a line: those of `lvlm.data.codecs.blocks`."""
+    """Stretches of about 64 KiB, each to the end of a line, as `lvlm.data.codecs.blocks` cuts them."""
 
     def stretch() -> bytes:
         start = file.read(BLOCK_BYTES)
@@ -211,10 +218,10 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 def saved_splits(path: str) -> dict[str, Any]:
-    """The splits of a dataset that was saved to disk; one that has none is 'train'.
+    """The splits of a dataset that was saved to disk; a dataset without splits is 'train'.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the dataset can't be read.
         MissingLibrary: `datasets` isn't installed.
     """
     datasets = datasets_library()
@@ -259,7 +266,7 @@ def documents_of(
 
 
 def reason_of(error: Exception) -> str:
-    """What a library says of its failure, in one line."""
+    """The reason that a library gives for its failure, in one line."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 

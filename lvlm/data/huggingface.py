@@ -34,7 +34,7 @@ class HuggingFaceData(DatasetParams):
         """Find the dataset; unless it is streamed, read and tokenise all of it.
 
         Raises:
-            UserError: no such dataset, split or field; too little text.
+            UserError: there is no such dataset, split or field, or too little text.
             MissingLibrary: `datasets` isn't installed.
         """
         return StreamedDataset(self) if self.streaming else self._whole()
@@ -51,10 +51,12 @@ class HuggingFaceData(DatasetParams):
         ids: dict[str, list[Any]] = {split: [np.empty(0, np.uint8)] for split in SPLITS}
         ends: dict[str, list[int]] = {split: [] for split in SPLITS}
         counts, test_bytes = dict.fromkeys(SPLITS, 0), 0
+        why_no_bytes: str | None = None
         for piece in tokenised(read, plan, codec, end_of(codec, self.end_of_document)):
             ids[piece.split].append(piece.ids)
             counts[piece.split] += len(piece.ids)
             test_bytes += piece.text_bytes if piece.split == "test" else 0
+            why_no_bytes = why_no_bytes or piece.lost
             if piece.ends:
                 ends[piece.split].append(counts[piece.split])
             sha.update(f"\n{piece.split} {len(piece.ids)}\n".encode())
@@ -67,6 +69,7 @@ class HuggingFaceData(DatasetParams):
             {split: np.concatenate(of) for split, of in ids.items()},
             fingerprint=sha.hexdigest()[:16],
             bytes_per_token=test_bytes / max(1, counts["test"]),
+            why_no_bytes=why_no_bytes,
             ends={split: np.array(of, np.int64) for split, of in ends.items()}
             if self.documents == "pad"
             else None,

@@ -1,4 +1,4 @@
-"""Our own kinds of data, which take the route that a stranger's take."""
+"""Our own kinds of data, registered as those of any plugin are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lvlm.interfaces import Register
 
 @hookimpl
 def register_data(register: Register) -> None:
-    """Real text, mixtures, and synthetic data whose likelihood is known."""
+    """Register real text, mixtures, and synthetic data whose likelihood is known."""
     register(PythonData)
     register(TextData)
     register(BinsData)

@@ -34,7 +34,7 @@ STARTS = LENGTH - RUN + 1
 NOISE_RATE = 1 / 16
 
 EXPECTED_LOG_STARTS = 0.005327932
-"""E log N, nats: what the noise hides of the start, N being the starts that a row allows."""
+"""E log N, nats: what the noise hides of the start; N is the number of starts that a row allows."""
 ENTROPY_NATS = (
     LENGTH * (NOISE_RATE * math.log(16) + (1 - NOISE_RATE) * math.log(16 / 15))
     + math.log(STARTS)
@@ -50,7 +50,7 @@ class LettersData(DataParams):
 
     @property
     def codec(self) -> CharacterCodec:
-        """29 symbols."""
+        """The codec of the 29 symbols."""
         return CharacterCodec("letters", SYMBOLS, known="A-Z, '_', '!' and '>'")
 
     @property
@@ -60,8 +60,8 @@ class LettersData(DataParams):
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """Where the run starts, which the data draw uniformly; where the noise is; whether the row is
-        possible.
+        """Attributes of a row: where the run starts, which the data draw uniformly; where the noise is;
+        whether the row is possible.
         """
         return (
             Attribute("start", "number", starts, unit="characters", control=True, uniform_over=STARTS),
@@ -72,7 +72,7 @@ class LettersData(DataParams):
         )
 
     def open(self) -> LettersSource:
-        """The generator; nothing is read."""
+        """Open the generator; nothing is read."""
         return LettersSource(self)
 
 
@@ -85,11 +85,11 @@ class LettersSource(Source):
         self.fingerprint = hashlib.sha256(rule.encode()).hexdigest()[:16]
 
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
-        """Fresh rows."""
+        """Fresh rows for each seed and step."""
         return batch_of(*draw(uniforms((rows, LENGTH + 2), "train", seed=seed, step=step)))
 
     def windows(self, count: int, split: Split = "validation") -> Windows:
-        """The first rows of the split's own stream; there is no end to them."""
+        """The first rows of the split's own stream, which has no end."""
         assert count >= 1, f"{count} windows"
         one_of(split, Split, "split")
         return Windows.of(batch_of(*draw(uniforms((count, LENGTH + 2), split))))
@@ -153,7 +153,7 @@ def starts(_: NDArray[np.int64], text_NL: NDArray[np.int64]) -> NDArray[np.float
 
 
 def _sums_of_runs(flags_NL: NDArray[np.bool_]) -> NDArray[np.int16]:
-    """How many flags stand in the run from each start, [N, 57]."""
+    """The number of flags in the run from each start, [N, 57]."""
     before_NU = np.zeros((len(flags_NL), LENGTH + 1), dtype=np.int16)
     flags_NL.cumsum(1, out=before_NU[:, 1:])
     return before_NU[:, RUN:] - before_NU[:, :-RUN]

@@ -38,13 +38,13 @@ class MixtureData(DataParams):
     kind: Literal["mixture"] = "mixture"
 
     parts: dict[str, SerializeAsAny[DataParams]] = Field(min_length=1)
-    """By name, any other kind of data."""
+    """The parts by name, each of any other kind of data."""
     weights: dict[str, Schedule] = Field(default={})
-    """By name, how often a part's rows come, over the sum of all; a number or a ramp over steps; 1 unless
-    given.
+    """The weight of each part's rows by name, relative to the sum of all; a number or a ramp over steps; 1
+    unless given.
     """
     held_out_weights: dict[str, Weight] | None = None
-    """By name, the shares of the held-out windows, 0 unless given; null for the weights at the end of their
+    """The shares of the held-out windows by name, 0 unless given; null for the weights at the end of their
     ramps.
     """
 
@@ -59,12 +59,18 @@ class MixtureData(DataParams):
 
     @property
     def codec(self) -> Codec:
-        """The parts'."""
+        """The codec of the parts."""
         return self._first.codec
 
     @property
+    def document_end(self) -> int | None:
+        """The parts', where all have the same one."""
+        ends = {part.document_end for part in self.parts.values()}
+        return ends.pop() if len(ends) == 1 else None
+
+    @property
     def tokens(self) -> int:
-        """T: the parts'."""
+        """T: input tokens of a row, the same in all parts."""
         return self._first.tokens
 
     @property
@@ -72,7 +78,7 @@ class MixtureData(DataParams):
         return next(iter(self.parts.values()))
 
     def files(self) -> dict[str, bytes]:
-        """Those of all parts, in a folder each."""
+        """The files of all parts, each part's in its own folder."""
         return {
             f"{name}/{file}": content
             for name, part in self.parts.items()
@@ -147,7 +153,7 @@ class MixtureData(DataParams):
         """Open all parts.
 
         Raises:
-            UserError: one can't be opened; says which.
+            UserError: a part can't be opened; the message names it.
         """
         sources = {}
         for name, part in self.parts.items():
@@ -161,7 +167,7 @@ class MixtureData(DataParams):
 
 
 class MixtureSource(Source):
-    """Each row from one of the sources."""
+    """A source of rows, each from one of the parts."""
 
     def __init__(self, params: MixtureData, sources: Mapping[str, Source]) -> None:
         assert not any(isinstance(source, StreamSource) for source in sources.values())
@@ -175,6 +181,8 @@ class MixtureSource(Source):
         total = sum(shares.values())
         of_parts = {name: source.bytes_per_token for name, source in sources.items() if shares[name]}
         known = [(size, shares[name]) for name, size in of_parts.items() if size is not None]
+        reasons = ((name, sources[name].why_no_bytes) for name in of_parts)
+        self.why_no_bytes = next((f"in part {name!r} {why}" for name, why in reasons if why), None)
         self.bytes_per_token = (
             sum(size * share for size, share in known) / total if len(known) == len(of_parts) else None
         )
@@ -206,8 +214,8 @@ class MixtureSource(Source):
         return np.searchsorted(edge_P, u_B, side="right").clip(max=last).astype(np.int64)
 
     def windows(self, count: int, split: Split = "validation") -> Windows:
-        """Windows of the parts by their shares, as evenly mixed as can be: each next one is of the part that
-        lags most.
+        """Windows of the parts by their shares, mixed as evenly as possible: each next one is from the part
+        that lags most.
 
         Raises:
             UserError: when a part holds too few.
@@ -235,7 +243,7 @@ class MixtureSource(Source):
         return Windows.of(Batch(*out))
 
     def sample_prompt(self) -> str:
-        """That of the part with the largest share."""
+        """The prompt of the part with the largest share."""
         shares = self.params.shares()
         return self._sources[max(shares, key=shares.__getitem__)].sample_prompt()
 

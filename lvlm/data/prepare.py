@@ -32,7 +32,7 @@ def prepare_bins(
     held_out: float,
     progress: Callable[[float], None] | None = None,
 ) -> Path:
-    """Write bins beside and rename them, so that what has the name is whole."""
+    """Write bins to a folder beside and rename it, so that a folder of the name is always complete."""
     if not inputs:
         raise UserError("input: name files or folders to prepare")
     if not 0 < held_out <= 0.25:
@@ -46,10 +46,10 @@ def prepare_bins(
 
 
 def check_bins(folder: Path) -> None:
-    """Read all of bins and compare with the manifest.
+    """Read all bins and compare them with the manifest.
 
     Raises:
-        UserError: a file isn't what was written.
+        UserError: a file has changed.
     """
     manifest = read_manifest(folder)
     codec_of(folder, manifest)
@@ -66,7 +66,7 @@ def train_bpe(
     progress: Callable[[float], None] | None = None,
     tell: Callable[[str], object] = str,
 ) -> Path:
-    """Learn a byte-level BPE; `tell` is called where it isn't quite what was asked for."""
+    """Learn a byte-level BPE; `tell` gets a message where the result differs from the request."""
     if not inputs:
         raise UserError("input: name files or folders to learn from")
     if vocab < SMALLEST_VOCAB:
@@ -75,7 +75,7 @@ def train_bpe(
         )
     if vocab > LARGEST_VOCAB:
         raise UserError(f"vocab is {vocab}; it is at most {LARGEST_VOCAB}, as an id has 32 bits")
-    with writing(out):  # whose name may be too long
+    with writing(out):  # its name may be too long
         is_folder, is_there = out.is_dir(), out.exists()
     if is_folder:
         raise UserError(f"{out}: is a folder; name a file")
@@ -144,17 +144,18 @@ def train_tokenizer(
     Args:
         inputs: files and folders: .txt, .jsonl, either gzipped; or a saved Hugging Face dataset.
         out: the file to write.
-        vocab: ids, those of all bytes and of the end of a document among them; fewer where the text gives no
-            more.
-        field: of each row, what holds its text.
+        vocab: number of ids, with those of all bytes and of the end of a document; fewer where the text
+            gives no more.
+        field: field of each row that holds its text.
         overwrite: replace the file.
-        console: where progress goes, and what the text gave where that is less; quiet unless given.
+        console: where progress is shown, and the number of ids where the text gives fewer; quiet unless
+            given.
 
     Returns:
         The file.
 
     Raises:
-        UserError: bad input, or the file is taken.
+        UserError: the input is bad, or the file exists.
         lvlm.errors.MissingLibrary: `tokenizers` isn't installed.
     """
     with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
@@ -179,7 +180,7 @@ def prepare_data(
     held_out: float = 0.05,
     console: Console | None = None,
 ) -> Path:
-    """Tokenise text once, into a folder for `kind: bins`. Reads a piece at a time, and all of it twice.
+    """Tokenise text once, into a folder for `kind: bins`. The text is read twice, a piece at a time.
 
     Args:
         inputs: as for `train_tokenizer`.
@@ -188,13 +189,13 @@ def prepare_data(
         field: as for `train_tokenizer`.
         end_of_document: the token behind a document; the tokenizer's own unless given.
         held_out: the share of validation, and of test.
-        console: where progress goes; quiet unless given.
+        console: where progress is shown; quiet unless given.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: bad input, a tokenizer without that token, too little text, or the folder is taken.
+        UserError: the input is bad or too short, the tokenizer has no such token, or the folder exists.
         lvlm.errors.MissingLibrary: `tokenizers` or `datasets` isn't installed, and is needed.
     """
     with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
@@ -216,6 +217,6 @@ def check_data(folder: str | Path) -> None:
         folder: a folder that `lvlm data prepare` wrote.
 
     Raises:
-        UserError: it isn't what was written.
+        UserError: a file has changed.
     """
     check_bins(Path(folder))

@@ -28,8 +28,8 @@ class PythonData(CorpusParams):
     kind: Literal["python"] = "python"
 
     max_megabytes: float = Field(default=8.0, gt=0, allow_inf_nan=False)
-    """Take whole files, in the order of the hash of their paths, as long as they fit into so many 10^6
-    bytes.
+    """The limit in 10^6 bytes: whole files are taken, in the order of the hash of their paths, as long as
+    they fit.
     """
 
     @classmethod
@@ -57,7 +57,7 @@ class PythonData(CorpusParams):
 
 
 def _sources(root: Path) -> list[str]:
-    """Paths inside the library, with forward slashes. `_sysconfigdata*` differs from machine to machine."""
+    """Paths inside the library, with forward slashes, without `_sysconfigdata*`, which differs by machine."""
     names = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = [s for s in subfolders if s not in SKIPPED_FOLDERS and not s.startswith("config-")]

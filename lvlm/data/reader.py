@@ -1,10 +1,10 @@
-"""What a trainer iterates: one rank's rows of step after step, and a state to resume from.
+"""Readers that a trainer iterates: one rank's rows, step after step, and a state to resume from.
 
     Source ── train_batch(seed, step, rows) ──► StatefulDataLoader (with workers) ──► this rank's rows ──► cut
 
 A source whose batches are pure functions needs no state but the step: it resumes exactly on any number of
-ranks and workers. A stream (`StreamSource`) has a position in its documents, which belongs to one rank of so
-many with so many workers.
+ranks and workers. A stream (`StreamSource`) has a position in its documents, which is valid only for the same
+rank, number of ranks and number of workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lvlm.system.modules import Sendable
 
 
 class Reader(abc.ABC):
-    """One rank's rows. Steps are asked for in increasing order; a jump ahead skips what lies between."""
+    """A reader of one rank's rows. Steps are requested in increasing order; a jump skips those between."""
 
     def __init__(self, start: int, length: Schedule | None) -> None:
         self._next, self._length = start, length
@@ -44,13 +44,13 @@ class Reader(abc.ABC):
         return Batch(*(x_BT[:, :tokens].contiguous() for x_BT in _fields(batch)))
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on after the last batch; `torch.load(weights_only=True)` reads
-        it.
+        """The state from which `load_state_dict` goes on after the last batch;
+        `torch.load(weights_only=True)` reads it.
         """
         return {"step": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a state was taken.
+        """Resume where a state was taken.
 
         Raises:
             UserError: when this reader cannot go on exactly there.
@@ -81,10 +81,10 @@ def open_reader(
 
     Args:
         source: the open data.
-        seed: of the order of the rows.
+        seed: seed of the order of the rows.
         rows: rows of a step over all ranks.
-        rank: of this process.
-        ranks: how many processes share a step.
+        rank: rank of this process.
+        ranks: number of processes that share a step.
         workers: processes that read ahead; 0 reads in this one. The rows are the same.
         pin: keep batches in pinned memory, from which a GPU copies without waiting.
         start: the first step.
@@ -116,7 +116,7 @@ class _Share(Sendable, Dataset[Rows | str]):
         self.slice = slice(rank * each, (rank + 1) * each)
 
     def batch(self, step: int) -> Batch:
-        """All columns."""
+        """The rank's rows of a step, with all columns."""
         batch = self.source.train_batch(seed=self.seed, step=step, rows=self.rows)
         return batch if self.ranks == 1 else batch[self.slice]
 
@@ -128,7 +128,7 @@ class _Share(Sendable, Dataset[Rows | str]):
 
 
 class _DirectReader(Reader):
-    """Reads in this process."""
+    """A reader without workers."""
 
     def __init__(self, share: _Share, pin: bool, start: int, length: Schedule | None) -> None:
         super().__init__(start, length)
@@ -140,7 +140,7 @@ class _DirectReader(Reader):
 
 
 class _AheadReader(Reader):
-    """Workers read ahead, each whole steps; a jump ahead starts them anew."""
+    """A reader whose workers read whole steps ahead; a jump ahead restarts them."""
 
     def __init__(self, share: _Share, workers: int, pin: bool, start: int, length: Schedule | None) -> None:
         super().__init__(start, length)
@@ -176,7 +176,7 @@ class _StreamRows(Sendable, IterableDataset[Rows | str]):
 
 
 class _StreamIterator:
-    """A stream whose mistakes are told in words; torchdata asks it for its state."""
+    """An iterator over a stream that returns user errors as text; torchdata saves its state."""
 
     def __init__(self, stream: RowStream) -> None:
         self.stream = stream
@@ -198,7 +198,7 @@ class _StreamIterator:
 
 
 class _StreamReader(Reader):
-    """Reads a stream in order; its state is the workers' positions."""
+    """A reader of a stream in order; its state is the workers' positions."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class _StreamReader(Reader):
         self._skip_to = start
 
     def batch(self, step: int) -> Batch:
-        """The rank's rows; what lies between the last step and this one is read and thrown away."""
+        """The rank's rows; those between the last step and this one are read and discarded."""
         while self._next < max(step, self._skip_to):
             self._batch(self._next)
             self._next += 1
@@ -235,7 +235,7 @@ class _StreamReader(Reader):
         return {"step": self._next, **self._who, "stream": self._loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a state was taken, by the same rank of as many, with as many workers and rows.
+        """Resume where a state was taken, with the same rank and the same numbers of ranks, workers and rows.
 
         Raises:
             UserError: when these differ: documents belong to ranks and workers by their number.

@@ -35,7 +35,7 @@ class Tokens(Protocol):
 
 
 class TokenFile:
-    """A memory-mapped file of token ids. It is sent to another process as its path."""
+    """A memory-mapped file of token ids. Another process receives it as its path."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path, self.dtype = path, dtype
@@ -55,15 +55,18 @@ class TokenFile:
 
 
 class TokenSource(Source):
-    """Rows of the tokens of three splits. Training rows as `order` says; held-out rows lie side by side.
+    """Rows of the tokens of three splits. Training rows follow `order`; held-out rows lie side by side.
 
     Args:
-        params: what was opened; its window is T.
-        tokens: by split.
+        params: the params of the data; their window is T.
+        tokens: tokens of each split.
+        bytes_per_token: of the test split; None where the data are no text.
+        why_no_bytes: what the tokens forget of the text, in words; given, there are no bytes per token.
         ends: where each document of a split ends, in tokens; given, a row is a piece of one document, padded.
         order: 'random' draws rows with replacement, 'epochs' takes each once before any again.
-        unit: what a token is called in an error.
-        held_out: validation and test are one part in so many, for an error to say how much is needed.
+        unit: the name of a token in errors.
+        held_out: validation and test are each one part in this many; an error uses it to give the size
+            needed.
 
     Raises:
         UserError: when a split is too short for one row.
@@ -76,13 +79,15 @@ class TokenSource(Source):
         *,
         fingerprint: str,
         bytes_per_token: float | None,
+        why_no_bytes: str | None = None,
         ends: Mapping[str, NDArray[np.int64]] | None = None,
         order: Order = "random",
         prompt: str | None = None,
         unit: str = "tokens",
         held_out: int | None = None,
     ) -> None:
-        self.params, self.fingerprint, self.bytes_per_token = params, fingerprint, bytes_per_token
+        self.params, self.fingerprint, self.why_no_bytes = params, fingerprint, why_no_bytes
+        self.bytes_per_token = None if why_no_bytes else bytes_per_token
         self._tokens, self._order, self._prompt = dict(tokens), one_of(order, Order, "order"), prompt
         self._unit, self._held_out = unit, held_out
         self.fewer_rows_are_a_prefix = order == "random"
@@ -91,7 +96,7 @@ class TokenSource(Source):
         self._check_lengths()
 
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
-        """Rows of the training split; in epochs, rows number step · rows and on."""
+        """Rows of the training split; in epochs, those from number step · rows on."""
         if self._order == "random":
             u_B = uniforms((rows,), "train", seed=seed, step=step)
             if self._pieces:
@@ -129,7 +134,7 @@ class TokenSource(Source):
         return (" ".join(text.split()[1:5]) or text[:8] or "\n")[:64]  # the first word may lack its beginning
 
     def _held(self, split: str, *, apart: bool = False) -> int:
-        """How many rows lie side by side; `apart`, no token in two of them."""
+        """The number of rows that lie side by side; with `apart`, no two share a token."""
         if self._pieces:
             return len(self._pieces[split])
         return (
@@ -194,10 +199,10 @@ def pieces(ends: NDArray[np.int64], window: int) -> NDArray[np.int64]:
 
 
 def shuffled(number_B: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
-    """Which of `count` rows stands at each place of an endless order in which every epoch has each row once.
+    """The row at each place of an endless order of `count` rows, in which every epoch has each row once.
 
-    A pure function that keeps no list: a Feistel network of four rounds permutes 0..4^k-1, and what lies at
-    or above `count` goes through it again until it doesn't.
+    A pure function that keeps no list: a Feistel network of four rounds permutes 0..4^k-1, and a number at or
+    above `count` goes through it again until it is below.
     """
     epoch_B, place_B = (x_B.astype(np.uint64) for x_B in np.divmod(number_B, count))
     half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))

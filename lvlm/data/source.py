@@ -1,4 +1,4 @@
-"""What the rest of lvlm knows of data: params open a source, a source yields batches.
+"""The contracts of data for the rest of lvlm: params open a source, a source yields batches.
 
     DataParams ── open() ──► Source ──► train_batch(seed, step, rows)   pure: no state, no global randomness
        .vocab .codec .tokens       └──► windows(count, split)           fixed, spread, hashed
@@ -54,6 +54,8 @@ class Source(abc.ABC):
     """The first 16 hex digits of a sha256 over the content and the rule that splits it."""
     bytes_per_token: float | None = None
     """Bytes of text that a target token stands for, measured where tokens differ; None without bytes."""
+    why_no_bytes: str | None = None
+    """Why `bytes_per_token` is None although the data are text, in words: a tokenizer forgets some of it."""
     fewer_rows_are_a_prefix: bool = True
     """Whether fewer training rows of a seed and step are the first of more; False for data read in epochs."""
 
@@ -77,7 +79,7 @@ class Source(abc.ABC):
         """
 
     def oracle_nll_nats(self, batch: Batch) -> NDArray[np.float64] | None:
-        """The true -log p of each row [B] in nats, +inf where impossible; None where nobody knows it."""
+        """The true -log p of each row [B] in nats, +inf where impossible; None where it is unknown."""
         return None
 
     @abc.abstractmethod
@@ -97,22 +99,22 @@ class RowStream(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go there."""
+        """Move to a saved position."""
         ...
 
 
 class StreamSource(Source):
-    """Data that are only read in order: no step is known before those that come before it."""
+    """A source that can only be read in order: no step is known before all earlier ones are read."""
 
     @abc.abstractmethod
     def stream(self, *, seed: int, rows: int, part: int, parts: int) -> RowStream:
         """Batches of `rows` rows from every document whose number is `part` modulo `parts`.
 
-        What is mixed is mixed by the seed.
+        Any shuffling follows the seed.
         """
 
     def train_batch(self, *, seed: int, step: int, rows: int) -> Batch:
-        """Not for a stream."""
+        """Not available for a stream."""
         raise NotImplementedError(
             "a stream has no batch of its own at a step; read it with lvlm.data.open_reader"
         )
@@ -145,7 +147,7 @@ class DataParams(Params):
         return cls.example()
 
     def files(self) -> dict[str, bytes]:
-        """What a run keeps a copy of, by its path in the run's `files/`: all that a codec is made of.
+        """The files that a run keeps copies of, by their path in the run's `files/`: all that a codec needs.
 
         Raises:
             UserError: when it cannot be read.
@@ -163,11 +165,11 @@ class DataParams(Params):
         return self._kept / name if self._kept is not None and (self._kept / name).is_file() else None
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """What is wrong between options, in words, with the path of the one to change; no data are read."""
+        """Faults between options: the path of the option to change, and a message. No data are read."""
         yield from ()
 
     def faults_as_part(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """What keeps these params, sound by themselves, from being a part of a mixture; as `faults`.
+        """Faults that keep otherwise valid params from being a part of a mixture, as in `faults`.
 
         A mixture picks rows at random, one by one, by `Source.train_batch`.
         """
@@ -177,6 +179,11 @@ class DataParams(Params):
     def codec(self) -> Codec:
         """Text to token ids and back."""
         raise NotImplementedError(f"{type(self).__name__}.codec")
+
+    @property
+    def document_end(self) -> int | None:
+        """The token that stands behind each document; None for data that don't mark where one ends."""
+        return None
 
     @property
     def vocab(self) -> int:
@@ -190,7 +197,7 @@ class DataParams(Params):
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """What can be measured on a text of these data, and so steering; what any text has, unless said."""
+        """Attributes of a text of these data, by which steering is measured; by default those of any text."""
         return text_attributes(self.codec)
 
     def open(self) -> Source:

@@ -1,4 +1,5 @@
-"""Rows of a Hugging Face dataset that is read in order: what a worker of a rank reads, and where it stands.
+"""Rows of a Hugging Face dataset that is read in order: those that a worker of a rank reads, and its
+position.
 
     documents ─ this part's ─ not held out ─ mixed within a buffer ─► ids ─ Cutter ─► rows
 
@@ -23,16 +24,17 @@ from lvlm.data.codecs import ByteCodec, end_of
 from lvlm.data.corpus import HELD_OUT
 from lvlm.data.dataset import DatasetParams
 from lvlm.data.documents import datasets_library, documents_of, drawn_split
+from lvlm.data.round_trip import lost
 from lvlm.data.rows import Documents
 from lvlm.data.source import RowStream, Split, StreamSource, Windows
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import IGNORE, Batch
 
-DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: nobody reads a stream to its end to name it
+DOCUMENTS_IN_FINGERPRINT = 64  # of each held-out split: a stream is not read to its end to name it
 
 
 class Texts:
-    """What a streamed dataset's documents are: which rows are of a split, and what tokens they have."""
+    """The documents of a streamed dataset: the rows of each split, and their tokens."""
 
     def __init__(self, params: DatasetParams) -> None:
         self.params, self.codec = params, params.codec
@@ -40,8 +42,8 @@ class Texts:
         self._drawn = tuple(split for split in ("validation", "test") if getattr(params, split) is None)
 
     def of(self, split: str, rows: Iterable[Mapping[str, Any]] | None = None) -> Iterator[str]:
-        """The texts of a split in order: those among the rows that it is drawn from, all of them unless
-        given.
+        """The texts of a split in order, out of the rows that it is drawn from; out of the whole dataset
+        unless given.
         """
         params, within = self.params, "train" if split in self._drawn else split
         where, whole = f"{params.where}, split {within!r}", rows is None
@@ -50,6 +52,12 @@ class Texts:
             encoded = text.encode(errors="replace")
             if within != "train" or drawn_split(encoded, self._drawn, 1 / HELD_OUT) == split:
                 yield text
+
+    def lost(self, text: str) -> str | None:
+        """What a document's tokens forget of it, in words."""
+        if isinstance(self.codec, ByteCodec):
+            return None
+        return lost(self.codec, text.encode(errors="replace"), self.codec.encode(text))
 
     def ids(self, text: str) -> Tensor:
         """A document and its end, int32 [N]."""
@@ -65,7 +73,7 @@ class StreamedDataset(StreamSource):
     """Rows of documents in their order, or mixed within a buffer. Held-out rows are the first of their split.
 
     Raises:
-        UserError: no such dataset, split or field, or no held-out document.
+        UserError: there is no such dataset, split or field, or no held-out document.
     """
 
     def __init__(self, params: DatasetParams) -> None:
@@ -76,6 +84,7 @@ class StreamedDataset(StreamSource):
             f"{codec.name}, streamed {params.where} {params.subset} {params.revision} {params.train}".encode()
         )
         text_bytes = tokens = 0
+        self.why_no_bytes: str | None = None
         for split in ("validation", "test"):
             sha.update(f"\n{split} {getattr(params, split)}\n".encode())
             for text in itertools.islice(self._texts.of(split), DOCUMENTS_IN_FINGERPRINT):
@@ -83,6 +92,7 @@ class StreamedDataset(StreamSource):
                 if split == "test":
                     text_bytes += len(text.encode(errors="replace"))
                     tokens += len(codec.encode(text)) + 1
+                    self.why_no_bytes = self.why_no_bytes or self._texts.lost(text)
         if not tokens:
             raise UserError(
                 f"{params.where}: there is no test document; name a split for data.test, or add text"
@@ -91,6 +101,8 @@ class StreamedDataset(StreamSource):
             sha.update(f"\n{name} {size_bytes}".encode(errors="replace"))
         self.fingerprint = sha.hexdigest()[:16]
         self.bytes_per_token = 1.0 if isinstance(codec, ByteCodec) else text_bytes / tokens
+        if self.why_no_bytes is not None:
+            self.bytes_per_token = None
 
     def stream(self, *, seed: int, rows: int, part: int, parts: int) -> RowStream:
         """Rows of every document whose number is `part` modulo `parts`, or of that share of the dataset's
@@ -107,7 +119,8 @@ class StreamedDataset(StreamSource):
         assert count >= 1, f"{count} windows"
         one_of(split, Split, "split")
         cutter = Cutter(self.params.window, self.params.documents, apart=True)
-        rows = cutter.rows(map(self._texts.ids, self._texts.of(split)))
+        texts = self._texts.of(split)
+        rows = cutter.rows(map(self._texts.ids, self._compared(texts) if split == "test" else texts))
         taken = list(itertools.islice(rows, count))
         if len(taken) < count:
             raise UserError(
@@ -117,6 +130,15 @@ class StreamedDataset(StreamSource):
             )
         return Windows.of(_batch(taken, self.params.window))
 
+    def _compared(self, texts: Iterator[str]) -> Iterator[str]:
+        """The same texts. One that its tokens don't give back takes the bytes per token away, though it lies
+        behind those that the fingerprint has.
+        """
+        for text in texts:
+            if self.why_no_bytes is None and (found := self._texts.lost(text)):
+                self.why_no_bytes, self.bytes_per_token = found, None
+            yield text
+
     def sample_prompt(self) -> str:
         """A few words of the first validation document."""
         text = next(self._texts.of("validation"), "")
@@ -124,10 +146,10 @@ class StreamedDataset(StreamSource):
 
 
 class Cutter:
-    """Cuts documents into rows of up to T + 1 tokens; its state is what is left of the last ones.
+    """A cutter of documents into rows of up to T + 1 tokens; its state is the unused tokens of the last ones.
 
     Args:
-        window: T.
+        window: T, input tokens of a row.
         documents: 'join' or 'pad'.
         apart: joined rows have no token in common; else the last target is the next row's first input.
     """
@@ -152,7 +174,7 @@ class Cutter:
 
 
 class _Rows:
-    """A worker's rows without an end, and their position."""
+    """A worker's endless rows, and their position."""
 
     def __init__(self, params: DatasetParams, seed: int, rows: int, part: int, parts: int) -> None:
         self.params, self.seed, self.count, self.part, self.parts = params, seed, rows, part, parts
@@ -168,7 +190,7 @@ class _Rows:
         return _batch(list(itertools.islice(self._rows, self.count)), self.params.window)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position."""
+        """The position, as plain values."""
         return {
             "epoch": self.epoch,
             "buffers": self._buffers,
@@ -178,7 +200,7 @@ class _Rows:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go there."""
+        """Move to a saved position."""
         self.epoch, self._buffers, self._used = (int(state[name]) for name in ("epoch", "buffers", "used"))
         self.cutter.left = state["left"]
         self._data, self._resumed = self._open(), True
@@ -210,7 +232,9 @@ class _Rows:
             self._buffer_begins = self._data.state_dict()
 
     def _mixed(self) -> Iterator[str]:
-        """What is left of an epoch: buffer after buffer, each in an order of seed, epoch, part and buffer."""
+        """The rest of an epoch: buffer after buffer, each in an order drawn from seed, epoch, part and
+        buffer.
+        """
         # By batches of one: a plain `iter` would share the part out once more among the workers that it sees.
         ones = self._data.iter(batch_size=1)
         texts = self._texts.of("train", ({name: values[0] for name, values in one.items()} for one in ones))

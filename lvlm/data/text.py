@@ -59,7 +59,7 @@ def find(paths: Sequence[str], where: str = "data.path") -> Iterator[tuple[str, 
 
     Args:
         paths: files and folders.
-        where: what an error begins with.
+        where: the beginning of an error.
 
     Raises:
         UserError: for a missing path, or a folder that holds nothing to read.

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 Rows = tuple[Tensor, Tensor, Tensor]
-"""The fields of a batch, which a worker can send; or a user's mistake in words, in their place."""
+"""The fields of a batch, which a worker can send; or, in their place, the text of a user error."""
 
 
 class From(Sampler[int]):
-    """Step after step, without an end."""
+    """A sampler of step after step, without an end."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -53,7 +53,7 @@ def loader(dataset: Dataset[Rows | str], workers: int, pin: bool, sampler: Sampl
 
 
 def _end_with_reader(_: int) -> None:
-    """End this worker when the process that reads is killed. Torch's own watch sees the fork server alone,
+    """End this worker when the process that reads is killed. Torch's own watchdog sees only the fork server,
     which waits for its workers.
     """
     reader = multiprocessing.parent_process()
@@ -71,7 +71,7 @@ def _as_it_is(rows: Rows | str) -> Rows | str:
 
 
 def shut(ahead: Iterator[Rows | str] | None) -> None:
-    """End a loader's workers now and not when it is collected."""
+    """End a loader's workers now, not when the loader is garbage-collected."""
     shut = getattr(ahead, "_shutdown_workers", None)
     if shut is not None:
         shut()

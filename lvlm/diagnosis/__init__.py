@@ -1,1 +1,1 @@
-"""The doctor: whether a run's latent lives and is read, and what to try."""
+"""The doctor: whether the decoder of a run reads its codes, and what to try."""

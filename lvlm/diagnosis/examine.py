@@ -1,9 +1,9 @@
-"""The doctor: numbers that tell whether a run's latent lives and is read. `findings.py` says what they mean.
+"""The doctor: numbers that tell whether a run's decoder reads its codes. `findings.py` says what they mean.
 
-best checkpoint ─ validation windows ─┬─ raw KL, bounds, active units          does the encoder say something?
-                                      ├─ codes of the prior, codes of another row   does the decoder listen?
-                                      ├─ gradient of the run's own loss             can the encoder learn?
-                                      └─ state of its optimiser                     was everything trained?
+a checkpoint ─── validation windows ─┬─ codes of posterior, prior, another row   does the decoder read them?
+                                     ├─ raw KL, active units      does the encoder say something?
+                                     ├─ gradient of the run's own loss            can the encoder learn?
+                                     └─ state of its optimiser                    was everything trained?
 
 Nothing of the run is changed, and two examinations give the same numbers: all noise has a seed of its own.
 
@@ -21,6 +21,7 @@ from rich.console import Console
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
 from lvlm.diagnosis.measured import Measured
+from lvlm.errors import UserError
 from lvlm.interfaces.brief import Brief
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.progress import Display
@@ -43,29 +44,35 @@ def doctor(
     run: str | Path | OpenedRun,
     *,
     step: int | None = None,
+    windows: int | None = None,
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
 ) -> Examination:
-    """Examine whether the latent of a run lives, and find what to try when it doesn't.
+    """Examine whether the decoder of a run reads its codes, and find what to try when it doesn't.
 
-    Looks at the checkpoint on validation windows; changes nothing.
+    Looks at one checkpoint of one seed on validation windows; changes nothing.
 
     Args:
         run: as for `load`, or a run that is open.
         step: as for `load`.
+        windows: how many validation windows, as many as in training unless given. With more of them intervals
+            are narrower.
         plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
     Raises:
-        UserError: no such run or checkpoint, a damaged one, or other data than it was trained on.
+        UserError: no such run or checkpoint, a damaged one, other data than it was trained on, or
+            fewer windows than are asked for.
     """
+    if windows is not None and windows < 1:
+        raise UserError(f"windows is {windows}; it is at least 1")
     with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
         opened = open_run(run, step=step, plugin_files=plugin_files)
         measured = None
         if opened.model.latent is not None:
-            windows = opened.data.windows(opened.recipe.train.evaluate_windows)
+            held_out = opened.data.windows(windows or opened.recipe.train.evaluate_windows)
             measured = measure(
-                opened.model, opened.recipe, windows, opened.checkpoint, progress=display.share
+                opened.model, opened.recipe, held_out, opened.checkpoint, progress=display.share
             )
     findings = findings_of(measured, opened.resolved)
     return Examination(str(opened), opened.step, opened.newest_step, measured, findings)

@@ -15,13 +15,13 @@ from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch, Loss, Output
 from lvlm.likelihood.estimate import Array, Estimates, estimate
 from lvlm.likelihood.estimators import Elbo, PriorRollout
-from lvlm.likelihood.life import is_alive
 from lvlm.model.latent_lm import LatentLM
 from lvlm.objective import cross_entropy_of, per_token, wide
 from lvlm.recipe.assemble import build_loss
 from lvlm.runs.checkpoint import load_trainer_state
 from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.weights import stored_optimiser
+from lvlm.statistics import window_interval
 from lvlm.system.device import Autocast, pick_autocast, pick_device
 
 if TYPE_CHECKING:
@@ -66,10 +66,12 @@ def measure(
     per_slot = float(estimates.nats["kl"].sum()) / int(keep_NS.sum())
     budget = loss.budget_nats(estimates.latent.units)
     budget = budget if budget is not None and math.isfinite(budget) else None
-    alive = is_alive(per_slot, budget)
     of_token = estimates.nats_per_token
     discrete = not codes.is_floating_point()
     with_others = shuffled is not None
+    worth_low, worth_high = _ends(estimates, "worth")
+    cost_low, cost_high = _ends(estimates, "shuffling_cost") if with_others else (None, None)
+    is_read = worth_low is not None and worth_low > 0
     return Measured(
         windows=len(windows.batch),
         windows_hash=windows.digest,
@@ -77,7 +79,6 @@ def measure(
         kl_nats_per_token=of_token("kl"),
         kl_has_floor=recipe.model.prior == "fixed" and not model.latent.quantizer.can_be_prior,
         budget_nats_per_slot=budget,
-        alive=alive,
         active_units=estimates.latent.active_units,
         units=estimates.latent.units,
         code_perplexity=code_perplexity(codes[keep_NS]) if discrete else None,
@@ -86,22 +87,35 @@ def measure(
         ce_prior_nats_per_token=of_token("ce_prior"),
         ce_shuffled_nats_per_token=of_token("ce_shuffled") if with_others else None,
         worth_nats_per_token=of_token("worth"),
-        worth_stderr=estimates.standard_error("worth"),
+        worth_low_nats_per_token=worth_low,
+        worth_high_nats_per_token=worth_high,
+        worth_nats_per_row=float(estimates.nats["worth"].mean()),
         shuffling_cost_nats_per_token=of_token("shuffling_cost") if with_others else None,
-        shuffling_cost_stderr=estimates.standard_error("shuffling_cost") if with_others else None,
+        shuffling_cost_low_nats_per_token=cost_low,
+        shuffling_cost_high_nats_per_token=cost_high,
         output_change_nats_per_token=probe.output_change_nats() / float(estimates.targets.sum()),
-        exchange_efficiency=of_token("worth") / of_token("kl") if alive else None,
+        exchange_efficiency=of_token("worth") / of_token("kl") if is_read and of_token("kl") > 0 else None,
         **norms,
         **trained,
     )
 
 
 def _add_differences(estimates: Estimates, shuffled: Array | None) -> None:
-    """Differences by row, so that their standard errors are those of paired differences."""
+    """Differences by row, so that their intervals are those of paired differences."""
     nats = estimates.nats
     nats["worth"] = nats["ce_prior"] - nats["ce_posterior"]
     if shuffled is not None:
         nats["ce_shuffled"], nats["shuffling_cost"] = shuffled, shuffled - nats["ce_posterior"]
+
+
+def _ends(estimates: Estimates, name: str) -> tuple[float | None, float | None]:
+    """Ends of the 95 % t interval over windows, nats per token; None for an end at infinity."""
+    some = estimates.targets > 0
+    if not np.isfinite(estimates.nats[name][some]).all():
+        raise UserError("predictions are NaN or infinite on the validation windows: this checkpoint diverged")
+    interval = window_interval(estimates.nats[name][some], estimates.targets[some])
+    low, high = (end if math.isfinite(end) else None for end in (interval.low, interval.high))
+    return low, high
 
 
 class Probe:

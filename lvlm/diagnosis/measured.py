@@ -7,21 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """The numbers of a latent, on the validation windows that its checkpoint was chosen by.
+    """The numbers of a latent, on validation windows.
 
     windows, windows_hash          rows, and the digest of their bytes
-    kl_nats_per_slot, _per_token   raw KL; alive by `lvlm.likelihood.life.is_alive`
-    kl_has_floor                   no posterior of the family is the fixed prior, so the KL can't show a death
+    kl_nats_per_slot, _per_token   raw KL
+    kl_has_floor                   no posterior of the family is the fixed prior, so the KL can't show whether
+                                   the codes say anything
     budget_nats_per_slot           KL that costs nothing; None without a budget, or with one that has no end
     code_perplexity                exp of the entropy of the codes' frequencies, pooled over slots, one draw;
                                    None for continuous codes. It can't exceed `code_perplexity_at_most`, the
                                    slots seen
-    worth                          ce_prior - ce_posterior: what the right code is worth to the decoder
-    shuffling_cost                 ce_shuffled - ce_posterior: what another row's codes cost; None with one
-                                   window
+    worth                          ce_prior - ce_posterior: what the right code is worth to the decoder;
+                                   `_low` and `_high` are the ends of its 95 % t interval over windows, None
+                                   with one window
+    shuffling_cost                 ce_shuffled - ce_posterior: what another row's codes cost, with its
+                                   interval; None with one window
     output_change                  KL between the next-token distributions under two codes drawn from the
                                    prior
-    exchange_efficiency            worth / KL: what a nat paid brings; None for a dead latent
+    exchange_efficiency            worth / KL: what a nat paid brings; None unless the codes are read
     beta_effective                 the price that the run's loss puts on a nat of KL here; None where it
                                    doesn't tell
     encoder_share                  of the norm of the loss's gradient
@@ -36,7 +39,6 @@ class Measured:
     kl_nats_per_token: float
     kl_has_floor: bool
     budget_nats_per_slot: float | None
-    alive: bool
     active_units: int
     units: int
     code_perplexity: float | None
@@ -45,9 +47,12 @@ class Measured:
     ce_prior_nats_per_token: float
     ce_shuffled_nats_per_token: float | None
     worth_nats_per_token: float
-    worth_stderr: float
+    worth_low_nats_per_token: float | None
+    worth_high_nats_per_token: float | None
+    worth_nats_per_row: float
     shuffling_cost_nats_per_token: float | None
-    shuffling_cost_stderr: float | None
+    shuffling_cost_low_nats_per_token: float | None
+    shuffling_cost_high_nats_per_token: float | None
     output_change_nats_per_token: float
     exchange_efficiency: float | None
     beta_effective: float | None

@@ -1,5 +1,9 @@
 """Our models in EleutherAI's lm-evaluation-harness (the extra `lm-eval`), scored by `lvlm.score`.
 
+What a request means is the harness's own: how a context and a continuation become tokens
+(`TemplateLM._encode_pair`), the windows of a long text, the names of generation options. The numbers are
+ours.
+
 Import this module only where lm-eval is wanted: it needs the package.
 """
 
@@ -7,39 +11,51 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import lm_eval
+import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lvlm.data import Codec
-from lvlm.errors import UserError, nearest
+from lvlm.errors import UserError
+from lvlm.evaluation.harness_options import Asked
+from lvlm.evaluation.harness_text import HarnessText
 from lvlm.generation.generate import generate
+from lvlm.generation.options import GenerateOptions
+from lvlm.interfaces.codec import continuation
 from lvlm.likelihood.score import score
 from lvlm.model.latent_lm import LatentLM
 
-MOST_NEW_TOKENS = 256  # lm-eval's own default where a task says none
+MOST_NEW_TOKENS = 256  # the harness's own default where a task says none
+
+T = TypeVar("T")
+Pair = tuple[tuple[str, str], list[int], list[int]]
+"""The texts of a context and its continuation, and the tokens of each."""
 
 
-class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
-    """A model of the zoo as lm-eval sees it.
+class HarnessLM(HarnessText):
+    """A model of the zoo as the harness sees it.
 
-    Every choice of a prompt is scored with the same K and the same noise, which come from the prompt alone;
+    Every choice of a context is scored with the same K and the same noise, which come from the context alone;
     so no score depends on which others were asked for, or in which order. 'Greedy' is the likeliest token
-    after token, with codes of the prompt from the encoder and later ones from the prior.
+    after token, with codes of the context from the encoder and later ones from the prior.
+
+    What became of the requests is counted: `truncated` contexts that were cut on the left, `shortened`
+    answers that could not be as long as the task allows, `merged` continuations whose tokens begin inside the
+    context, and `forgetful`, the tasks with texts that their tokens don't give back.
 
     Args:
         model: in evaluation mode, on its device.
         codec: text to token ids and back.
         k: particles.
-        seed: of all noise, beside the prompt.
-        start: what stands in front of a text without a context; there is no start symbol.
+        seed: of all noise, beside the context.
+        document_end: the token that ends a document; the codec's own unless given.
+        prefix: the token in front of a text without a context; the end of a document unless given, and the
+            newline where there is none.
+        autocast: makes the precision context of a forward.
         progress: called with the share of a batch of requests that is done.
     """
 
@@ -50,133 +66,164 @@ class HarnessLM(LM):  # type: ignore[misc]  # lm-eval is not typed
         *,
         k: int = 16,
         seed: int = 0,
-        start: str = "\n",
+        document_end: int | None = None,
+        prefix: int | None = None,
         autocast: Any = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.codec, self.k, self.seed = model, codec, k, seed
-        self.start, self.context = codec.encode(start), model.backbone.context
-        self.options = {} if autocast is None else {"autocast": autocast}
-        self.progress, self.truncated = progress or (lambda _: None), 0
+        super().__init__(codec, document_end=document_end, prefix=prefix)
+        self.model, self.k, self.seed = model, k, seed
+        self._options = {} if autocast is None else {"autocast": autocast}
+        self._progress = progress or (lambda _: None)
+        self.truncated = self.shortened = 0
+        self.forgetful: set[str | None] = set()
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Log p(continuation | context) in nats, and whether greedy decoding says the continuation."""
-        pairs = [self._tokens(*request.args) for request in requests]
-        longest: dict[tuple[int, ...], int] = defaultdict(int)
-        for prompt, text in pairs:
-            longest[tuple(prompt)] = max(longest[tuple(prompt)], len(text))
-        greedy: dict[tuple[int, ...], list[int]] = {}
-        found = []
-        for number, (prompt, text) in enumerate(pairs, start=1):
-            key = tuple(prompt)
-            if key not in greedy:
-                greedy[key] = self._continue(prompt, longest[key], temperature=0.0)
-            likely = greedy[key][: len(text)] == text
-            found.append((self._score(prompt, text), likely))
-            self.progress(number / len(pairs))
-        return found
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model reads at once."""
+        return self.model.backbone.context
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+    @property
+    def max_gen_toks(self) -> int:
+        """Tokens of an answer where a task doesn't say, and the context holds them."""
+        return MOST_NEW_TOKENS
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log p(continuation | context) in nats, and whether greedy decoding says the continuation.
+
+        Raises:
+            UserError: a continuation that is longer than the model's context, or that has no tokens.
+        """
+        pairs = [(request.args, *self._encode_pair(*request.args)) for request in requests]
+        return self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self, requests: list[Pair], disable_tqdm: bool = True, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        fitted = [self._fit(prompt, text) for _, prompt, text in requests]
+        seeds = [_seed(self.seed, prompt) for _, prompt, _ in requests]
+        keys = [(seed, tuple(prompt)) for seed, (prompt, _) in zip(seeds, fitted, strict=True)]
+        longest: dict[tuple[int, tuple[int, ...]], int] = defaultdict(int)
+        for key, (_, text) in zip(keys, fitted, strict=True):
+            longest[key] = max(longest[key], len(text))
+        greedy: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+
+        def one(number: int) -> tuple[float, bool]:
+            prompt, text = fitted[number]
+            key, seed = keys[number], seeds[number]
+            if key not in greedy and longest[key]:
+                greedy[key] = generate(self.model, prompt, longest[key], temperature=0.0, seed=seed)[0].tokens
+            found = self._score(prompt, text, seed), greedy.get(key, [])[: len(text)] == text
+            self.cache_hook.add_partial("loglikelihood", requests[number][0], found)
+            return found
+
+        return self._in_order(one, [len(prompt) + len(text) for prompt, text in fitted])
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log p of whole texts in nats: windows as long as the context, every token scored once."""
-        found = []
-        for number, request in enumerate(requests, start=1):
-            ids = self.codec.encode(request.args[0])
+        texts = [self.tok_encode(request.args[0]) for request in requests]
+
+        def one(number: int) -> float:
+            (said,), ids = requests[number].args, texts[number]
+            if self.codec.decode(ids) != said:
+                self.forgetful.add(requests[number].task_name)
             windows = get_rolling_token_windows(
-                ids, prefix_token=self.start[-1], max_seq_len=self.context, context_len=1
+                ids, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1
             )
-            pieces = (make_disjoint_window(window) for window in windows)
-            found.append(sum(self._score(list(prompt), list(text)) for prompt, text in pieces))
-            self.progress(number / len(requests))
-        return found
+            pieces = map(make_disjoint_window, windows)
+            found = math.fsum(self._score(prompt, text, _seed(self.seed, prompt)) for prompt, text in pieces)
+            self.cache_hook.add_partial("loglikelihood_rolling", (said,), found)
+            return found
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Texts up to the first stop string; greedy unless the task samples."""
-        found = []
-        for number, request in enumerate(requests, start=1):
-            context, options = request.args
-            stops = options.get("until") or []
-            stops = [stops] if isinstance(stops, str) else stops
-            tokens = min(int(options.get("max_gen_toks", MOST_NEW_TOKENS)), self.context - 1)
-            samples = options.get("do_sample", False)
-            temperature = float(options.get("temperature", 1.0)) if samples else 0.0
-            prompt = self._cut(self.codec.encode(context) or self.start, self.context - tokens)
-            text = self.codec.decode(
-                self._continue(prompt, tokens, temperature=temperature, top_k=options.get("top_k"))
-            )
-            ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
-            found.append(text[: min(ends, default=len(text))])
-            self.progress(number / len(requests))
-        return found
+        return self._in_order(one, [len(ids) for ids in texts])
 
-    def _tokens(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        text = self.codec.encode(continuation)
-        if len(text) > self.context:
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """Texts up to the first stop or the end of the document; greedy unless the task samples.
+
+        A request that is asked again, as tasks with repeats do, is drawn anew.
+
+        Raises:
+            UserError: a generation option that is unknown or out of range.
+        """
+        asked = [Asked.of(request.args[1]) for request in requests]
+        prompts = [self.tok_encode(request.args[0]) or [self.prefix_token_id] for request in requests]
+        times: Counter[str] = Counter()
+        repeats = []
+        for request in requests:
+            repeats.append(times[repr(request.args)])
+            times[repr(request.args)] += 1
+
+        def one(number: int) -> str:
+            found = self._answer(prompts[number], asked[number], repeats[number])
+            self.cache_hook.add_partial("generate_until", requests[number].args, found)
+            return found
+
+        return self._in_order(one, [len(prompt) for prompt in prompts])
+
+    def _answer(self, prompt: list[int], asked: Asked, repeat: int) -> str:
+        own = self.seed if asked.seed is None else asked.seed
+        seed = _seed(own, prompt, repeat if asked.samples else 0)
+        prompt, tokens = self._room(prompt, asked.tokens)
+        end = self.eot_token_id
+        stops = [*asked.stops, *([] if end is None else [self.codec.decode([end]).strip()])]
+        options: GenerateOptions = {**asked.sampling, "seed": seed}
+        if self.model.codec is not None:  # else all tokens are made, and cut below
+            options["stop"] = stops
+        ids = generate(self.model, prompt, tokens, **options)[0].tokens
+        if end in ids:
+            ids = ids[: ids.index(end)]
+        text = continuation(self.codec, prompt, ids)
+        return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+    def _room(self, prompt: list[int], asked: int | None) -> tuple[list[int], int]:
+        """The end of a prompt that leaves room for an answer, and how many tokens that may have.
+
+        As the harness does, the prompt is cut on the left for the answer's sake. An answer as long as the
+        context, which the harness refuses, gets what the prompt leaves, and half of the context at least.
+        """
+        context = self.max_length
+        tokens = MOST_NEW_TOKENS if asked is None else asked
+        if tokens >= context or asked is None:
+            left = max(context - len(prompt), context // 2)
+            self.shortened += asked is not None
+            tokens = max(1, min(tokens, left))
+        return self._cut(prompt, max(1, context - tokens)), tokens
+
+    def _fit(self, prompt: list[int], text: list[int]) -> tuple[list[int], list[int]]:
+        """As much of a context's end as the model can read before all of the continuation."""
+        if len(text) > self.max_length:
             raise UserError(
-                f"a choice of {len(text)} tokens is longer than the model's context of {self.context}: "
-                f"{continuation[:60]!r}…"
+                f"a choice of {len(text)} tokens is longer than the model's context of {self.max_length}: "
+                f"{self.codec.decode(text)[:60]!r}…"
             )
-        return self._cut(self.codec.encode(context) or self.start, self.context + 1 - len(text)), text
+        return self._cut(prompt, self.max_length + 1 - len(text)), text
 
     def _cut(self, prompt: list[int], most: int) -> list[int]:
         self.truncated += len(prompt) > most
         return prompt[-most:]
 
-    def _seed(self, prompt: Sequence[int]) -> int:
-        digest = hashlib.sha256(repr((self.seed, list(prompt))).encode()).digest()
-        return int.from_bytes(digest[:7], "big")
-
-    def _score(self, prompt: list[int], text: list[int]) -> float:
+    def _score(self, prompt: list[int], text: list[int], seed: int) -> float:
         if not text:
             return 0.0
-        return score(
-            self.model, prompt, text, k=self.k, seed=self._seed(prompt), **self.options
-        ).log_prob_nats
+        return score(self.model, prompt, text, k=self.k, seed=seed, **self._options).log_prob_nats
 
-    def _continue(
-        self, prompt: list[int], tokens: int, *, temperature: float, top_k: int | None = None
-    ) -> list[int]:
-        """So many tokens after the prompt, or as many as the context holds."""
-        prompt = prompt[-max(1, self.context - tokens) :]
-        tokens = min(tokens, self.context - len(prompt))
-        if tokens < 1:
-            return []
-        seed = self._seed(prompt)
-        return generate(self.model, prompt, tokens, temperature=temperature, top_k=top_k, seed=seed)[0].tokens
+    def _in_order(self, one: Callable[[int], T], lengths: Sequence[int]) -> list[T]:
+        """What `one` says of each request, in the order of requests; the longest first, so that too little
+        memory shows at once.
+        """
+        found: dict[int, T] = {}
+        for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+            found[number] = one(number)
+            self._progress(len(found) / len(lengths))
+        return [found[number] for number in range(len(lengths))]
 
 
-def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> TaskManager:
-    """Index of lm-eval's tasks: its own, and those of a folder.
-
-    Raises:
-        UserError: no such folder, or an unknown task.
-    """
-    if include_path is not None and not include_path.is_dir():
-        raise UserError(f"{include_path}: no folder of tasks")
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
-    for task in tasks:
-        if not manager.match_tasks([task]):
-            raise UserError(f"unknown task {task!r}; see: lm_eval ls tasks{nearest(task, manager.all_tasks)}")
-    return manager
-
-
-def results_of(
-    adapter: HarnessLM, tasks: Sequence[str], manager: TaskManager, *, limit: int | None = None
-) -> dict[str, dict[str, float]]:
-    """lm-eval's numbers: {task: {metric: value}}.
-
-    Raises:
-        UserError: a choice is longer than the context.
-    """
-    found = lm_eval.simple_evaluate(
-        model=adapter, tasks=list(tasks), limit=limit, task_manager=manager, log_samples=False
-    )
-    assert found is not None
-    return {
-        task: {name: value for name, value in numbers.items() if _is_number(value)}
-        for task, numbers in found["results"].items()
-    }
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _seed(seed: int, prompt: Sequence[int], repeat: int = 0) -> int:
+    """The seed of a request's noise: a function of the context, and of how often it was asked before."""
+    of = (seed, list(prompt), repeat) if repeat else (seed, list(prompt))
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:7], "big")

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from lvlm.evaluation.result import Estimated, Evaluation, LatentUsed
+from lvlm.evaluation.compare import ends, gaps, worth
+from lvlm.evaluation.result import Choice, Estimated, Evaluation, LatentUsed
 from lvlm.evaluation.settings import Settings
 from lvlm.evaluation.store import EvaluationStore, with_stored
 from lvlm.generation.generate import generate
 from lvlm.interfaces import Batch
+from lvlm.interfaces.codec import joined
 from lvlm.likelihood import Estimator, EstimatorParams
 from lvlm.likelihood.estimate import Estimates, Quality, estimate
 from lvlm.likelihood.estimators import make_estimators, status_of
-from lvlm.likelihood.life import is_alive
-from lvlm.likelihood.names import Resampling
+from lvlm.likelihood.names import LOWEST, Resampling
 from lvlm.objective import NATS_PER_BIT
-from lvlm.recipe.assemble import build_loss
+from lvlm.recipe.assemble import build_loss, estimator_kind
 from lvlm.runs.folder import parameters_record, read_record
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.files import write_atomically, writing
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
 
 
-SCHEMA = 2
+SCHEMA = 3
 
 SAMPLE_TOKENS = 120
 
@@ -52,16 +53,18 @@ def evaluate(
     chunk: int | None = None,
     resampling: Resampling | None = None,
     resample_below: float | None = None,
+    repeats: int | None = None,
+    step: int | None = None,
     plugin_files: Sequence[str] = (),
     console: Console | None = None,
     label: str | None = None,
 ) -> Evaluation:
-    """Evaluate a run's best checkpoint on its test windows.
+    """Evaluate a run's selected checkpoint on its test windows.
 
     With no options it is the evaluation that the recipe declares, which is stored in evaluation.json and
     evaluation.npz and shown by reports; with any it is returned alone. Every number is kept in the run's
-    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened: one that
-    lands meanwhile changes nothing.
+    `evaluations` and not computed twice. The checkpoint is chosen once, when the run is opened, by the
+    recipe's `train.select`: one that lands meanwhile changes nothing.
 
     Args:
         run: as for `load`, or a run that is open.
@@ -73,66 +76,66 @@ def evaluate(
         resampling: how particles are drawn anew: systematic, stratified or multinomial.
         resample_below: the share of K under which the effective sample size must fall before a filter
             resamples.
+        repeats: how often each estimate is drawn anew; from two on its Monte Carlo error is known.
+        step: of which checkpoint; the one that the run's `train.select` chooses unless given. Of another
+            nothing is stored in evaluation.json.
         plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; too little data, or other data than it was trained on;
-            options out of range; an estimator that the model doesn't allow.
+        UserError: no such run or checkpoint, or a damaged one; too little data, or other data than it was
+            trained on; options out of range; an estimator that the model doesn't allow.
     """
     ks = [k] if isinstance(k, int) else k
-    settings = Settings(estimators, ks, windows, chunk, resampling, resample_below)
+    settings = Settings(estimators, ks, windows, chunk, resampling, resample_below, repeats)
     with Display(console or Console(quiet=True), label or f"evaluating {run}", 100) as display:
-        opened = open_run(run, plugin_files=plugin_files)
+        opened = open_run(run, plugin_files=plugin_files, step=step)
         recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
         windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
-        kinds = [_kind(opened, name) for name in settings.estimators or spec.estimators]
+        kinds = [estimator_kind(opened.registry, name) for name in settings.estimators or spec.estimators]
         used = _estimators(kinds, settings, opened)
-        estimates = _estimates(opened, windows_used, used, display.share)
-    headline = "nll_exact" if model.latent is None else _kind(opened, spec.headline).label(spec.k)
+        headline, chosen_on = _headline(opened, used, settings)
+        estimates = _estimates(opened, windows_used, used, settings, display.share)
     bounds = _bounds(opened, estimates.nats)
     data = opened.data
+    read = worth(estimates)
     latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
     result: Evaluation = {
         "schema": SCHEMA,
         "step": opened.step,
+        "newest_step": opened.newest_step,
+        "steps": recipe.train.steps,
+        "select": recipe.train.select if opened.step == opened.selected_step else None,
         "windows_hash": windows_used.digest,
         "windows": len(windows_used.batch),
         "target_tokens": int(estimates.targets.sum()),
         "codec": recipe.data.codec.name,
         "bytes_per_token": data.bytes_per_token,
+        "no_bits_per_byte": data.why_no_bytes,
         "headline": headline if headline in estimates.nats else None,
+        "chosen_on": chosen_on,
         "settings": {one.label: repr(one) for one in used},
         "estimates": {
             name: _described(estimates, name, data.bytes_per_token, bound=name in bounds)
             for name in estimates.nats
         },
+        "gaps": gaps(estimates, [name for name in estimates.nats if name in bounds]),
         "excess_nats_per_sequence": _excess(estimates, bounds),
         "ce_by_position": None
         if estimates.ce_by_position is None
         else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
         "latent": latent,
-        "alive": _alive(model, recipe, latent),
+        "worth_nats_per_token": None if read is None else ends(read),
+        "reads": None if read is None else read.above_zero,
         "parameters": parameters_record(model),
         "tokens_per_second": record.get("tokens_per_second"),
         "peak_memory_mib": record.get("peak_memory_mib"),
         "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
     }
-    if settings.as_declared:
+    if settings.as_declared and opened.step == opened.selected_step:
         _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
-
-
-def _kind(run: OpenedRun, name: str) -> EstimatorParams:
-    """The estimator's kind of that name.
-
-    Raises:
-        UserError: there is none.
-    """
-    params = run.registry.get("estimator", name).params()
-    assert isinstance(params, EstimatorParams)  # the registry has checked it
-    return params
 
 
 def _bounds(run: OpenedRun, labels: Iterable[str]) -> set[str]:
@@ -155,17 +158,54 @@ def _estimators(kinds: Sequence[EstimatorParams], settings: Settings, run: Opene
     )
 
 
+def _headline(
+    run: OpenedRun, estimators: Sequence[Estimator], settings: Settings
+) -> tuple[str | None, Choice | None]:
+    """The name of the number that is compared, and how it was chosen, if it was.
+
+    'lowest' is chosen on validation windows, so that on the test windows it is a bound like any other. An
+    evaluation with options of its own chooses none.
+    """
+    spec = run.recipe.evaluate
+    if run.model.latent is None:
+        return "nll_exact", None
+    if spec.headline != LOWEST:
+        return estimator_kind(run.registry, spec.headline).label(spec.k), None
+    if not settings.as_declared:
+        return None, None
+    windows = run.data.windows(run.recipe.train.evaluate_windows, split="validation")
+    found = _estimates(run, windows, list(estimators), settings)
+    bounds = _bounds(run, found.nats) - {"nll_oracle"}
+    by_name = {name: found.nats_per_token(name) for name in found.nats if name in bounds}
+    if "nll_exact" in by_name:
+        return "nll_exact", None
+    finite = {name: nats for name, nats in by_name.items() if math.isfinite(nats)}
+    if not finite:
+        return next(iter(by_name), None), None
+    choice: Choice = {
+        "windows": len(windows.batch),
+        "windows_hash": windows.digest,
+        "nats_per_token": by_name,
+    }
+    return min(finite, key=lambda name: finite[name]), choice
+
+
 def _estimates(
-    run: OpenedRun, windows: Windows, estimators: list[Estimator], progress: Callable[[float], None]
+    run: OpenedRun,
+    windows: Windows,
+    estimators: list[Estimator],
+    settings: Settings,
+    progress: Callable[[float], None] | None = None,
 ) -> Estimates:
     """All numbers, the oracle's too; what was stored for these weights is not computed."""
     spec = run.recipe.evaluate
+    repeats = settings.repeats or spec.repeats
     common = {
         "weights": ",".join(run.weights_sha256),
         "seed": spec.seed,
         "precision": run.precision,
         "device": run.device.type,
-    }
+    } | ({"repeats": repeats} if repeats > 1 else {})
 
     def compute(missing: list[Estimator], describe: int, told: Callable[[float], None] | None) -> Estimates:
         return estimate(
@@ -175,6 +215,7 @@ def _estimates(
             rows=spec.rows,
             seed=spec.seed,
             describe=describe,
+            repeats=repeats,
             autocast=run.autocast,
             progress=told,
         )
@@ -249,20 +290,12 @@ def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> LatentU
     }
 
 
-def _alive(model: LatentLM, recipe: Recipe, latent: LatentUsed | None) -> bool | None:
-    """Whether the latent is used; None without one, and where the KL has a floor and so can't tell."""
-    if latent is None or model.latent is None:
-        return None
-    if recipe.model.prior == "fixed" and not model.latent.quantizer.can_be_prior:
-        return None
-    return is_alive(latent["kl_nats_per_slot"], latent["budget_nats_per_slot"])
-
-
 def _sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict[str, Any]:
     """A text from the model, to look at: the data's own prompt, temperature 1, nothing cut."""
     codec = recipe.data.codec
     longest = min(model.backbone.context, recipe.data.tokens + 1)
     ids = codec.encode(data.sample_prompt())[: longest - 1]
     tokens = min(SAMPLE_TOKENS, longest - len(ids))
-    text = codec.decode(generate(model, ids, tokens, seed=seed)[0].tokens)
-    return {"prompt": codec.decode(ids), "text": text, "tokens": tokens, "temperature": 1.0}
+    (sample,) = generate(model, ids, tokens, seed=seed)
+    shown = joined(codec, ids, sample.tokens)
+    return {"prompt": shown.prompt, "text": shown.text, "tokens": tokens, "temperature": 1.0}

@@ -23,6 +23,7 @@ class Settings:
     chunk: int | None = None
     resampling: Resampling | None = None
     resample_below: float | None = None
+    repeats: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.estimators, str):
@@ -32,7 +33,8 @@ class Settings:
         if self.resampling is not None:
             one_of(self.resampling, Resampling, "resampling")
         smallest_k = None if self.ks is None else min(self.ks, default=0)
-        for what, value in (("k", smallest_k), ("windows", self.windows), ("chunk", self.chunk)):
+        counts = {"k": smallest_k, "windows": self.windows, "chunk": self.chunk, "repeats": self.repeats}
+        for what, value in counts.items():
             if value is not None and value < 1:
                 raise UserError(f"{what} is {value}; it is at least 1")
         if self.resample_below is not None and not 0 <= self.resample_below <= 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ def lm_eval(
 ) -> dict[str, Any]:
     """Run tasks of EleutherAI's lm-evaluation-harness on a run; needs the extra lm-eval.
 
+    A text without a context follows what stood between two texts in training: the end of a document, or a
+    newline where the data don't mark it.
+
     Args:
         run: as for `load`, or a run that is open.
         tasks: names of lm-eval's tasks, which may download their data.
@@ -37,12 +40,22 @@ def lm_eval(
         plugin_files: as for `build`.
         console: where progress goes; quiet unless given.
 
+    Returns:
+        `results`, {task: {metric: value}}, and what they are of: step, k, seed, limit. What became of the
+        requests: `truncated` contexts were cut on the left, `shortened` answers got fewer tokens than their
+        task allows, `merged` choices begin inside the last token of their context; `left_out` names the
+        metrics per byte or word that a tokenizer has no right to, since decoding its tokens doesn't give the
+        text back.
+
     Raises:
-        UserError: no such run, an unknown task, a choice longer than the context.
+        UserError: no such run, an unknown task, a choice longer than the context, a generation option that
+            lvlm doesn't have.
         lvlm.errors.MissingLibrary: lm-eval isn't installed.
     """
     try:
-        from lvlm.evaluation.harness import HarnessLM, find_tasks, results_of
+        from lvlm.evaluation.harness import HarnessLM
+        from lvlm.evaluation.harness_results import find_tasks, results_of
+        from lvlm.evaluation.harness_text import newline
     except ImportError as error:
         raise MissingLibrary.of("lm-eval", "lm-eval") from error
     if k < 1:
@@ -52,22 +65,51 @@ def lm_eval(
     with Display(console or Console(quiet=True), f"lm-eval of {run}", 100) as display:
         manager = find_tasks(tasks, None if include_path is None else Path(include_path))
         opened = open_run(run, plugin_files=plugin_files)
+        data = opened.recipe.data
+        codec, end = data.codec, data.document_end
         adapter = HarnessLM(
             opened.on_device(),
-            opened.recipe.data.codec,
+            codec,
             k=k,
             seed=seed,
+            document_end=end,
+            prefix=newline(codec) if end is None else end,
             autocast=opened.autocast,
             progress=display.share,
         )
-        results = results_of(adapter, tasks, manager, limit=limit)
-    if adapter.truncated:
-        print(f"{adapter.truncated} contexts were cut on the left to fit {adapter.context}", file=sys.stderr)
-    return {
+        results, left_out = results_of(adapter, tasks, manager, limit=limit)
+    found = {
         "step": opened.step,
         "k": k,
         "seed": seed,
         "limit": limit,
         "truncated": adapter.truncated,
+        "shortened": adapter.shortened,
+        "merged": adapter.merged,
+        "left_out": left_out,
         "results": results,
     }
+    for line in _remarks(found, adapter.max_length):
+        print(line, file=sys.stderr)
+    return found
+
+
+def _remarks(found: dict[str, Any], context: int) -> Iterator[str]:
+    """What a reader of the results has to know, a line each."""
+    if found["truncated"]:
+        yield f"{found['truncated']} contexts were cut on the left to fit {context} tokens"
+    if found["shortened"]:
+        yield (
+            f"{found['shortened']} answers were kept shorter than their task allows: the model's context is "
+            f"{context} tokens"
+        )
+    if found["merged"]:
+        yield (
+            f"{found['merged']} choices merge with the end of their context into one token, so that the "
+            f"harness scores only what follows that token"
+        )
+    for task, metrics in found["left_out"].items():
+        yield (
+            f"{task}: {', '.join(metrics)} left out, since decoding the tokens of its texts doesn't give the "
+            f"texts back"
+        )

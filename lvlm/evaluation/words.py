@@ -1,29 +1,27 @@
-"""What the gaps between estimates suggest, in sentences."""
+"""What the gaps between the bounds of one model suggest, in sentences."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lvlm.evaluation.result import Evaluation
+    from lvlm.evaluation.result import Evaluation, Gap
 
 
-def gaps(result: Evaluation) -> Iterator[str]:
-    """What the differences between the bounds of one model suggest."""
+def suggestions(result: Evaluation) -> Iterator[str]:
+    """What the differences between the bounds of one model suggest, by their intervals over its windows."""
     nats = {name: one["nats_per_token"] for name, one in result["estimates"].items() if one["bound"]}
-    error = {name: one["noise_stderr"] or 0.0 for name, one in result["estimates"].items()}
     if len(nats) < 2 or result["latent"] is None:
         return
     best = "nll_exact" if "nll_exact" in nats else min(nats, key=lambda name: nats[name])
+    apart = [gap for gap in result["gaps"] if gap["low"] > 0]
 
-    def below(one: str, other: str) -> bool:
-        return bool(nats[other] - nats[one] > 2 * math.hypot(error[one], error[other]) + 5e-5)
-
-    def last(kind: str) -> str | None:
-        return next((name for name in reversed(nats) if re.fullmatch(kind + r"_\d+", name)), None)
+    def between(higher: str, lower: str) -> Gap | None:
+        """The gap between two kinds of bounds, where it is sure; of several K the last one's."""
+        found = [gap for gap in apart if _is(higher, gap["higher"]) and _is(lower, gap["lower"])]
+        return found[-1] if found else None
 
     if best == "nll_exact":
         yield (
@@ -32,27 +30,32 @@ def gaps(result: Evaluation) -> Iterator[str]:
         )
     else:
         yield (
-            f"The tightest bound is {best}: {nats[best]:.4f} nats/token. All bound the same number from "
-            f"above."
+            f"The lowest bound is {best}: {nats[best]:.4f} nats/token. All bound the same number from above."
         )
-    if "elbo" in nats and below(best, "elbo"):
+    if loss := between("elbo", re.escape(best)):
         yield (
-            f"elbo is {nats['elbo'] - nats[best]:.4f} above it: at least so much it loses because the "
-            f"posterior isn't "
+            f"elbo is {loss['value']:.4f} above it: at least so much it loses because the posterior isn't "
             "the model's own."
         )
-    iwae, smc, deferred = last("nll_iwae"), last("nll_smc"), last("nll_smc_deferred")
-    if iwae and smc and below(smc, iwae):
-        yield f"{smc} is below {iwae}: weights of whole sequences degenerate with length; trust the filter."
-    if iwae and smc and below(iwae, smc):
+    if gap := between("nll_iwae", "nll_smc"):
         yield (
-            f"{iwae} is below {smc}: the filter drops codes that pay off later, so they say something of "
-            f"the whole text."
+            f"{gap['lower']} is below {gap['higher']}: weights of whole sequences degenerate with length; "
+            "trust the filter."
         )
-    if smc and deferred and below(deferred, smc):
-        yield f"{deferred} is below {smc}: codes are paid for early and pay off late."
-    if "ce_prior" in nats and not below(best, "ce_prior"):
-        yield "ce_prior is as low as any: knowing the codes is worth nothing, or there are none to speak of."
+    if gap := between("nll_smc", "nll_iwae"):
+        yield (
+            f"{gap['lower']} is below {gap['higher']}: the filter drops codes that pay off later, so they "
+            "say something of the whole text."
+        )
+    if gap := between("nll_smc", "nll_smc_deferred"):
+        yield f"{gap['lower']} is below {gap['higher']}: codes are paid for early and pay off late."
+    if "ce_prior" in nats and (best == "ce_prior" or not between("ce_prior", re.escape(best))):
+        yield "No bound is surely below ce_prior: knowing the codes is worth nothing, or too little to see."
     ess = result["estimates"][best]["ess"]
     if ess is not None and ess < 2:
         yield f"Of {best} hardly one weight counts (ESS {ess:.1f}); more particles would lower it."
+
+
+def _is(kind: str, label: str) -> bool:
+    """Whether a number is of this kind, whatever its K."""
+    return re.fullmatch(kind + r"(_\d+)?", label) is not None

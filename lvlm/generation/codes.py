@@ -1,5 +1,4 @@
-"""Codes that a person can turn: of a text, as bits or numbers, flipped, and all the way from one text's to
-another's.
+"""Codes as a person gives them, as indices, bits or numbers, and with bits flipped.
 
 Codes of a row are int64 [S] for discrete families and float [S, Z] for continuous ones.
 
@@ -28,8 +27,7 @@ def path_of(model: LatentLM) -> LatentPath:
     return model.latent
 
 
-# --------------------------------------------------------------------------------------------------- as a
-# person says
+# --------------------------------------------------------------------------- codes as a person gives them
 
 
 def code_of(
@@ -39,19 +37,19 @@ def code_of(
     bits: str | Sequence[int] | None = None,
     vector: Sequence[float] | None = None,
 ) -> Tensor:
-    """Codes said in one of three ways, for the option `codes` of `lvlm.generate`.
+    """Codes given in one of three ways, for the option `codes` of `lvlm.generate`.
 
     Args:
-        model: whose codes they are.
-        index: a number for every slot, or one for each of the first slots.
-        bits: of one code for every slot, bit 0 first: '0110' is 6.
+        model: the model that the codes are for.
+        index: one index for every slot, or one for each of the first slots.
+        bits: bits of one code for every slot, bit 0 first: '0110' is 6.
         vector: one continuous code for every slot.
 
     Returns:
         [] or [S], or [Z].
 
     Raises:
-        UserError: not in exactly one way, or in one that these codes don't have.
+        UserError: codes are not given in exactly one way, or in a way that the model's codes don't have.
     """
     ways = {"index": index, "bits": bits, "vector": vector}
     said = [name for name, value in ways.items() if value is not None]
@@ -81,7 +79,7 @@ def numbers_of_code(model: LatentLM) -> int:
     """Z: the numbers of a continuous code.
 
     Raises:
-        UserError: the codes are indices, or the family doesn't say what they are.
+        UserError: the codes are indices, or the family doesn't declare their size.
     """
     quantizer = path_of(model).quantizer
     if quantizer.num_codes is not None:
@@ -91,15 +89,14 @@ def numbers_of_code(model: LatentLM) -> int:
     return quantizer.code_dim
 
 
-# ---------------------------------------------------------------------------------------------------------
-# bits
+# --------------------------------------------------------------------------------------------------- bits
 
 
 def bits_of_code(model: LatentLM) -> int:
     """H: bits of a code.
 
     Raises:
-        UserError: codes are continuous, or indices without bits.
+        UserError: the codes are continuous, or indices without bits.
     """
     quantizer = path_of(model).quantizer
     if quantizer.num_codes is None:
@@ -126,7 +123,7 @@ def flip(model: LatentLM, codes: Tensor, bit: int, slots: Sequence[int] | None =
     """Codes [S] or [B, S] with a bit flipped, in all slots or in some.
 
     Raises:
-        UserError: codes without bits; a bit or a slot that isn't there.
+        UserError: the codes have no bits, or the bit or a slot doesn't exist.
     """
     bits, count = bits_of_code(model), codes.shape[-1]
     if codes.is_floating_point():

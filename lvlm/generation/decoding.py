@@ -1,11 +1,11 @@
-"""Token by token: keys and values of every block, and a code for every slot, drawn once and kept.
+"""Decoding token by token: keys and values of every block, and a code for every slot, drawn once and kept.
 
     prompts ─ below the seam ─► hidden ─ encoder ─► codes of the prompt's slots (or prior, or given)
                                                     codes of later slots          from the prior, or given
     then each step     tokens_B ─ below ─ above ─ head ─► logits_BV
 
-A fixed prior asks nothing of the text, so its codes and their embeddings are all there before the first
-token. A learned prior draws a slot when the hidden at its first position is there.
+A fixed prior doesn't depend on the text, so its codes and their embeddings are all drawn before the first
+token. A learned prior draws the code of a slot once the hidden state at its first position is known.
 
 Shape legend: see `lvlm.interfaces`.
 """
@@ -30,9 +30,9 @@ PromptCodes = Literal["posterior", "prior"]
 
 @dataclass(frozen=True)
 class Given:
-    """Codes that somebody chose.
+    """Codes given by the caller, in place of drawn ones.
 
-    codes     int64 [B, S] or float [B, S, Z], of a row's first slots; more than a row needs are not looked at
+    codes     int64 [B, S] or float [B, S, Z], of a row's first slots; more than a row needs are ignored
     hold_BS   bool, the slots that keep them; the others are drawn as if nothing had been given
     """
 
@@ -44,11 +44,11 @@ class RowCodes:
     """A code for each slot of each row.
 
     Args:
-        path: of the model.
-        slots: how many a row has.
-        seeds: of each row's codes.
-        leaders: the row whose codes a row takes; itself where it draws its own.
-        given: codes to keep.
+        path: the latent path of the model.
+        slots: number of slots in a row.
+        seeds: seed of each row's codes.
+        leaders: for each row, the row whose codes it shares (itself if it draws its own).
+        given: codes given by the caller, if any.
 
     Raises:
         UserError: codes that don't fit the quantizer or the rows.
@@ -73,7 +73,7 @@ class RowCodes:
             drawn = {
                 row: draw_codes(path.quantizer, zeros_SJ, None, self._of_prior[row]) for row in self._leads
             }
-        else:  # to have something of the shape; each is drawn when its slot begins
+        else:  # placeholders of the same shape; each code is drawn when its slot begins
             drawn = dict.fromkeys(
                 self._leads, draw_codes(path.quantizer, zeros_SJ, None, torch.Generator(device))
             )
@@ -82,10 +82,10 @@ class RowCodes:
             self._take(given, len(seeds))
         self.embedding_BSC = path.quantizer.given(self.codes).embedding_BSC
         self.waits_for_text = path.prior_head is not None and not bool(self._held_BS.all())
-        """Whether there are slots whose codes a learned prior draws when they begin."""
+        """Whether a learned prior draws codes during decoding, each when its slot begins."""
 
     def all_given(self, slots: int) -> bool:
-        """Whether somebody chose the codes of so many first slots."""
+        """Whether the codes of the first `slots` slots are given in every row."""
         return bool(self._held_BS[:, :slots].all())
 
     def _take(self, given: Given, rows: int) -> None:
@@ -102,11 +102,11 @@ class RowCodes:
         self.codes[:, :count][held_BS] = chosen[:, :count][held_BS].to(self.codes.dtype)
 
     def begin(self, counts_B: Sequence[int], posterior_BSK: Tensor | None, prior_BSJ: Tensor) -> None:
-        """Codes of the prompts' slots: from the posterior, or else from the prior.
+        """Draw the codes of the prompts' slots from the posterior or, without one, from the prior.
 
         Args:
-            counts_B: slots of each prompt.
-            posterior_BSK: numbers of the encoder that saw the prompt alone.
+            counts_B: number of slots in each prompt.
+            posterior_BSK: numbers of the posterior, from an encoder that saw the prompt alone.
             prior_BSJ: numbers of the prior, for as many slots.
         """
         if posterior_BSK is None and self._path.prior_head is None:
@@ -119,7 +119,7 @@ class RowCodes:
             self._write(row, slice(0, count), drawn)
 
     def go_on(self, begins_B: Sequence[int | None], hidden_B1D: Tensor) -> None:
-        """Draw the slot that begins in each row, if one does, from a learned prior."""
+        """Draw the code of the slot that begins in each row, if one does, from a learned prior."""
         rows = [row for row in self._leads if begins_B[row] is not None]
         if not rows:
             return
@@ -131,7 +131,7 @@ class RowCodes:
             self._write(row, slice(slot, slot + 1), code)
 
     def _write(self, row: int, slots: slice, codes: Tensor) -> None:
-        """Codes of a row and of those that follow it, in the slots that nobody chose."""
+        """Write codes to a row and to the rows that share them, except in slots whose codes are given."""
         for follower in (self._leader_B == row).nonzero()[:, 0].tolist():
             free_S = (~self._held_BS[follower, slots]).nonzero()[:, 0]
             new = codes[free_S]
@@ -156,14 +156,14 @@ def draw_codes(
 
 
 class Decoding:
-    """Rows under way.
+    """Rows that are decoded together.
 
     Args:
-        model: in evaluation mode.
-        capacity: tokens that a row is fed at most.
-        rows: how many.
-        codes: of their slots; None for a model without a latent.
-        prompt_codes: where those of the prompt's slots come from that nobody gave.
+        model: a model in evaluation mode.
+        capacity: the most tokens that a row is fed.
+        rows: number of rows.
+        codes: codes of the rows' slots; None for a model without a latent.
+        prompt_codes: source of the codes of the prompt's slots that are not given.
         compile: compile a step; its shapes are then the same from the first to the last, at the price of
             attention over the whole capacity.
     """
@@ -189,7 +189,7 @@ class Decoding:
         self._at_B: Tensor | None = None
 
     def begin(self, tokens_BT: Tensor, keep_BT: Tensor) -> Tensor:
-        """Take in the prompts, padded on the right; logits [B, V] of each row's next token."""
+        """Process the prompts, padded on the right; return the logits [B, V] of each row's next token."""
         model, device = self.model, tokens_BT.device
         rows, tokens = tokens_BT.shape
         self._lengths = keep_BT.sum(1).tolist()
@@ -210,7 +210,7 @@ class Decoding:
         return self._head(y_BTD[torch.arange(rows, device=device), last_B])
 
     def step(self, tokens_B: Tensor) -> Tensor:
-        """Take in a token of each row; logits [B, V] of the next one."""
+        """Process a token of each row; return the logits [B, V] of the next one."""
         model, tokens_B1 = self.model, tokens_B[:, None]
         if self._at_B is None:
             positions = torch.arange(self._lengths[0], self._lengths[0] + 1, device=tokens_B.device)
@@ -239,7 +239,7 @@ class Decoding:
         return None if self.codes is None else self.codes.embedding_BSC
 
     def _turn(self, length: int) -> None:
-        """Tell every cache where the next key of each row goes."""
+        """Set the place of each row's next key in every cache."""
         assert self._at_B is not None
         length = self.capacity if self._compile else min(length, self.capacity)
         above_B = self._at_B + self._in_front

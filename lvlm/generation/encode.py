@@ -1,12 +1,13 @@
-"""The codes of texts: what an encoder says of each slot, and the file they are kept in."""
+"""The codes of texts: the encoder's posterior of each slot, and the file that stores them."""
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,29 +18,23 @@ from lvlm.generation.codes import path_of
 from lvlm.generation.decoding import draw_codes
 from lvlm.generation.options import row_seeds
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
-from lvlm.generation.row_text import UNFINISHED
 from lvlm.interfaces.brief import Brief
+from lvlm.interfaces.codec import token_texts
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
 from lvlm.system.files import reading, writing
 
-if TYPE_CHECKING:
-    from lvlm.interfaces import Codec
-
-
 WINDOWS_AT_ONCE = 16
-
-LONGEST_CHARACTER = 4  # tokens: UTF-8's bytes
 
 
 @dataclass(frozen=True, repr=False)
 class Encoded(Brief):
-    """What the encoder says of a text; all on the CPU.
+    """The posterior of a text and codes drawn from it, all on the CPU.
 
-    tokens         its ids
-    texts          of each token; that of a character which takes several stands at its first; None without a
-                   codec
+    tokens         its token ids
+    texts          text of each token; all join to the text of the row. A character of several tokens stands
+                   at its first; None without a codec
     slot_T         the slot of each token
     codes          drawn from the posterior: [S] or [S, Z]
     posterior_SK   the posterior's numbers
@@ -55,7 +50,7 @@ class Encoded(Brief):
 
     @property
     def kl_T(self) -> Tensor:  # noqa: N802  as tensors are named
-        """KL of each token, nats: its slot's, shared evenly with the slot's other tokens."""
+        """KL of each token, nats: the KL of its slot, divided evenly among the slot's tokens."""
         sharing_S = torch.bincount(self.slot_T, minlength=len(self.kl_Sd))
         return (self.kl_Sd.sum(-1) / sharing_S)[self.slot_T]
 
@@ -76,17 +71,17 @@ class Encoded(Brief):
 def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) -> list[Encoded]:
     """Encode texts: the posterior of each, and codes drawn from it.
 
-    They are the codes that `generate` with this seed gives such a prompt.
+    `generate` with the same seed gives such a prompt the same codes.
 
     Args:
-        model: with a latent.
-        texts: one or several, as for `lvlm.generate`.
-        seed: of the codes; of text i it is seed + i.
+        model: a model with a latent.
+        texts: one text or several, in the forms that `lvlm.generate` takes.
+        seed: seed of the codes; text i uses seed + i.
 
     Raises:
         UserError: a model without a latent, an empty text, one that is longer than the context, a seed out of
             range.
-        NotFinite: the encoder says NaN or infinity.
+        NotFinite: the encoder gives NaN or infinity.
     """
     path, rows, device = path_of(model), token_rows(model, texts, what="text"), model.device
     check_rows(model, rows, 1, what="text")
@@ -107,7 +102,7 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
             found.append(
                 Encoded(
                     ids,
-                    None if model.codec is None else _texts(model.codec, ids),
+                    None if model.codec is None else token_texts(model.codec, ids),
                     path.slots.of(torch.arange(len(ids))),
                     draw_codes(path.quantizer, prior_SJ, posterior_SK, of_rows[row]).cpu(),
                     posterior_SK.float().cpu(),
@@ -118,7 +113,8 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
 
 
 def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int = 0) -> list[Encoded]:
-    """A text of any length in windows of so many tokens, each by itself, some at a time.
+    """Encode a text of any length in windows of `window` tokens, each by itself, several at a time. The texts
+    of tokens join over all windows.
 
     Raises:
         UserError: as `encode`.
@@ -126,24 +122,18 @@ def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int =
     ids = token_rows(model, text, what="text")[0]
     rows = [ids[start : start + window] for start in range(0, max(1, len(ids)), window)]
     parts = range(0, len(rows), WINDOWS_AT_ONCE)
-    return [one for n in parts for one in encode(model, rows[n : n + WINDOWS_AT_ONCE], seed=seed + n)]
-
-
-def _texts(codec: Codec, ids: list[int]) -> list[str]:
-    """The text of each token; of tokens that make a character only together, all of it at the first."""
-    texts, start = [""] * len(ids), 0
-    for end in range(1, len(ids) + 1):
-        text = codec.decode(ids[start:end])
-        if not text.endswith(UNFINISHED) or end == len(ids) or end - start == LONGEST_CHARACTER:
-            texts[start], start = text, end
-    return texts
+    found = [one for n in parts for one in encode(model, rows[n : n + WINDOWS_AT_ONCE], seed=seed + n)]
+    if model.codec is None or len(found) == 1:
+        return found
+    texts = iter(token_texts(model.codec, ids))
+    return [replace(one, texts=list(itertools.islice(texts, len(one.tokens)))) for one in found]
 
 
 def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False) -> Path:
-    """Codes, numbers and KL of pieces of a text as NumPy arrays, one after the other.
+    """Write the codes, numbers and KL of the pieces of a text, concatenated, as NumPy arrays.
 
     Raises:
-        UserError: it is there already, or can't be written.
+        UserError: the file exists, or can't be written.
     """
     if not path.name:
         raise UserError(f"{str(path)!r} is no file's name")
@@ -164,10 +154,10 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
 
 
 def read_codes(path: Path) -> Tensor:
-    """Codes of the first piece in a file of `write_codes`.
+    """Read the codes of the first piece in a file that `write_codes` wrote.
 
     Raises:
-        UserError: no such file.
+        UserError: there is no such file.
     """
     way_out = "; codes come from a file that `lvlm encode --out` wrote"
     with reading(f"{path}: cannot be read", way_out):

@@ -1,10 +1,10 @@
-"""Text from a model: prompts of any lengths in one batch, codes drawn once, every row with noise of its own.
+"""Text from a model: prompts of any lengths in one batch, codes drawn once, every row with its own noise.
 
     prompts ─ ids, padded ─► Decoding ─ logits ─ Sampling ─► tokens ─ RowText ─► pieces of text, until a stop
                                 ▲ codes: drawn, encoded, given, shared
 
-A row depends on its prompt, its seed and the options, and not on the rows beside it, nor on how many tokens
-are asked for.
+A row depends on its prompt, its seed and the options. It depends neither on the rows beside it nor on the
+number of tokens requested.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -24,31 +24,31 @@ from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import log_probs
 from lvlm.interfaces.brief import Brief
+from lvlm.interfaces.codec import joined
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import TOKENS, generators
-
-if TYPE_CHECKING:
-    from lvlm.interfaces import Codec
-
 
 MOST_ROWS = 65_536
 
 
 @dataclass(frozen=True, repr=False)
 class Sample(Brief):
-    """One text.
+    """A generated text.
 
     prompt        its tokens
     tokens        what follows them
-    text          the tokens that follow as text, up to a stop; None where the model has no codec
+    text          what follows the prompt's text in that of all tokens, up to a stop; None where the model has
+                  no codec
     log_prob_N    log-probability of each of these tokens under the model (temperature 1, nothing cut), nats,
                   on the CPU
     codes         the codes that were used, [S] or [S, Z], on the CPU; None without a latent. A forward over
                   all tokens but the last with them gives the same log-probabilities.
-    seed          with which it comes out again, alone or beside others; a text that has another's codes needs
-                  them given
+    seed          seed that gives the same text again, alone or beside others; a text with another's codes
+                  needs these given as well
     ended_by      'length', or the stop
+    prompt_text   the prompt as text, as far as the tokens that follow leave it as it is: they may complete
+                  its last character. With `text` it is the text of all tokens.
     """
 
     prompt: list[int]
@@ -58,11 +58,12 @@ class Sample(Brief):
     codes: Tensor | None
     seed: int
     ended_by: str
+    prompt_text: str | None = None
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What a step added to a row: text that stands, for no later token changes it; it may be empty."""
+    """Text that a step adds to a row. No later token changes it; it may be empty."""
 
     row: int
     token: int
@@ -79,30 +80,30 @@ def generate(
     """Continue prompts. Codes come from the prior, from the prompt, or from you.
 
     Args:
-        model: of `lvlm.load`, or any other of the zoo.
-        prompts: one or several: text, bytes, token ids; or a tensor [B, T] of ids.
-        tokens: how many to add to each prompt, at most.
-        temperature: what logits are divided by; 0 takes the likeliest token.
-        top_k: choose among so many likeliest tokens.
+        model: a model from `lvlm.load`, or any other of the zoo.
+        prompts: one prompt or several: text, bytes or token ids; or a tensor [B, T] of ids.
+        tokens: the most tokens to add to each prompt.
+        temperature: divisor of the logits; 0 takes the likeliest token.
+        top_k: choose among this many likeliest tokens.
         top_p: choose among the likeliest tokens that together have this probability.
-        min_p: choose among tokens at least so many times as likely as the likeliest, from 0 to 1.
-        repetition_penalty: above 1, tokens of the prompt and of what was written come again less often. Their
-            logits are divided by it where positive, and multiplied where negative.
-        seed: of codes and tokens; row i has seed + i. A list gives one for each row.
-        samples: how many texts of each prompt.
-        share_codes: the samples of a prompt have the codes of its first one; their tokens differ.
-        code_seed: of the codes alone, the same for all rows; the seed unless given. A list gives one for each
-            row.
-        codes: given codes, for as many first slots as there are: [S, …] or [1, S, …] for all rows, or
-            [B, S, …], or a list of one [S, …] a row; a single number (or a vector [Z]) is the code of every
-            slot. The slots count from the prompt's first token; those after the given ones are drawn.
-        hold: the slots that keep given codes, all unless named; the others are drawn.
-        prompt_codes: where codes of the prompt's slots come from: posterior (the encoder, which sees the
+        min_p: choose among tokens with at least this share of the likeliest token's probability, from 0 to 1.
+        repetition_penalty: above 1, tokens that are in the prompt or the text already become less likely.
+            Their logits are divided by it where positive, and multiplied by it where negative.
+        seed: seed of codes and tokens; row i uses seed + i. A list gives one for each row.
+        samples: number of texts for each prompt.
+        share_codes: give all samples of a prompt the codes of the first one; their tokens differ.
+        code_seed: seed of the codes alone, the same for all rows; `seed` unless given. A list gives one for
+            each row.
+        codes: codes of the first slots: [S, …] or [1, S, …] for all rows, or [B, S, …], or a list of one
+            [S, …] per row; a single number (or a vector [Z]) is the code of every slot. Slots
+            count from the prompt's first token; those after the given ones are drawn.
+        hold: slots that keep their given codes, all of them unless named; the others are drawn.
+        prompt_codes: source of the codes of the prompt's slots: posterior (the encoder, which sees the
             prompt alone) or prior.
-        stop: a text that ends a sample and isn't part of it. A list gives several. They are found across the
-            borders of tokens.
-        compile: compile a step, which is worth it for many tokens. Attention then looks at the whole capacity
-            of the cache, so that shapes stay the same.
+        stop: a text that ends a sample and isn't part of it. A list gives several. A stop is found across the
+            borders of tokens, too.
+        compile: compile a step, which pays off for many tokens. Attention then covers the whole capacity of
+            the cache, so that shapes stay the same.
 
     Returns:
         `samples` texts of each prompt, prompt by prompt.
@@ -110,7 +111,7 @@ def generate(
     Raises:
         UserError: an empty prompt, a token that isn't in the vocabulary, more tokens than the context holds,
             options out of range, codes that don't fit.
-        NotFinite: the model says NaN or infinity.
+        NotFinite: the model gives NaN or infinity.
     """
     chosen = Options.of(options)
     steps = _run(model, token_rows(model, prompts), tokens, chosen, live=bool(chosen.stops))
@@ -129,9 +130,9 @@ def stream(
     tokens: int = 200,
     **options: Unpack[GenerateOptions],
 ) -> Generator[Piece, None, list[Sample]]:
-    """Continue prompts piece by piece: the texts of a row's pieces, put together, are its text.
+    """Continue prompts piece by piece; the pieces of a row, joined, are its text.
 
-    A generator: what it returns (the value of its StopIteration) is what `generate` returns.
+    It is a generator, and its return value (that of its StopIteration) is the result of `generate`.
 
     Args:
         model: as for `generate`.
@@ -151,7 +152,9 @@ def stream(
 def _run(
     model: LatentLM, prompts: list[list[int]], tokens: int, options: Options, *, live: bool
 ) -> Generator[Piece, None, list[Sample]]:
-    """All steps; `live` looks at every token when it is there, so that rows can be shown, and can stop."""
+    """Run all steps. `live` reads every token as soon as it is chosen, so that rows can be shown and can
+    stop.
+    """
     check_rows(model, prompts, tokens)
     if len(prompts) * options.samples > MOST_ROWS:
         raise UserError(
@@ -176,7 +179,7 @@ def _run(
         logits_BV = decoding.begin(tokens_BT, keep_BT)
         seen_BV = _seen(tokens_BT, keep_BT, logits_BV) if options.repetition_penalty != 1 else None
         known = None if model.codec is None else model.codec.vocab  # a model may have more: model.vocab
-        texts = [RowText(model.codec, options.stops) for _ in rows] if live else []
+        texts = [RowText(model.codec, options.stops, prompt) for prompt in rows] if live else []
         chosen, scored = [], []
         for number in range(tokens):
             seen_Bv = None if seen_BV is None else seen_BV[:, :known]
@@ -202,7 +205,8 @@ def _run(
     for row, prompt in enumerate(rows):
         count = texts[row].count if live else tokens
         ids = new_BN[row, :count].tolist()
-        text = texts[row].text if live else _decoded(model.codec, ids)
+        shown = None if model.codec is None else joined(model.codec, prompt, ids)
+        text = texts[row].text if live else None if shown is None else shown.text
         codes = decoding.used(row, len(prompt) + count - 1)
         samples.append(
             Sample(
@@ -213,6 +217,7 @@ def _run(
                 None if codes is None else codes.cpu(),
                 seeds[row],
                 (texts[row].ended_by or "length") if live else "length",
+                None if shown is None else shown.prompt,
             )
         )
     return samples
@@ -235,7 +240,7 @@ def _row_codes(
 def _given(
     model: LatentLM, codes: Tensor | Sequence[Tensor] | int, hold: Iterable[int] | None, rows: int, slots: int
 ) -> Given:
-    """Given codes as [B, S] or [B, S, Z], and which of them stay."""
+    """Given codes as [B, S] or [B, S, Z], and the slots that keep them."""
     assert model.latent is not None
     quantizer = model.latent.quantizer
     whole = 2 if quantizer.num_codes is not None else 3  # dimensions of codes of rows
@@ -253,7 +258,7 @@ def _given(
         codes = codes.expand(slots, *codes.shape)
     if codes.ndim == whole - 1:
         codes = codes[None]
-    quantizer.given(codes)  # what doesn't fit is told before a warning
+    quantizer.given(codes)  # codes that don't fit are an error before any warning
     if everywhere and slots > 1:
         warnings.warn(
             (
@@ -288,8 +293,8 @@ def _no_list_of_codes(codes: Sequence[object], rows: int, whole: int) -> str:
 
 
 def _uniforms(seeds: list[int], tokens: int) -> Tensor:
-    """One number a token, [B, N], float64; fewer tokens have the first of those of more. Made on the CPU, for
-    the same text on every device.
+    """Uniform numbers [B, N], one a token, float64; those for fewer tokens are a prefix of those for more.
+    They are drawn on the CPU, for the same text on every device.
     """
     cpu = torch.device("cpu")
     return torch.stack(
@@ -298,10 +303,6 @@ def _uniforms(seeds: list[int], tokens: int) -> Tensor:
 
 
 def _seen(tokens_BT: Tensor, keep_BT: Tensor, logits_BV: Tensor) -> Tensor:
-    """The tokens that each row has, [B, V]."""
+    """The tokens that each row has already, [B, V]."""
     counts_BV = torch.zeros_like(logits_BV, dtype=torch.int32)
     return counts_BV.scatter_add(1, tokens_BT, keep_BT.int()) > 0
-
-
-def _decoded(codec: Codec | None, ids: list[int]) -> str | None:
-    return None if codec is None else codec.decode(ids)

@@ -19,8 +19,7 @@ Way = Literal["linear", "spherical", "hamming"]
 MOST_STEPS = 1024
 
 
-# ------------------------------------------------------------------------------------------- from one to
-# another
+# ------------------------------------------------------------------------------------ from one to another
 
 
 def interpolate(
@@ -29,18 +28,18 @@ def interpolate(
     """Interpolate between the codes of two rows, both ends among them, in the slots that both have.
 
     Args:
-        model: whose codes they are.
-        one: [S] or [S, Z].
-        other: the same, of as many slots or of another number.
-        steps: how many, at least 2.
-        how: which way: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming
-            unless given. Spherical (Shoemake 1985) is for Gaussian codes, whose length then stays. With
-            hamming what differs changes one by one, in an order of the seed: bits where codes have bits,
+        model: the model that the codes are for.
+        one: codes [S] or [S, Z].
+        other: codes of the same kind; the number of slots may differ.
+        steps: number of codes, both ends included, at least 2.
+        how: the path: linear or spherical for continuous codes, hamming for discrete ones; linear or hamming
+            unless given. Spherical (Shoemake 1985) is for Gaussian codes, whose length it keeps. Hamming
+            changes what differs one by one, in an order drawn from the seed: bits where codes have bits,
             whole codes elsewhere.
-        seed: of that order.
+        seed: seed of that order.
 
     Raises:
-        UserError: fewer than two steps; a way that these codes don't have.
+        UserError: there are fewer than two steps, or these codes don't have the path.
     """
     if not 2 <= steps <= MOST_STEPS:
         raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
@@ -70,7 +69,7 @@ def interpolate(
 
 
 def _slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """Along the great circle between directions; lengths go straight from one's to the other's."""
+    """Spherical interpolation: directions go along the great circle, lengths linearly."""
     length, to_length = one.norm(dim=-1, keepdim=True), other.norm(dim=-1, keepdim=True)
     a, b = one / length.clamp(min=1e-12), other / to_length.clamp(min=1e-12)
     angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()
@@ -95,13 +94,13 @@ def texts_between(
     """Texts whose codes lie on the way from one text's to another's, all with the same noise.
 
     Args:
-        model: with a latent.
+        model: a model with a latent.
         one: a text.
         other: another text.
-        steps: how many texts, both ends among them.
-        prompt: what every text begins with; what the two have in common at their start, at least one token,
-            unless given.
-        tokens: how many to add; as many as the longer text has unless given.
+        steps: number of texts, both ends included.
+        prompt: beginning of every text; unless given, the beginning that the two texts share, at least one
+            token.
+        tokens: number of tokens to add; as many as the longer text has unless given.
         how: as for `interpolate`.
         options: as for `generate`.
 

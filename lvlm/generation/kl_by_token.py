@@ -1,4 +1,4 @@
-"""KL by token: where in a text the codes say something, and which units say it.
+"""KL by token: the places in a text where codes carry information, and the units that carry it.
 
 Shape legend: see `lvlm.interfaces`.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lvlm.generation.encode import Encoded
-from lvlm.likelihood.life import ACTIVE_UNIT_BITS
+from lvlm.likelihood.estimate import ACTIVE_UNIT_BITS
 from lvlm.objective import NATS_PER_BIT
 
 ACTIVE_NATS_PER_SLOT = ACTIVE_UNIT_BITS * NATS_PER_BIT
@@ -28,17 +28,17 @@ class Span:
 
     @property
     def kl_nats_per_token(self) -> float:
-        """The mean over its tokens."""
+        """The mean KL over the span's tokens, nats."""
         return self.kl_nats / self.tokens
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the encoder says of a text.
+    """The KL of a text by span and by unit.
 
     spans             in order; the slots of each window count from 0
     windows           rows that the text was cut into, as long as those of the training
-    kl_nats_per_slot  of each unit, mean over slots
+    kl_nats_per_slot  KL of each unit, mean over slots
     """
 
     spans: tuple[Span, ...]
@@ -55,7 +55,7 @@ class Reading:
 
 
 def reading_of(found: Sequence[Encoded]) -> Reading:
-    """What encoded windows of a text say together."""
+    """The reading of a whole text from its encoded windows."""
     spans: list[Span] = []
     for one in found:
         texts = one.texts or [f"{token} " for token in one.tokens]

@@ -27,7 +27,7 @@ _TYPES: tuple[tuple[str, Any, str], ...] = (
 
 
 class GenerateOptions(TypedDict, total=False):
-    """Options of `lvlm.generate`, which describes them, for type checkers: the fields of `Options`."""
+    """Options of `lvlm.generate` for type checkers: the fields of `Options`, described in `lvlm.generate`."""
 
     temperature: float
     top_k: int | None
@@ -47,10 +47,12 @@ class GenerateOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options(Sampling):
-    """Options of `lvlm.generate`, which describes them, with their defaults: those of `Sampling`, and these.
+    """Options of `lvlm.generate` with their defaults: those of `Sampling`, and these.
+
+    `lvlm.generate` describes them.
 
     Raises:
-        UserError: one of them is out of range.
+        UserError: an option is out of range.
     """
 
     seed: int | Sequence[int] = 0
@@ -87,10 +89,10 @@ class Options(Sampling):
 
     @classmethod
     def of(cls, options: GenerateOptions) -> Options:
-        """Options by name.
+        """Make the options from their names and values.
 
         Raises:
-            UserError: an unknown one.
+            UserError: an option is unknown.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for name in options:
@@ -104,21 +106,21 @@ class Options(Sampling):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def row_seeds(self, prompts: int) -> list[int]:
-        """One for each row."""
+        """The seed of each row."""
         return row_seeds(self.seed, prompts * self.samples)
 
     def row_code_seeds(self, prompts: int) -> list[int]:
-        """Seeds of each row's codes."""
+        """The seed of each row's codes."""
         if self.code_seed is None:
             return self.row_seeds(prompts)
         return row_seeds(self.code_seed, prompts * self.samples, step=0)
 
 
 def row_seeds(seed: int | Sequence[int], rows: int, *, step: int = 1) -> list[int]:
-    """One for each row.
+    """The seed of each row.
 
     Raises:
-        UserError: another number of them, or one out of range.
+        UserError: the number of seeds is wrong, or one is out of range.
     """
     seeds = [seed + step * row for row in range(rows)] if isinstance(seed, int) else list(seed)
     if len(seeds) != rows:
@@ -133,7 +135,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def shows_options(function: F) -> F:
-    """Put each of `Options` with its default in place of `**options` in a signature, for `help` and Tab."""
+    """Show the fields of `Options` and their defaults in place of `**options`, for `help` and Tab."""
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [

@@ -16,8 +16,7 @@ from lvlm.model.latent_lm import LatentLM
 Prompt = str | bytes | Sequence[int] | Tensor
 
 
-# ------------------------------------------------------------------------------------------------ what is
-# asked for
+# -------------------------------------------------------------------------------------- what is requested
 
 
 def token_rows(
@@ -26,7 +25,7 @@ def token_rows(
     """Token ids of each prompt.
 
     Raises:
-        UserError: none, or one that is no text and no ids, or that the model's codec can't read.
+        UserError: there is no prompt, or one is neither text nor ids, or the model's codec can't read it.
     """
     if isinstance(prompts, str | bytes) or (hasattr(prompts, "ndim") and prompts.ndim == 1):
         return [_ids(model, cast(Prompt, prompts), what)]
@@ -36,7 +35,7 @@ def token_rows(
     if not listed:
         raise UserError(f"no {what}: give at least one")
     if not any(isinstance(one, str | bytes | Iterable) for one in listed):
-        return [_ids(model, cast(Prompt, listed), what)]  # ids of one
+        return [_ids(model, cast(Prompt, listed), what)]  # ids of a single prompt
     return [_ids(model, one, what) for one in listed]
 
 
@@ -54,10 +53,10 @@ def _ids(model: LatentLM, prompt: Prompt, what: str) -> list[int]:
 
 
 def check_rows(model: LatentLM, rows: list[list[int]], tokens: int, *, what: str = "prompt") -> None:
-    """Prompts that the model can read, and room for so many tokens after each.
+    """Check that the model can read all prompts and has room for `tokens` tokens after each.
 
     Raises:
-        UserError: there is none.
+        UserError: it can't read one or has no room, or `tokens` is not a number from 1 up.
     """
     vocab, context = model.backbone.vocab, model.backbone.context
     if not isinstance(tokens, int):

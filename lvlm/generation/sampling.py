@@ -21,13 +21,13 @@ LOWEST_TEMPERATURE = 1e-6  # below, logits divided by it overflow; nothing but t
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen; `lvlm.generate` describes the fields.
+    """The choice of the next token; `lvlm.generate` describes the fields.
 
     top-p is of Holtzman et al. 2020 (arXiv 1904.09751), min-p of Nguyen et al. 2024 (arXiv 2407.01082), the
     repetition penalty of Keskar et al. 2019 (arXiv 1909.05858).
 
     Raises:
-        UserError: one of them is out of range.
+        UserError: a field is out of range.
     """
 
     temperature: float = 1.0
@@ -56,7 +56,7 @@ class Sampling:
         """The next token of each row, [B], int64.
 
         Args:
-            logits_BV: of the model.
+            logits_BV: logits of the model.
             u_B: uniform in [0, 1), float64: all the noise there is.
             seen_BV: bool, the tokens that a row has already; needed for a repetition penalty.
         """
@@ -76,7 +76,7 @@ class Sampling:
         return chosen_B1[:, 0].clamp(max=logits_BV.shape[-1] - 1)
 
     def _least(self, probability_BV: Tensor) -> list[Tensor]:
-        """The smallest probability that each rule leaves, [B, 1]; ties stay."""
+        """The smallest probability that each rule keeps, [B, 1]; ties are kept."""
         least = []
         if self.top_k is not None and self.top_k < probability_BV.shape[-1]:
             least.append(probability_BV.topk(self.top_k).values[:, -1:])

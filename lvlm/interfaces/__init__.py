@@ -18,7 +18,7 @@ from lvlm.interfaces.params import (
     Register,
 )
 from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
-from lvlm.interfaces.remedy import Case, Remedy, Trouble, louder_embedding
+from lvlm.interfaces.remedy import Case, Remedy, Trouble
 from lvlm.interfaces.schedule import Ramp, Schedule, value_at
 from lvlm.interfaces.section import Section
 
@@ -55,7 +55,6 @@ __all__ = [
     "Terms",
     "Trouble",
     "exponential",
-    "louder_embedding",
     "normal",
     "uniform",
     "value_at",

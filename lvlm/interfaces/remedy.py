@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Trouble = Literal["dead", "unread", "alike", "costly", "uncharged", "over_budget"]
+Trouble = Literal["silent", "unread", "alike", "costly", "uncharged", "over_budget"]
 """What the doctor found.
 
-dead         the encoder says nothing with its codes
-unread       the decoder does not read them
+silent       the encoder says nothing with its codes
+unread       the encoder says something, and the decoder doesn't read it
 alike        all codes are the same, or those of another row serve as well
 costly       KL is paid that brings nothing
 uncharged    the loss charges nothing for the KL, however large
 over_budget  the KL is far above its budget
 """
-
-SHORT_RUN_STEPS = 1000
-"""Steps in which what starts at zero hasn't got far."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +38,3 @@ class Remedy:
 
     options: tuple[str, ...]
     why: str
-
-
-def louder_embedding(embedding_std: float, case: Case) -> Iterator[Remedy]:
-    """Remedies of a quantizer whose embedding starts at `embedding_std`, in an option of that name."""
-    if case.trouble in ("dead", "unread") and embedding_std == 0 and case.steps < SHORT_RUN_STEPS:
-        yield Remedy(("embedding_std=0.1",), "codes matter from the first step, and a short run has few")

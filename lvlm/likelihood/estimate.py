@@ -24,15 +24,16 @@ from torch import Tensor
 
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.kind import Estimator
-from lvlm.likelihood.life import ACTIVE_UNIT_BITS
 from lvlm.likelihood.particles import Rows
-from lvlm.likelihood.weights import Bounds, averaged
+from lvlm.likelihood.weights import Bounds, averaged, mean_of_repeats
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.objective import NATS_PER_BIT
 from lvlm.system.device import Autocast
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+ACTIVE_UNIT_BITS = 0.01  # KL from which a unit counts as active
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Quality:
 class Estimates:
     """Nats per sequence, [N] each, by name; and what the latent does, where there is one.
 
-    quality         of each bound
+    quality         of each bound; with repeats, means over them, and noise from their spread
     ce_by_position  mean cross-entropy of each target position, nats, [T]: ce_posterior, or nll_exact without
                     a latent; NaN where no row has a target
     """
@@ -86,7 +87,7 @@ class Estimates:
 
     def noise_error(self, name: str) -> float | None:
         """Monte Carlo standard error of `nats_per_token`, these sequences given; None where nothing is drawn,
-        or one particle can't tell.
+        and where it isn't known: of one draw, or of weights that were drawn once.
         """
         noise = self.quality[name].noise if name in self.quality else None
         if noise is None or not np.isfinite(noise).all():
@@ -103,6 +104,7 @@ def estimate(
     rows: int,
     seed: int,
     describe: int | None = None,
+    repeats: int = 1,
     autocast: Autocast = nullcontext,
     progress: Callable[[float], None] | None = None,
 ) -> Estimates:
@@ -119,6 +121,8 @@ def estimate(
         seed: of the codes' noise. The global random state is neither read nor changed.
         describe: also `ce_posterior` of so many draws, `kl`, and what the latent does; as many as the largest
             K unless given, and 0 for none of it.
+        repeats: how often each estimator is drawn anew. Its nats are then the mean, which bounds the same
+            likelihood, and its noise is known from the spread, row by row.
         autocast: makes the precision context of a forward.
         progress: called with the share done, 0 to 1.
 
@@ -137,11 +141,18 @@ def estimate(
             batch = windows[start : start + together].to(model.device)
             seeds = [(seed << 32) + start + row for row in range(len(batch))]
             some = Rows(model, batch, seeds=seeds, at_once=rows, autocast=autocast)
-            bounds = {}
-            for number, one in enumerate(estimators):
-                bounds[one.label] = one(some)
-                if progress:
-                    progress((start + len(batch) * (number + 1) / len(estimators)) / len(windows))
+            drawn: dict[str, list[Bounds]] = {one.label: [] for one in estimators}
+            for repeat in range(repeats):
+                anew = some
+                if repeat:
+                    others = [(repeat << 64) + own for own in seeds]
+                    anew = Rows(model, batch, seeds=others, at_once=rows, autocast=autocast)
+                for number, one in enumerate(estimators, repeat * len(estimators)):
+                    drawn[one.label].append(one(anew))
+                    if progress:
+                        share = (number + 1) / (repeats * len(estimators))
+                        progress((start + len(batch) * share) / len(windows))
+            bounds = {name: mean_of_repeats(of) for name, of in drawn.items()}
             if describe and model.latent is not None:
                 kl_BSd = some.kl()
                 bounds["ce_posterior"] = averaged(some.cost("posterior", describe))

@@ -13,7 +13,7 @@ from lvlm.errors import one_of
 from lvlm.interfaces import IGNORE, LayerCache
 from lvlm.likelihood.names import Proposal, Resampling
 from lvlm.likelihood.particles import Rows, parts
-from lvlm.likelihood.weights import Bounds, effective_size, relative_variance, variance
+from lvlm.likelihood.weights import Bounds, effective_size, variance
 from lvlm.model.noise import RESAMPLING
 from lvlm.objective import cross_entropy_nats
 
@@ -71,8 +71,6 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     zeros_BK = torch.zeros(batch, k, dtype=torch.float64, device=device)
     log_weight, owed = zeros_BK.clone(), zeros_BK.clone()
     log_mean_B, spread_B, crowd_B = zeros_BK[:, 0].clone(), zeros_BK[:, 0].clone(), zeros_BK[:, 0] + k
-    eve_BK = torch.arange(k, device=device).expand(batch, k).clone()
-    generations_B = torch.ones(batch, device=device)
     first = max(rows.prompt, spec.chunk)  # a prompt is no target: nothing to weigh in it
     edges = [0, *range(first, tokens, spec.chunk), tokens]
     for start, end in itertools.pairwise(edges):
@@ -98,8 +96,7 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
             ancestor_BK[row] = ancestors(log_weight[row].softmax(0), spec.resampling, of_rows[row])
         log_mean_B = log_mean_B + torch.where(again_B, log_weight.logsumexp(1) - math.log(k), 0.0)
         log_weight = torch.where(again_B[:, None], 0.0, log_weight)
-        owed, eve_BK = owed.gather(1, ancestor_BK), eve_BK.gather(1, ancestor_BK)
-        generations_B = generations_B + again_B
+        owed = owed.gather(1, ancestor_BK)
         from_P = (ancestor_BK + k * torch.arange(batch, device=device)[:, None]).flatten()
         for layer in layers:
             layer.take(from_P)
@@ -107,13 +104,10 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
         embedding_PSC[:, last] = embedding_PSC[from_P, last]
     if spec.deferred:
         log_weight, spread_B = log_weight + owed, spread_B + variance(owed)
-    share_BK = log_weight.softmax(1)
-    of_eve_BK = torch.zeros_like(share_BK).scatter_add(1, eve_BK, share_BK)
     return Bounds(
         nats=math.log(k) - log_weight.logsumexp(1) - log_mean_B,
         ess=torch.minimum(crowd_B, effective_size(log_weight)),
         log_weight_variance=spread_B,
-        noise=relative_variance(of_eve_BK.square().sum(1), k, generations_B),
     )
 
 

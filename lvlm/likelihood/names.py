@@ -1,4 +1,4 @@
-"""Names of resampling rules and proposals."""
+"""Names of resampling rules, proposals, and the headline that is chosen."""
 
 from __future__ import annotations
 
@@ -7,3 +7,6 @@ from typing import Literal
 Proposal = Literal["posterior", "prior", "mixture"]
 
 Resampling = Literal["systematic", "stratified", "multinomial"]
+
+LOWEST = "lowest"
+"""The headline that is whichever declared bound is lowest on validation windows."""

@@ -7,7 +7,6 @@ p(continuation | prompt)   the mean over both, estimated by a particle filter ov
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,12 +27,11 @@ class Score:
     """A continuation's score.
 
     log_prob_nats  log of an estimate of p(continuation | prompt) whose mean is exact, so in the mean at most
-                   the log; exact for a model without a latent
-    stderr_nats    Monte Carlo standard error; 0 without a latent, NaN for one particle
+                   the log; exact for a model without a latent. How much it varies is seen by scoring with
+                   several seeds
     """
 
     log_prob_nats: float
-    stderr_nats: float
 
 
 @torch.no_grad()
@@ -75,11 +73,9 @@ def score(
     with evaluating(model):
         one = Rows(model, batch, seeds=[seed], at_once=rows, autocast=autocast, prompt=len(prompt))
         if model.latent is None:
-            return Score(-float(one.exact_by_target().sum()), 0.0)
+            return Score(-float(one.exact_by_target().sum()))
         found = run_filter(one, Filter(k, chunk, proposal="prior"))
-    assert found.noise is not None
-    noise = float(found.noise)
-    return Score(-float(found.nats), math.sqrt(max(0.0, noise)) if math.isfinite(noise) else math.nan)
+    return Score(-float(found.nats))
 
 
 def _check(model: LatentLM, prompt: list[int], continuation: list[int], k: int, chunk: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,9 @@ class Bounds:
     nats        the bound (or the exact value), nats per sequence
     ess         effective sample size of the weights, in particles; of a filter the least on the way
     log_weight_variance   of a filter summed over the increments on the way
-    noise       estimate of the Monte Carlo variance of `nats`, nats squared; NaN for one particle. Of a
-                filter it is rough, and may be negative: read its mean over rows
+    noise       Monte Carlo variance of `nats`, nats squared, of a plain mean over draws: NaN for one draw.
+                One set of weights says nothing sure of its own error, so weighted bounds have none:
+                `lvlm.likelihood.estimate.estimate` repeats them instead
     All but `nats` are None where nothing is drawn or weighed.
     """
 
@@ -47,7 +49,6 @@ def importance(log_weight_BK: Tensor) -> Bounds:
         nats=math.log(k) - log_weight_BK.logsumexp(1),
         ess=effective_size(log_weight_BK),
         log_weight_variance=variance(log_weight_BK),
-        noise=relative_variance(log_weight_BK.softmax(1).square().sum(1), k, 1),
     )
 
 
@@ -61,14 +62,20 @@ def variance(x_BK: Tensor) -> Tensor:
     return x_BK.var(1) if x_BK.shape[1] > 1 else torch.zeros_like(x_BK[:, 0])
 
 
-def relative_variance(crowding_B: Tensor, k: int, generations: Tensor | int) -> Tensor:
-    """Variance of an estimate over its square, and so, for small ones, of its log, from how much weight
-    shares an ancestor (Lee and Whiteley 2018, Biometrika 105(3), eq. 5): 1 - (K/(K-1))^n (1 - sum over first
-    ancestors of their share squared), n the times that particles were drawn.
+def mean_of_repeats(of: Sequence[Bounds]) -> Bounds:
+    """One bound drawn several times: means, and the variance of the mean from the spread of the repeats."""
+    if len(of) == 1:
+        return of[0]
 
-    For multinomial resampling; the other rules vary less. With n = 1 it is the usual one of importance
-    sampling. When all weight has one ancestor it is 1, and says nothing but that.
-    """
-    if k == 1:
-        return torch.full_like(crowding_B, math.nan)
-    return 1 - (k / (k - 1)) ** generations * (1 - crowding_B)
+    def mean(parts: list[Tensor | None]) -> Tensor | None:
+        there = [part for part in parts if part is not None]
+        return torch.stack(there).mean(0) if there else None
+
+    nats_RB = torch.stack([one.nats for one in of])
+    nothing_drawn = of[0].ess is None and of[0].noise is None
+    return Bounds(
+        nats=nats_RB.mean(0),
+        ess=mean([one.ess for one in of]),
+        log_weight_variance=mean([one.log_weight_variance for one in of]),
+        noise=None if nothing_drawn else nats_RB.var(0) / len(of),
+    )

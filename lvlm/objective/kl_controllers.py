@@ -111,7 +111,7 @@ class Lagrangian(Controller):
     Args:
         budget_nats: as for `Controller`.
         per: as for `Controller`.
-        rate: growth per step when the latent is dead.
+        rate: growth per step while the KL is zero.
         largest: of the multiplier.
     """
 
@@ -177,7 +177,7 @@ class LagrangianParams(TermParams):
 
     def remedies(self, case: Case) -> Iterator[Remedy]:
         """A multiplier that grows faster."""
-        if case.trouble == "dead":
+        if case.trouble == "silent":
             yield Remedy((f"rate={10 * self.rate:g}",), "the multiplier grows faster")
 
     def build(self, *, budget_nats: float, per: Granularity) -> Lagrangian:

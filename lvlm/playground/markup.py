@@ -92,7 +92,7 @@ def _row(prompt: str, row: Row, below: Row | None) -> Markup:
         Markup(
             '<div class="card"><pre><span class="prompt">{}</span>{}</pre><footer>seed {}{}</footer></div>'
         ).format(
-            visible(prompt),
+            visible(prompt if card.prompt is None else card.prompt),
             visible(card.text) if below is None else _marked(card.text, below.cards[column].text),
             card.seed,
             Markup(" · code {}").format(card.codes) if card.codes else "",

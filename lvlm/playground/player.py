@@ -43,7 +43,7 @@ class Player:
 
     @classmethod
     def load(cls, run: Path, *, study: Path | None = None, plugin_files: tuple[str, ...] = ()) -> Self:
-        """The best checkpoint by bound of a run; its own study's folder unless another is named.
+        """The selected checkpoint of a run; its own study's folder unless another is named.
 
         Raises:
             UserError: no such run, or a damaged one; no such study.

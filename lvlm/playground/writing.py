@@ -82,11 +82,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Card:
-    """One text; `codes` in words, empty while it is written and without a latent."""
+    """One text.
+
+    codes   in words, empty while it is written and without a latent
+    prompt  what stands before it, where it isn't the page's: a text may complete its last character
+    """
 
     seed: int
     text: str
     codes: str = ""
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Written:
-    """What there is so far."""
+    """What there is so far, after the prompt as the model's tokens spell it."""
 
     prompt: str
     rows: tuple[Row, ...]
@@ -130,6 +135,7 @@ def write(model: LatentLM, asked: Asked) -> Iterator[Written]:
     done: list[list[Sample]] = []
     steps = [_kept(stream(model, asked.prompt, asked.tokens, **how), done) for _, how in asked_rows]
     notes: tuple[str, ...] = ()
+    prompt = _shown(model, asked.prompt)
     looked = 0.0
     for number in range(asked.tokens + 1):
         with warnings.catch_warnings(record=True) as told:
@@ -143,12 +149,15 @@ def write(model: LatentLM, asked: Asked) -> Iterator[Written]:
             )
         if number < asked.tokens and time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
             looked = time.monotonic()
-            yield Written(asked.prompt, _rows(asked, asked_rows, grown), notes)
+            yield Written(prompt, _rows(asked, asked_rows, grown), notes)
     rows = tuple(
-        Row(title, tuple(Card(s.seed, str(s.text), _in_words(model, s.codes)) for s in samples))
+        Row(
+            title,
+            tuple(Card(s.seed, str(s.text), _in_words(model, s.codes), s.prompt_text) for s in samples),
+        )
         for (title, _), samples in zip(asked_rows, done, strict=True)
     )
-    yield Written(asked.prompt, rows, notes, done=True)
+    yield Written(prompt, rows, notes, done=True)
 
 
 def _kept(steps: Generator[Piece, None, list[Sample]], into: list[list[Sample]]) -> Iterator[Piece]:
@@ -206,6 +215,11 @@ def _asked_rows(model: LatentLM, asked: Asked) -> list[tuple[str, dict[str, Any]
 def _ids(model: LatentLM, prompt: str) -> list[int]:
     assert model.codec is not None
     return model.codec.encode(prompt)
+
+
+def _shown(model: LatentLM, prompt: str) -> str:
+    assert model.codec is not None
+    return model.codec.decode(_ids(model, prompt))
 
 
 def _given(model: LatentLM, asked: Asked) -> tuple[Tensor, str]:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lvlm.likelihood.kind import EstimatorParams
 from lvlm.model.latent_lm import LatentLM, LatentPath
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Backbone, Loss
     from lvlm.recipe.recipe import Recipe
+    from lvlm.registry.registry import Registry
 
 
 def assemble(recipe: Recipe) -> LatentLM:
@@ -28,7 +30,7 @@ def assemble(recipe: Recipe) -> LatentLM:
 
 
 def vocab_of(recipe: Recipe) -> int:
-    """Token ids that the model knows: those of the data unless the recipe says more."""
+    """Size of the model's vocabulary: the data's, unless the recipe asks for more."""
     return recipe.model.vocab or recipe.data.vocab
 
 
@@ -59,6 +61,17 @@ def build_loss(recipe: Recipe) -> Loss:
         return recipe.loss.build(width=recipe.model.backbone.width, vocab=vocab_of(recipe))
 
 
+def estimator_kind(registry: Registry, name: str) -> EstimatorParams:
+    """The estimator's kind of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    params = registry.get("estimator", name).params()
+    assert isinstance(params, EstimatorParams)  # the registry has checked it
+    return params
+
+
 @dataclass(frozen=True)
 class ParameterCount:
     """Parameters by part; tied weights count once."""
@@ -69,12 +82,14 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Parameters of all parts."""
         return self.backbone + self.latent + self.table
 
 
 def count_parameters(model: LatentLM) -> ParameterCount:
-    """Backbone; latent (encoder, readout, prior head, injection, code embedding); table (rows per code)."""
+    """Count parameters by part: backbone; latent (encoder, readout, prior head, injection, code embedding);
+    table (rows per code).
+    """
     total = sum(p.numel() for p in model.parameters())
     backbone = sum(p.numel() for p in model.backbone.parameters())
     table = 0 if model.latent is None else sum(p.numel() for p in model.latent.quantizer.table_parameters())

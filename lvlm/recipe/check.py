@@ -24,14 +24,14 @@ def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
         plugin_files: a single-file plugin. Several are a list.
 
     Raises:
-        UserError: with all that is wrong with the recipe.
+        UserError: with all faults of the recipe.
     """
     return assemble(read_recipe(recipe, overrides, plugin_files=plugin_files).recipe)
 
 
 @dataclass(frozen=True, repr=False)
 class Checked(Brief):
-    """What `check` found: the values with their origins, parameters by part, and shapes at the seam."""
+    """Result of `check`: the values with their origins, parameters by part, and shapes at the seam."""
 
     resolved: Resolved
     parameters: ParameterCount
@@ -47,7 +47,7 @@ def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
         plugin_files: as for `build`.
 
     Raises:
-        UserError: with all that is wrong with the recipe.
+        UserError: with all faults of the recipe.
     """
     resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
     with torch.device("meta"):

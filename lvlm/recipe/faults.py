@@ -1,4 +1,4 @@
-"""Pydantic's errors, and those of parts chosen by kind, in the words and at the places of a recipe."""
+"""Errors of pydantic, and of parts chosen by kind, as faults at the places of a recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Part:
 
 
 def faults_of_parts(tree: Tree, parts: Sequence[Part]) -> list[Fault]:
-    """Parts without a kind, or with one that is not known."""
+    """Faults of parts that have no kind, or an unknown one."""
     faults = []
     for part in parts:
         value = tree.get(*part.path)
@@ -36,7 +36,7 @@ def faults_of_parts(tree: Tree, parts: Sequence[Part]) -> list[Fault]:
             faults.append(Fault(tree.origin(part.path), part.path, f"{known}; write it as {{kind: …}}"))
         elif kind is None:
             faults.append(Fault(tree.origin(part.path), part.path, known))
-        elif str(kind) not in part.kinds:  # `kind: [1]` is no key
+        elif str(kind) not in part.kinds:  # `kind: [1]` can't be a key
             path = (*part.path, "kind")
             faults.append(Fault(tree.origin(path), path, part.unknown(str(kind))))
     return faults
@@ -45,10 +45,10 @@ def faults_of_parts(tree: Tree, parts: Sequence[Part]) -> list[Fault]:
 def in_words(
     error: ValidationError, tree: Tree, model: type[BaseModel], parts: Sequence[Part] = ()
 ) -> list[Fault]:
-    """The faults of a validation, but for parts whose kind is not known: `faults_of_parts` has told them."""
+    """Faults of a validation, except those in parts of an unknown kind, which `faults_of_parts` reports."""
     told = [fault.path for fault in faults_of_parts(tree, parts)]
     told = [path[:-1] if path[-1] == "kind" else path for path in told]
-    messages: dict[Keys, dict[str, None]] = {}  # a plain union fails once a branch; its branches share a path
+    messages: dict[Keys, dict[str, None]] = {}  # a plain union fails once per branch, at the same path
     for detail in error.errors(include_url=False, include_input=True):
         path = _path(detail, tree, parts)
         if not any(path[: len(part)] == part for part in told):
@@ -62,7 +62,7 @@ def in_words(
 
 
 def _path(detail: ErrorDetails, tree: Tree, parts: Sequence[Part]) -> Keys:
-    """Pydantic's location without the names of union branches that it puts in."""
+    """Path of an error in the recipe: pydantic's location without the names of union branches."""
     tagged = {part.path for part in parts if len(part.kinds) > 1}
     path: Keys = ()
     location = list(detail["loc"])

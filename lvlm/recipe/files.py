@@ -1,4 +1,4 @@
-"""Recipe files: where they lie, what they extend, and the plugins that they name."""
+"""Recipe files: where they are, what they extend, and the plugins that they name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def shipped(*, studies: bool = False) -> list[str]:
 
 
 def locate(source: str | Path, folder: Path | None = None, *, studies: bool = False) -> Path:
-    """The file of a recipe: a path if it ends in .yaml or .yml, relative to `folder`; else a shipped name.
+    """The file of a recipe: `source` is a path relative to `folder` if it ends in .yaml or .yml, else the
+    name of a shipped recipe.
 
     Raises:
         UserError: when there is none, with the nearest file or name.
@@ -69,10 +70,11 @@ def read_tree(source: str | Path, folder: Path | None = None, chain: tuple[Path,
 
 
 def expand(tree: Tree, folder: Path, chain: tuple[Path, ...] = ()) -> Tree:
-    """A tree merged onto what its `extends` names, its plugin files made absolute; both relative to `folder`.
+    """A tree merged onto the recipes that it extends, with absolute plugin paths; both are resolved against
+    `folder`.
 
     Raises:
-        RecipeError: for the faults of all that it extends.
+        RecipeError: with the faults of every recipe that it extends.
     """
     parents = tree.values.get("extends", [])
     under, faults = Tree({}), list[Fault]()
@@ -96,7 +98,8 @@ def expand(tree: Tree, folder: Path, chain: tuple[Path, ...] = ()) -> Tree:
 def load_plugins(
     trees: Sequence[Tree], files: Sequence[str | Path], registry: Registry | None
 ) -> tuple[Registry, list[Tree]]:
-    """A registry with all plugins that the recipes and `files` name, and the trees with all files named.
+    """Load the plugins that the recipes and `files` name; return their registry, and the trees with every
+    loaded file listed under `plugins`.
 
     Raises:
         UserError: when one of `files` is missing or fails.
@@ -124,7 +127,7 @@ def _is_file(plugin: str) -> bool:
 
 
 def _named_plugins(tree: Tree) -> list[str]:
-    """The plugins of a tree, if they are well said; if not, validation will tell."""
+    """The plugins that a tree names; none if the list is malformed, which validation reports."""
     named: Any = tree.values.get("plugins")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
@@ -138,7 +141,7 @@ def _absolute_plugins(tree: Tree, folder: Path) -> Tree:
 
 
 def _with_files(tree: Tree, files: Sequence[str]) -> Tree:
-    """The tree, naming every single file that is loaded: its kinds may come from there."""
+    """The tree with every loaded plugin file added to its `plugins`: its kinds may come from any of them."""
     named = tree.values.get("plugins", [])
     extra = [file for file in files if isinstance(named, list) and file not in named]
     if not extra:

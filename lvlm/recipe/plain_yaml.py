@@ -1,4 +1,4 @@
-"""YAML with the line of each value: what recipes, studies and overrides are read with, and written."""
+"""Reading and writing of YAML for recipes, studies and overrides, with the line of each value."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lvlm.system.files import read_named, shown
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: 3e-4 is a float, only true and false are booleans, and there are no dates."""
+    """Loader of YAML 1.2 scalars: 3e-4 is a float, only true and false are booleans, no dates."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own name; a fresh table
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either YAML 1.1 or `_Loader` would not read as a string."""
+    """Dumper that quotes each string that YAML 1.1 or `_Loader` would read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -54,7 +54,7 @@ def read_yaml(path: Path) -> Tree:
 
     Raises:
         UserError: when there is no such file.
-        RecipeError: for what is not YAML, not plain, or said twice.
+        RecipeError: when the file is not YAML, holds more than plain values, or repeats a key.
     """
     try:
         text = read_named(path).decode()
@@ -110,7 +110,7 @@ def _parse(text: str, start: Origin) -> Tree:
 
 
 class _Reader:
-    """Walks composed nodes; collects values' origins and all faults."""
+    """Reader of composed nodes; collects the origins of values and all faults."""
 
     def __init__(self, start: Origin) -> None:
         self.start = start
@@ -125,7 +125,7 @@ class _Reader:
         self.faults.append(Fault(self.origin(node), path, message))
 
     def read(self, node: yaml.Node, path: Keys, said: yaml.Node) -> Any:
-        """The value of a node; `said` is where a reader would look for it: its key, if it has one."""
+        """The value of a node; `said` is the node that gives its line: its key, if it has one."""
         self.origins[path] = self.origin(said)
         if any(node is outer for outer in self.open):
             return self.fault(said, path, "this alias stands inside what it names")

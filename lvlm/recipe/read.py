@@ -1,4 +1,4 @@
-"""Recipes: what one run is made of. The models, and the way from a YAML file to a validated recipe.
+"""Recipes, each the definition of one run: their models, and the way from a YAML file to a validated recipe.
 
 file or name ─ extends ─ overrides ─► Tree ─ plugins ─► recipe_model(registry) ─ rules ─► Resolved
 """
@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from lvlm.data import DataParams
 from lvlm.errors import listing
 from lvlm.interfaces import Params, Section
+from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
 from lvlm.recipe.plain_yaml import parse_overrides
@@ -38,7 +39,7 @@ def recipe_model(registry: Registry) -> type[Recipe]:
 def json_schema(registry: Registry) -> dict[str, Any]:
     """JSON Schema of a recipe file over the registry's kinds.
 
-    It is that of a whole recipe: one that `extends` another may leave out what the schema requires.
+    The schema is for a whole recipe. A recipe that `extends` another may leave out what the schema requires.
     """
     schema = recipe_model(registry).model_json_schema()
     name = {"type": "string"}
@@ -64,13 +65,13 @@ def read_recipe(
         source: a YAML file, the name of a shipped recipe, a mapping, or a recipe.
         overrides: 'a.b.c=value', the value in YAML.
         plugin_files: single-file plugins beside those that the recipe names.
-        registry: kinds that are loaded already; else all installed plugins are loaded.
-        files: where a run keeps its copies of what the data's codec is made of.
-        saved: whether a run saved it, perhaps one of an older version.
+        registry: kinds that are already loaded; without it, all installed plugins are loaded.
+        files: a run's folder with copies of the files that the data's codec needs.
+        saved: whether a run saved the recipe, perhaps with an older version of lvlm.
 
     Raises:
         UserError: when the file or a plugin is missing.
-        RecipeError: with all that is wrong otherwise.
+        RecipeError: with all other faults.
     """
     if isinstance(source, Recipe):
         source = source.model_dump(mode="json")
@@ -94,7 +95,7 @@ def read_recipe(
 
 
 def upgraded(tree: Tree, registry: Registry) -> Tree:
-    """What a run saved, as this version reads it: each kind knows what older versions of its options were."""
+    """A saved recipe as this version reads it; each kind knows the older versions of its options."""
     for role, path in PART_PATHS.items():
         values = tree.get(*path)
         kind = registry.kinds[role].get(str(tree.get(*path, "kind")))
@@ -107,7 +108,7 @@ def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
     """Merge overrides; plugin files in them are relative to the working directory.
 
     Raises:
-        RecipeError: when they say `extends`, which is the file's to say.
+        RecipeError: when they set `extends`, which only a file may set.
     """
     if "extends" in overrides.values:
         raise RecipeError([Fault(overrides.origin(("extends",)), (), "only a file can say what it extends")])
@@ -115,11 +116,10 @@ def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
 
 
 def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recipe:
-    """A recipe of a whole tree: kinds, then fields, then the rules across parts; `files` as for
-    `read_recipe`.
+    """Validate a whole tree: kinds, then fields, then the rules across parts; `files` as for `read_recipe`.
 
     Raises:
-        RecipeError: with all faults at once; rules are only looked at when everything else is right.
+        RecipeError: with all faults at once; rules are checked only when everything else is right.
     """
     parts = _parts(registry, tree)
     model = recipe_model(registry)
@@ -155,7 +155,7 @@ def _part(registry: Registry, role: str, path: Keys) -> Part:
 
 
 def _parts_of_data(registry: Registry, tree: Tree) -> list[Part]:
-    """The data that the recipe's data hold, if they are a mixture or the like."""
+    """The parts of the recipe's data, if it is a mixture or another kind that holds data."""
     whole = str(tree.get("data", "kind"))
     holder = registry.kinds["data"].get(whole)
     if holder is None or (option := _data(holder.params).holds) is None:
@@ -180,7 +180,7 @@ def _data(params: type[Params]) -> type[DataParams]:
 
 @functools.lru_cache(
     maxsize=64
-)  # by the classes, so that equal registries give one model and recipes compare
+)  # keyed by the classes, so that equal registries give one model and recipes compare
 def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
     def fields(base: type[BaseModel], roles: Sequence[str]) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -212,11 +212,12 @@ def _evaluate_with(names: Sequence[str]) -> Any:
     """The `evaluate` section whose estimators are those that are registered."""
     known: Any = Literal[tuple(names)]
     as_itself: Any = SerializeAsAny
-    return as_itself[_read_as(EvaluateParams, {"estimators": list[known], "headline": known})]
+    headline: Any = Literal[(*names, LOWEST)]
+    return as_itself[_read_as(EvaluateParams, {"estimators": list[known], "headline": headline})]
 
 
 def _union(kinds: Sequence[Any]) -> Any:
-    """One of the kinds, chosen by `kind`."""
+    """Union of kinds, discriminated by `kind`."""
     one: Any = Union[tuple(kinds)]  # noqa: UP007  a union of a tuple
     return Annotated[one, Field(discriminator="kind")] if len(kinds) > 1 else one
 
@@ -224,7 +225,7 @@ def _union(kinds: Sequence[Any]) -> Any:
 def _union_of_parts(
     role: str, known: Sequence[type[Params]], kinds: Sequence[tuple[str, type[Params]]]
 ) -> Any:
-    """One of the kinds of a part; an option that is a kind itself is any of its role's."""
+    """Union of the kinds of a part; an option that is itself a part is a union of its role's kinds."""
 
     def read(part: type[Params]) -> Any:
         nested = nested_roles(part).items()
@@ -238,19 +239,18 @@ def _union_of_parts(
 
 
 def _union_of_data(kinds: Sequence[type[DataParams]]) -> Any:
-    """One of the kinds of data; those that hold others hold any that may be a part."""
+    """Union of the kinds of data; a kind that holds other data may hold any kind that may be a part."""
     parts = _union([kind for kind in kinds if kind.may_be_part] or [DataParams])
-    as_itself: Any = SerializeAsAny  # what was read is written by its own class
+    as_itself: Any = SerializeAsAny  # a value is written by its own class
     held: Any = dict[str, parts]  # type: ignore[valid-type]
     read = [_read_as(kind, {} if kind.holds is None else {kind.holds: held}) for kind in kinds]
     return as_itself[_union(read or [DataParams])]
 
 
 def _read_as(kind: type[Section], options: Mapping[str, Any]) -> Any:
-    """A kind some of whose options are read as other types.
+    """A type that reads a kind, with some of its options as other types.
 
-    What comes out is of the kind's own class, so that it can be pickled and equals one that was made in
-    Python.
+    The value is of the kind's own class, so that it can be pickled and equals one made in Python.
     """
     if not options:
         return kind
@@ -263,7 +263,7 @@ def _read_as(kind: type[Section], options: Mapping[str, Any]) -> Any:
 
 
 def _field_of(kind: type[Section], name: str, of: Any) -> FieldInfo:
-    """A kind's own field, to be read as another type: default, bounds and help stay."""
+    """A kind's own field with another type; its default, bounds and help stay."""
     field = copy.copy(kind.model_fields[name])
     if get_origin(of) is Annotated:  # a union that its `kind` discriminates
         field.discriminator = "kind"

@@ -23,37 +23,37 @@ PART_PATHS: dict[str, Keys] = {
     "loss": ("loss",),
     "data": ("data",),
 }
-"""Where a recipe names the kind of each role."""
+"""Place of each role's part in a recipe."""
 
 
 class Recipe(Section):
-    """All that one run is made of."""
+    """The definition of one run."""
 
     name: str = Field(min_length=1)
-    """What the run is called."""
+    """Name of the run."""
     description: str = ""
-    """What it is for."""
+    """Purpose of the run."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of the weights, the order of the data and the training noise."""
+    """Seed of the weights, the order of the data and the training noise."""
     plugins: list[str] = Field(default=[])
-    """Plugins that must be there: names of installed ones, or paths of single files."""
+    """Required plugins: names of installed ones, or paths of single files."""
     model: ModelParams
     """The stack and its latent."""
     loss: LossParams
     """The objective."""
     data: DataParams
-    """The rows."""
+    """The source of rows."""
     train: TrainParams = TrainParams()
     """The optimisation."""
     evaluate: EvaluateParams = EvaluateParams()
     """The final evaluation."""
     steer: SteerParams | None = None
-    """What codes steer, measured after the evaluation of a study's runs; null for not at all."""
+    """Measurement of what codes steer, after the evaluation of a study's runs; null for none."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A validated recipe, where each of its values was said, and the kinds that it was validated against."""
+    """A validated recipe, the origin of each value, and the kinds that it was validated against."""
 
     recipe: Recipe
     origins: dict[Keys, Origin]
@@ -61,11 +61,11 @@ class Resolved:
     source: str
 
     def to_yaml(self) -> str:
-        """All values, defaults too; `read_recipe` reads an equal recipe back."""
+        """YAML of all values, defaults included; `read_recipe` reads an equal recipe back."""
         return dump(self.recipe.model_dump(mode="json"))
 
     def describe(self) -> list[tuple[str, Any, str]]:
-        """(dotted path, value, where it was said or 'default'), one for each value."""
+        """List all values as (dotted path, value, origin or 'default')."""
         return [
             (dotted(path), value, str(self.origins.get(path, "default")))
             for path, value in _leaves(self.recipe.model_dump(mode="json"), ())

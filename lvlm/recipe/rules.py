@@ -1,10 +1,11 @@
-"""The rules across parts of a recipe, in words. Each yields the path of the offending value and a message."""
+"""Rules across parts of a recipe. Each yields the path of the offending value and a message."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.tree import Keys
 from lvlm.registry.trackers import unknown_tracker
 
@@ -16,9 +17,7 @@ Broken = tuple[Keys, str]
 
 
 def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
-    """All rules that a recipe breaks, after each of its values was found right by itself; `said` is where one
-    was.
-    """
+    """Rules broken by a recipe whose values are each valid; `said` gives the origin of a value."""
     yield from _trio(recipe)
     yield from _seam(recipe)
     yield from _slots(recipe)
@@ -110,9 +109,7 @@ def _vocab(recipe: Recipe) -> Iterator[Broken]:
 def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
     train = recipe.train
 
-    def other(
-        name: str,
-    ) -> str:  # the one that was changed may be this, and the one at fault an old line of a file
+    def other(name: str) -> str:  # with its origin: either value may be the one to change
         return f"{name} {getattr(train, name)} ({said(('train', name))})"
 
     if train.micro_rows is not None and train.rows % train.micro_rows:
@@ -145,9 +142,17 @@ def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
 
 def _evaluate(recipe: Recipe) -> Iterator[Broken]:
     evaluate = recipe.evaluate
-    if recipe.model.has_latent and evaluate.headline not in evaluate.estimators:
+    chosen = {*evaluate.estimators, LOWEST}
+    if recipe.model.has_latent and evaluate.headline not in chosen:
         named = ", ".join(evaluate.estimators)
         yield (
             ("evaluate", "headline"),
             f"headline {evaluate.headline!r} is not among evaluate.estimators: {named}",
+        )
+    if recipe.model.has_latent and recipe.train.select == "headline" and evaluate.headline == "elbo":
+        yield (
+            ("train", "select"),
+            "a checkpoint chosen by the elbo alone is often an early one, since the elbo of a hinged "
+            "objective grows worse while the model grows better; set select: bound, select: last, or another "
+            "evaluate.headline",
         )

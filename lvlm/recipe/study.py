@@ -22,29 +22,31 @@ from lvlm.recipe.files import expand, load_plugins, locate
 from lvlm.recipe.plain_yaml import parse_overrides, read_yaml
 from lvlm.recipe.read import apply_overrides, validate
 from lvlm.recipe.recipe import Resolved
-from lvlm.recipe.tree import Fault, RecipeError, Tree, collect, merge, split_path
+from lvlm.recipe.tree import Fault, Keys, RecipeError, Tree, collect, merge, split_path
 from lvlm.registry.registry import Registry
 
 
 class StudyParams(Section):
-    """What a study file says."""
+    """The contents of a study file."""
 
     study: str = Field(min_length=1)
-    """What the study is called."""
+    """Name of the study."""
     description: str = ""
-    """What it is for."""
+    """Purpose of the study."""
     base: str | None = None
     """The recipe of every arm that does not extend another one, by name or relative path."""
     common: dict[str, Any] = Field(default={})
     """A part of a recipe that is merged into every arm."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
-    """Every arm is run with each of these."""
+    """Seeds of the runs; every arm is run with each."""
     control: str | None = None
-    """The arm that the others are compared with; null for the first."""
+    """The arm that the others are compared with; the first arm unless given."""
+    controls: list[str] = Field(default=[])
+    """Several such arms, in place of `control`: each has a column, and the first one gives the verdicts."""
     arms: dict[str, dict[str, Any] | None] = Field(default={})
-    """By name, the part of a recipe that makes the arm; its `extends` replaces the study's base."""
+    """Arms by name, each the part of a recipe that makes it; its `extends` replaces the study's base."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
-    """By dotted path, the values to try: every arm is run with every combination."""
+    """Values to try, by dotted path; every arm is run with every combination."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Study:
 
     name: str
     description: str
-    control: str
+    controls: tuple[str, ...]
     seeds: tuple[int, ...]
     runs: tuple[StudyRun, ...]
     source: str
@@ -87,24 +89,47 @@ def read_study(
         overrides: 'a.b.c=value'; one that starts with a key of the study changes the study ('seeds=[0]'),
             any other the recipe of every arm.
         plugin_files: single-file plugins beside those that the recipes name.
-        registry: kinds that are loaded already; else all installed plugins are loaded.
+        registry: kinds that are already loaded; without it, all installed plugins are loaded.
 
     Raises:
         UserError: when the file or a plugin is missing.
-        RecipeError: with all that is wrong with any arm.
+        RecipeError: with the faults of all arms.
     """
     path = locate(source, studies=True).resolve()
     tree, for_arms = _override(read_yaml(path), overrides)
     params = _params(tree)
     arms = _arms(tree, params, path.parent, for_arms)
     names = [arm for arm, _ in arms]
-    control = params.control or names[0]
-    if control not in names:
-        message = f"no arm {control!r}; known: {listing(names)}{nearest(control, names)}"
-        raise RecipeError([Fault(tree.origin(("control",)), ("control",), message)])
+    controls = _controls(params, names, tree)
     registry, trees = load_plugins([arm_tree for _, arm_tree in arms], plugin_files, registry)
     runs = _runs(list(zip(names, trees, strict=True)), tree, params, registry, str(source))
-    return Study(params.study, params.description, control, tuple(params.seeds), tuple(runs), str(source))
+    return Study(
+        params.study, params.description, tuple(controls), tuple(params.seeds), tuple(runs), str(source)
+    )
+
+
+def _controls(params: StudyParams, arms: Sequence[str], tree: Tree) -> list[str]:
+    """The arms that the others are compared with.
+
+    Raises:
+        RecipeError: one is no arm, or is named twice.
+    """
+    named: dict[Keys, str] = {("controls", index): arm for index, arm in enumerate(params.controls)}
+    if params.control is not None:
+        named = {("control",): params.control, **named}
+    faults = []
+    for path, arm in named.items():
+        if arm not in arms:
+            message = f"no arm {arm!r}; known: {listing(arms)}{nearest(arm, arms)}"
+            faults.append(Fault(tree.origin(path), path, message))
+    if params.control is not None and params.controls:
+        message = "name the arms in control or in controls, not in both"
+        faults.append(Fault(tree.origin(("control",)), ("control",), message))
+    elif len(set(named.values())) < len(named):
+        faults.append(Fault(tree.origin(("controls",)), ("controls",), "an arm is named twice"))
+    if faults:
+        raise RecipeError(faults)
+    return list(named.values()) or list(arms[:1])
 
 
 def _override(tree: Tree, texts: Sequence[str]) -> tuple[Tree, Tree]:
@@ -154,7 +179,7 @@ def _params(tree: Tree) -> StudyParams:
 
 
 def _arms(tree: Tree, params: StudyParams, folder: Path, overrides: Tree) -> list[tuple[str, Tree]]:
-    """Each arm's name and whole recipe, but for its seed."""
+    """The name and the whole recipe of each arm, without its seed."""
     faults: list[Fault] = []
     arms: dict[str, Tree] = {}
     points = list(_points(tree, params))
@@ -189,7 +214,7 @@ def _mapping(tree: Tree, *path: str) -> Tree:
 
 
 def _points(tree: Tree, params: StudyParams) -> Iterator[tuple[str, Tree]]:
-    """Every combination of the grid, with a label such as 'bits=8,seam=2'; one empty one without a grid."""
+    """Every combination of the grid, with a label such as 'bits=8,seam=2'; without a grid, one empty one."""
     names = _short_names(list(params.grid))
     axes = []
     for axis, values in params.grid.items():
@@ -209,7 +234,7 @@ def _points(tree: Tree, params: StudyParams) -> Iterator[tuple[str, Tree]]:
 
 
 def _short_names(axes: Sequence[str]) -> dict[str, str]:
-    """The last words of dotted paths, as many as it takes to tell them apart."""
+    """The shortest endings of dotted paths that tell them apart."""
     for length in itertools.count(1):
         short = {axis: ".".join(axis.split(".")[-length:]) for axis in axes}
         if len(set(short.values())) == len(axes):
@@ -218,8 +243,8 @@ def _short_names(axes: Sequence[str]) -> dict[str, str]:
 
 
 def _label(value: Any, index: int) -> str:
-    """A value as a part of a folder's name: itself if it is a plain word, its kind, or its place in the
-    list.
+    """A value as part of a folder's name: the value itself if it is a plain word, else its kind or its place
+    in the list.
     """
     if isinstance(value, dict):
         value = value.get("kind", index)
@@ -230,7 +255,7 @@ def _label(value: Any, index: int) -> str:
 def _runs(
     arms: Sequence[tuple[str, Tree]], study: Tree, params: StudyParams, registry: Registry, source: str
 ) -> list[StudyRun]:
-    """Each arm with each seed; faults of several arms are told once, with the arms that they are in."""
+    """Each arm with each seed; a fault of several arms is reported once, with their names."""
     runs: list[StudyRun] = []
     guilty: dict[Fault, dict[str, None]] = {}
     for arm, tree in arms:

@@ -1,4 +1,4 @@
-"""Values that remember where each was said, one merge rule, and errors that say where.
+"""Values with their origins, the rule that merges them, and errors that give the origin.
 
 file ─ read_yaml ─┐
 mapping ─ plain ──┼─► Tree(values, origins) ─ merge ─► Tree ─► "recipes/x.yaml:4: model.seam: …"
@@ -31,7 +31,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, and where it was said."""
+    """One fault, and the origin of the value."""
 
     origin: Origin
     path: Keys
@@ -42,7 +42,7 @@ class Fault:
 
 
 class RecipeError(UserError):
-    """All that is wrong with a recipe or a study, one fault a line."""
+    """All faults of a recipe or a study, one a line."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         where = {
@@ -63,7 +63,7 @@ def collect(faults: list[Fault]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Tree:
-    """Plain values (mappings, lists, scalars) and, by path, where each was said."""
+    """Plain values (mappings, lists, scalars) and the origin of each, by path."""
 
     values: Any
     origins: dict[Keys, Origin] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Tree:
         return Tree(self.get(*path), {(): self.origin(path), **origins})
 
     def replaced(self, path: Keys, value: Any) -> Tree:
-        """The tree with another value at `path`, which exists; it was said where the old one was."""
+        """The tree with another value at `path`, which must exist; it gets the old value's origin."""
 
         def put(below: Any, keys: Keys) -> Any:
             return value if not keys else {**below, keys[0]: put(below[keys[0]], keys[1:])}
@@ -107,7 +107,7 @@ class Tree:
         )
 
     def under(self, path: Sequence[str]) -> Tree:
-        """The same tree as the only thing that stands at `path` of a new one, which has no origin itself."""
+        """A new tree, without an origin of its own, that holds only this one, at `path`."""
         values, path = self.values, tuple(path)
         for key in reversed(path):
             values = {key: values}
@@ -118,9 +118,9 @@ class Tree:
 def merge(base: Tree, over: Tree) -> Tree:
     """`over` on top of `base`, by the one rule of `extends`, overrides and grids.
 
-    Mappings merge, everything else replaces, and a mapping whose `kind` differs replaces the part whole.
-    A mapping without `kind`, on either side, is a fragment and merges. What merges keeps the base's origin,
-    but for the root, which is where `over` was said.
+    Mappings merge, everything else replaces, and a mapping whose `kind` differs replaces the whole part. A
+    mapping without `kind`, on either side, is a fragment and merges. A merged mapping keeps the base's
+    origin, except the root, which gets that of `over`.
     """
     origins: dict[Keys, Origin] = {}
 
@@ -158,10 +158,10 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def plain(value: Any, origin: Origin, path: Keys = ()) -> Tree:
-    """A tree of a mapping made in Python, all of one origin.
+    """A tree of a mapping made in Python, with one origin for all values.
 
     Raises:
-        RecipeError: when a value is nothing that YAML can say.
+        RecipeError: when a value cannot be written as plain YAML.
     """
     if isinstance(value, Mapping):
         parts = {str(key): plain(item, origin, (*path, str(key))) for key, item in value.items()}
@@ -191,7 +191,7 @@ def split_path(name: str, origin: Origin) -> tuple[str, ...]:
 
 
 def dotted(path: Keys) -> str:
-    """A path as recipes write it."""
+    """The dotted form of a path, as recipes write it."""
     return ".".join(map(str, path))
 
 

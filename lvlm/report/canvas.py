@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from markupsafe import escape
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from lvlm.report.rows import Report, Row
+from lvlm.report.rows import Report
 
 # Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on
 # near-black.
@@ -20,6 +22,10 @@ _MARKERS = "osD^vPX*"
 
 CONTROL_COLOUR = "#808080"
 
+GREY = "#57606a"
+
+FigureFormat = Literal["svg", "pdf"]
+
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 
 
@@ -28,10 +34,45 @@ class Style(NamedTuple):
     marker: str
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
+    """A figure: on a page, as SVG in the page's colours; as a file, in ink of its own.
+
+    key    a word for its file, and in front of every id on a page
+    alt    what it shows, in words and numbers
+    note   how to read it
+    """
+
     title: str
-    svg: str
-    note: str  # how to read it
+    key: str
+    canvas: Canvas
+    alt: str
+    note: str
+
+    @property
+    def svg(self) -> str:
+        """An inline element: ids made unique on the page, ink made the page's own, XML preamble dropped."""
+        svg = self.saved("svg").decode()
+        svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+        svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{self.key}-", svg)
+        svg = re.sub(
+            r' xmlns(:\w+)?="[^"]*"', "", svg
+        )  # HTML needs none; without 'http:' it is easy to check
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(self.alt)}" ', 1)
+
+    def file(self, kind: FigureFormat) -> bytes:
+        """A file of its own, whose grey ink stands out from white and black; the same bytes every time."""
+        if kind == "pdf":
+            return self.saved("pdf")
+        return self.saved("svg").replace(INK.encode(), GREY.encode())
+
+    def saved(self, kind: FigureFormat) -> bytes:
+        """As matplotlib writes it, without a date."""
+        buffer = io.BytesIO()
+        dated = {"svg": "Date", "pdf": "CreationDate"}[kind]
+        with rc_context(SETTINGS):
+            self.canvas.savefig(buffer, format=kind, transparent=True, metadata={dated: None})
+        return re.sub(rb"<metadata>.*?</metadata>", b"", buffer.getvalue(), flags=re.DOTALL)
 
 
 def styles(report: Report) -> dict[str, Style]:
@@ -59,8 +100,8 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-def new_canvas(height: float, panels: int = 1) -> tuple[Canvas, list[Axes]]:
-    canvas = Canvas(figsize=(7.2, height), layout="constrained")
+def new_canvas(height: float, panels: int = 1, width: float = 7.2) -> tuple[Canvas, list[Axes]]:
+    canvas = Canvas(figsize=(width, height), layout="constrained")
     axes = canvas.subplots(1, panels, squeeze=False)
     for axis in axes[0]:
         axis.grid(color="#80808033", linewidth=0.6)
@@ -68,28 +109,10 @@ def new_canvas(height: float, panels: int = 1) -> tuple[Canvas, list[Axes]]:
     return canvas, list(axes[0])
 
 
-def as_svg(canvas: Canvas, key: str, alt: str) -> str:
-    """The figure as an inline element: ids made unique on the page, ink made the page's own, XML preamble
-    dropped.
-
-    key   goes in front of every id
-    alt   what the figure shows, in words and numbers
-    """
-    buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", transparent=True)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
-    svg = re.sub(
-        r' xmlns(:\w+)?="[^"]*"', "", svg
-    )  # HTML needs none; without 'http:' a page is easy to check
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
-
-
-def style_of(report: Report, row: Row) -> dict[str, Any]:
-    """Marker and colour of a row: the arm's, hollow where the latent is dead."""
-    colour, marker = styles(report)[row.arm]
-    return {"color": colour, "marker": marker, "markerfacecolor": "none" if row.living is False else colour}
+def style_of(report: Report, arm: str, *, hollow: bool = False) -> dict[str, Any]:
+    """Marker and colour of an arm; hollow where codes aren't read."""
+    colour, marker = styles(report)[arm]
+    return {"color": colour, "marker": marker, "markerfacecolor": "none" if hollow else colour}
 
 
 def plain(text: str) -> str:

@@ -1,6 +1,6 @@
-"""What a report is made of: run folders read, refused where they can't be compared, and grouped into rows.
+"""What a report is made of: run folders read, refused where they can't be compared, and grouped by arm.
 
-A row is an arm, or the living or the dead half of one: the two are never averaged together.
+A row is an arm with all its seeds. What became of a seed's latent never decides whether it counts.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +16,53 @@ import numpy as np
 from pydantic import ValidationError
 
 from lvlm.errors import UserError
-from lvlm.report.rows import EXACT, ORACLE, Evaluation, Report, ReportRun, Row, Run
-from lvlm.statistics.bootstrap import FloatArray, bootstrap, paired_bootstrap
+from lvlm.report.rows import EXACT, ORACLE, Evaluation, LeftOut, Report, ReportRun, Row, Run
+from lvlm.runs.divergence import divergence_of
+from lvlm.statistics import Interval, paired_interval, unpaired_interval, window_interval
+from lvlm.statistics.crossed import FloatArray
 from lvlm.steering.record import read_steering
 
 
 def read_report(
-    out: Path, *, title: str, description: str, command: str, control: str, runs: Sequence[ReportRun]
+    out: Path,
+    *,
+    title: str,
+    description: str,
+    command: str,
+    controls: Sequence[str],
+    runs: Sequence[ReportRun],
 ) -> Report:
-    """Read every run of a study.
+    """Read every run of a study; the first of the controls gives the verdicts.
 
     Raises:
         UserError: a corrupt file, runs that can't be compared, or no evaluated run at all.
     """
     read = [_read(run) for run in runs]
     evaluated = [run for run in read if isinstance(run, Run)]
-    left_out = tuple(why for why in read if isinstance(why, str))
+    left_out = tuple(run for run in read if isinstance(run, LeftOut))
     if not evaluated:
-        told = "; ".join(left_out) or "the study has no runs"
+        told = "; ".join(map(str, left_out)) or "the study has no runs"
         raise UserError(f"{out}: no evaluated run to report ({told}). Run the study first, then report it.")
     _refuse(evaluated)
-    rows, against = [], [run for run in evaluated if run.arm == control]
-    for arm in dict.fromkeys(run.arm for run in evaluated):
-        of_arm = [run for run in evaluated if run.arm == arm]
-        for state, word in ((None, "no latent"), (True, "living"), (False, "dead")):
-            if chosen := [run for run in of_arm if run.evaluation.living is state]:
-                whole = len(chosen) == len(of_arm) and state is not False
-                label = arm if whole else f"{arm} ({word}, {len(chosen)} of {len(of_arm)})"
-                rows.append(_row(label, chosen, of_arm, [] if arm == control else against))
-    return Report(out, title, description, command, control, tuple(rows), left_out)
+    arms = {arm: [run for run in evaluated if run.arm == arm] for arm in (run.arm for run in evaluated)}
+    against = {arm: arms.get(arm, []) for arm in controls}
+    rows = tuple(
+        _row(of_arm, against, {one.seed: one for one in left_out if one.arm == arm})
+        for arm, of_arm in arms.items()
+    )
+    return Report(out, title, description, command, tuple(controls), rows, left_out)
 
 
-def _read(run: ReportRun) -> Run | str:
-    """The run, or the sentence that says why it is left out."""
+def _read(run: ReportRun) -> Run | LeftOut:
+    """The run, or why it is left out."""
+    if (diverged := divergence_of(run.folder)) is not None:
+        return LeftOut(run.arm, run.seed, str(diverged), diverged=True)
     path, arrays = run.folder / "evaluation.json", run.folder / "evaluation.npz"
     if not (path.is_file() and arrays.is_file()):
-        state = "unfinished: it has no evaluation" if run.folder.is_dir() else "missing: it has no folder"
-        return f"{run.arm}, seed {run.seed} is {state}"
+        state = (
+            "is unfinished: it has no evaluation" if run.folder.is_dir() else "is missing: it has no folder"
+        )
+        return LeftOut(run.arm, run.seed, state)
     try:
         evaluation = Evaluation.model_validate(_json(path, _text(path)))
     except ValidationError as error:
@@ -66,14 +76,32 @@ def _read(run: ReportRun) -> Run | str:
         )
     nats = _arrays(arrays, evaluation)
     if not np.isfinite(nats[headline]).all():
-        return f"{run.arm}, seed {run.seed} diverged: its {headline} is not finite"
+        return LeftOut(run.arm, run.seed, f"diverged: its {headline} is not finite", diverged=True)
     log, about = run.folder / "metrics.jsonl", run.folder / "run.json"
     lines = enumerate(_text(log).splitlines(), start=1)
     events = tuple(_json(f"{log}:{number}", text) for number, text in lines if text.strip())
-    versions = (_json(about, _text(about)) if about.is_file() else {}).get("versions") or {}
-    named = {str(key): str(value) for key, value in versions.items()}
-    recipe, steering = _text(run.folder / "recipe.yaml"), read_steering(run.folder)
-    return Run(run.arm, run.seed, evaluation, nats, events, recipe, named, steering)
+    record = _json(about, _text(about)) if about.is_file() else {}
+    versions, onset = record.get("versions") or {}, record.get("onset")
+    return Run(
+        run.arm,
+        run.seed,
+        evaluation,
+        nats,
+        events,
+        recipe=_text(run.folder / "recipe.yaml"),
+        versions={str(key): str(value) for key, value in versions.items()},
+        steering=read_steering(run.folder),
+        worth=_worth(nats),
+        onset=onset if isinstance(onset, int) else None,
+    )
+
+
+def _worth(nats: dict[str, FloatArray]) -> Interval | None:
+    """What the right code is worth over the windows of one run; None where it can't be known."""
+    if not {"ce_prior", "ce_posterior"} <= nats.keys() or len(nats["targets"]) < 2:
+        return None
+    gap = nats["ce_prior"] - nats["ce_posterior"]
+    return window_interval(gap, nats["targets"]) if np.isfinite(gap).all() else None
 
 
 def _text(path: Path) -> str:
@@ -129,15 +157,7 @@ def _refuse(runs: Sequence[Run]) -> None:
                 f"Evaluate them all again with {remedy}, or report them as separate studies."
             )
     _refuse_other_settings(runs)
-    headlines: dict[str, str] = {}
     for run in runs:
-        name = run.evaluation.headline
-        if headlines.setdefault(run.arm, name) != name:
-            raise UserError(
-                f"the seeds of {run.arm} have different headline estimators ({headlines[run.arm]}, "
-                f"{name}), which "
-                "have no common mean. Evaluate them all again with the one that the recipe names."
-            )
         if not np.array_equal(run.nats["targets"], runs[0].nats["targets"]):
             raise UserError(f"{run.arm}, seed {run.seed}: other targets; evaluate all runs again")
 
@@ -160,35 +180,59 @@ def _refuse_other_settings(runs: Sequence[Run]) -> None:
             )
 
 
-def _row(label: str, runs: Sequence[Run], of_arm: Sequence[Run], control: Sequence[Run]) -> Row:
-    """Means, and the paired comparisons with the control (empty for the control itself) and with the
-    oracle.
-    """
-    first, headline = runs[0], runs[0].evaluation.headline
-    targets = first.nats["targets"]
-
-    def stack(name: str, of: Sequence[Run] = runs) -> FloatArray:
-        return np.stack([run.nats[name] for run in of])
-
+def _row(runs: Sequence[Run], controls: Mapping[str, Sequence[Run]], left_out: dict[int, LeftOut]) -> Row:
+    """An arm's means, and its differences to controls and oracle, paired by seed and window."""
+    first, targets = runs[0], runs[0].nats["targets"]
     bounds = [name for name, e in first.evaluation.estimates.items() if e.bound and name != ORACLE]
-    shared = [name for name in bounds if all(name in run.nats for run in runs)]
-    excess, over_control = None, {}
-    if control and control[0].evaluation.headline == EXACT:
-        mates = {run.seed: run for run in control}  # the same seeds where the control has them
-        paired = [mates[run.seed] for run in runs] if all(run.seed in mates for run in runs) else control
-        exact = stack(EXACT, paired)
-        over_control = {name: paired_bootstrap(stack(name), exact, targets) for name in shared}
+    shared = {
+        name: stacked
+        for name in bounds
+        if all(name in run.nats for run in runs)
+        and np.isfinite(stacked := np.stack([run.nats[name] for run in runs])).all()
+    }
+    headline = _headlines(runs)
+    differences = {
+        arm: _difference(runs, headline, control, targets)
+        for arm, control in controls.items()
+        if control and arm != first.arm
+    }
+    against = next(iter(controls.values()), ())
+    over_control = {}
+    if against and against[0].arm != first.arm:
+        gaps = {name: _difference(runs, nats, against, targets) for name, nats in shared.items()}
+        over_control = {name: gap for name, gap in gaps.items() if gap is not None}
+    excess, worth = None, None
     if all(ORACLE in run.nats for run in runs):
-        excess = paired_bootstrap(stack(headline), stack(ORACLE), np.ones_like(targets))
-    states = [run.evaluation.living for run in of_arm if run.evaluation.living is not None]
+        gap = headline - np.stack([run.nats[ORACLE] for run in runs])
+        excess = paired_interval(gap) if np.isfinite(gap).all() else None
+    if all(run.worth is not None for run in runs):
+        codes = np.stack([run.nats["ce_prior"] - run.nats["ce_posterior"] for run in runs])
+        worth = paired_interval(codes, targets)
     return Row(
-        label=label,
         arm=first.arm,
         runs=tuple(runs),
-        alive=(sum(states), len(states)) if states else None,
-        headline=headline,
-        estimates={name: bootstrap(stack(name), targets) for name in shared},
-        difference=over_control.get(headline),
-        excess=excess,
+        left_out=left_out,
+        headline=paired_interval(headline, targets),
+        estimates={name: paired_interval(nats, targets) for name, nats in shared.items()},
+        differences=differences,
         over_control=over_control,
+        excess=excess,
+        worth=worth,
     )
+
+
+def _headlines(runs: Sequence[Run]) -> FloatArray:
+    """Nats of each run's own headline, seeds by windows."""
+    return np.stack([run.nats[run.evaluation.headline] for run in runs])
+
+
+def _difference(
+    runs: Sequence[Run], nats_SW: FloatArray, control: Sequence[Run], targets_W: FloatArray
+) -> Interval | None:
+    """Some nats of an arm less its control's, per token; None where the control's own headline is a bound."""
+    if any(run.evaluation.headline != EXACT for run in control):
+        return None
+    by_seed = {run.seed: run.nats[EXACT] for run in control}
+    if all(run.seed in by_seed for run in runs):
+        return paired_interval(nats_SW - np.stack([by_seed[run.seed] for run in runs]), targets_W)
+    return unpaired_interval(nats_SW, np.stack(list(by_seed.values())), targets_W)

@@ -1,13 +1,13 @@
 """The report's figures, as SVG that takes its text colour from the page and needs nothing from outside it.
 
 matplotlib is used through `Figure` alone: no pyplot, no window, no global state. Every figure comes with
-words for those who can't see it. Dead runs are hollow and dashed. All axes are nats per target token unless
-they say otherwise.
+words for those who can't see it. Marks of runs that don't read their codes are hollow. All axes are nats per
+target token unless they say otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -20,16 +20,15 @@ from lvlm.report.canvas import (
     INK,
     SETTINGS,
     Picture,
-    as_svg,
     finish,
     new_canvas,
     plain,
     style_of,
     styles,
 )
-from lvlm.report.rows import ORACLE, Report, Row, Run
+from lvlm.report.rows import EXACT, ORACLE, Report, Row, Run
 from lvlm.report.steering import excess, gate_of, measures, values
-from lvlm.statistics.bootstrap import FloatArray
+from lvlm.statistics.crossed import FloatArray
 
 POSITIONS_SHOWN = 40
 
@@ -59,15 +58,13 @@ def _battery(report: Report) -> Picture:
         place += 0.6 * bool(shown[row.label])
         for name, value in shown[row.label].items():
             place += 1.0
-            # rounding may put the mean of equal numbers a hair outside; what is infinite has no width
-            spread = np.fmax([[value.value - value.low], [value.high - value.value]], 0.0)
-            style = style_of(report, row)
+            style = style_of(report, row.arm)
             if paired:
-                fill = style["color"] if row.living is not False else "none"
-                axis.barh(
-                    [place], [value.value], height=0.72, color=fill, edgecolor=style["color"], alpha=0.55
-                )
+                colour = style["color"]
+                axis.barh([place], [value.value], height=0.72, color=colour, edgecolor=colour, alpha=0.55)
                 style["marker"] = "none"
+            reach = value.high - value.value
+            spread = reach if np.isfinite(reach) else None  # of one seed nothing is known
             axis.errorbar([value.value], [place], xerr=spread, capsize=3, markersize=6, **style)
             labels.append(f"{row.label}   {name}")
             places.append(place)
@@ -77,9 +74,9 @@ def _battery(report: Report) -> Picture:
                 else f"{row.label} {name} {value.value:.4f}"
             )
     oracle = next((nats for run in report.runs if (nats := run.value(ORACLE)) is not None), None)
-    zero = control.estimates[control.headline].value if control is not None and paired else 0.0
+    zero = control.headline.value if control is not None and paired else 0.0
     if control is not None and paired:
-        label = f"{plain(control.label)}, {control.headline}: {zero:.4f}"
+        label = f"{plain(control.label)}, {EXACT}: {zero:.4f}"
         axis.axvline(0, color=CONTROL_COLOUR, linewidth=1.4, label=label, zorder=1)
         told.append(f"over {control.label} {zero:.4f}")
     if oracle is not None:
@@ -92,21 +89,19 @@ def _battery(report: Report) -> Picture:
     axis.set_xlabel(f"nats per token{over} (lower is better)")
     if axis.get_legend_handles_labels()[0]:
         canvas.legend(loc="outside upper right", ncols=2, fontsize=9)
-    kind = "Bars with paired 95 % intervals" if paired else "Dots with 95 % intervals"
+    kind = "Bars with paired 95 % t intervals" if paired else "Dots with 95 % t intervals"
     alt = f"{kind}, nats per token: {'; '.join(told)}."
     note = (
         "Each estimate but nll_exact is an upper bound, so the leftmost of an arm is the one nearest "
         "the truth. "
     )
     note += (
-        (
-            "Intervals are of the paired difference: a bar whose interval ends left of zero is of an arm "
-            "that is better."
-        )
+        "Intervals are of the paired difference, over seeds and windows; verdicts are of the headline alone."
         if paired
-        else "These intervals are of one arm alone."
+        else "These intervals are of one arm alone, over seeds and windows."
     )
-    return Picture("Battery of estimators", as_svg(canvas, "battery", alt), note)
+    note += " One seed has none." if any(len(row.runs) == 1 for row in report.rows) else ""
+    return Picture("Battery of estimators", "battery", canvas, alt, note)
 
 
 def _rate_distortion(report: Report) -> Picture | None:
@@ -114,24 +109,25 @@ def _rate_distortion(report: Report) -> Picture | None:
     canvas, (axis,) = new_canvas(4.4)
     told, latents = [], False
     for row in report.rows:
-        pairs = [(run.value("kl"), run.value("ce_posterior")) for run in row.runs]
-        found, label = [(kl, ce) for kl, ce in pairs if kl is not None and ce is not None], row.label
-        if found:
+        points, label = list(_plane_points(row.runs)), row.label
+        if points:
             latents = True
         elif row.exact and row.arm == report.control:
-            found, label = [(0.0, row.estimates[row.headline].value)], f"{row.label} (exact, at rate 0)"
+            points, label = [((0.0, row.headline.value), False)], f"{row.label} (exact, at rate 0)"
         else:
             continue
-        axis.plot(
-            *zip(*found, strict=True),
-            linestyle="none",
-            markersize=8,
-            label=plain(label),
-            clip_on=False,
-            zorder=3,
-            **style_of(report, row),
-        )
-        rate, distortion = np.mean(found, axis=0)
+        for number, ((rate, distortion), hollow) in enumerate(points):
+            axis.plot(
+                [rate],
+                [distortion],
+                linestyle="none",
+                markersize=8,
+                label=None if number else plain(label),
+                clip_on=False,
+                zorder=3,
+                **style_of(report, row.arm, hollow=hollow),
+            )
+        rate, distortion = np.mean([place for place, _ in points], axis=0)
         told.append(f"{label}: KL {rate:.4f}, cross-entropy {distortion:.4f}")
     if not latents:
         return None
@@ -157,12 +153,19 @@ def _rate_distortion(report: Report) -> Picture | None:
     finish(axis, x="rate: raw KL, nats per token", y="distortion: ce_posterior, nats per token")
     alt = f"Rate-distortion plane, means over seeds in nats per token: {'; '.join(told)}."
     note = (
-        "Every seed is a point; dotted lines join equal ELBO, with its value at their end. Down and to the "
-        "left is "
-        "better. ce_posterior has seen the answer: only its sum with the rate is a bound, and it means "
-        "nothing alone."
+        "Every seed is a point, hollow where its codes aren't read; dotted lines join equal ELBO, with its "
+        "value at their end. Down and to the left is better. ce_posterior has seen the answer: only its sum "
+        "with the rate is a bound, and it means nothing alone."
     )
-    return Picture("Rate-distortion plane", as_svg(canvas, "plane", alt), note)
+    return Picture("Rate-distortion plane", "plane", canvas, alt, note)
+
+
+def _plane_points(runs: Sequence[Run]) -> Iterator[tuple[tuple[float, float], bool]]:
+    """Raw KL and ce_posterior of each run that has them, and whether its mark is hollow."""
+    for run in runs:
+        rate, distortion = run.value("kl"), run.value("ce_posterior")
+        if rate is not None and distortion is not None:
+            yield (rate, distortion), run.hollow
 
 
 def _series(run: Run, *names: str) -> dict[int, float]:
@@ -175,13 +178,19 @@ def _series(run: Run, *names: str) -> dict[int, float]:
     return found
 
 
+def _worth_series(run: Run) -> dict[int, float]:
+    """ce_prior less ce_posterior by step."""
+    prior, posterior = _series(run, "ce_prior"), _series(run, "ce_posterior")
+    return {step: prior[step] - posterior[step] for step in prior if step in posterior}
+
+
 def _lines(axis: Axes, report: Report, row: Row, series: Sequence[dict[int, float]]) -> FloatArray | None:
     """Draw seeds thin and their mean thick, over the steps that all of them have; return the mean."""
     series = [one for one in series if one]
     shared = sorted(set[int].intersection(*map(set, series))) if series else []
-    (colour, marker), dash = styles(report)[row.arm], "--" if row.living is False else "-"
+    colour, marker = styles(report)[row.arm]
     for one in series:
-        axis.plot(list(one), list(one.values()), color=colour, linewidth=0.8, alpha=0.45, linestyle=dash)
+        axis.plot(list(one), list(one.values()), color=colour, linewidth=0.8, alpha=0.45)
     if not shared:
         return None
     mean: FloatArray = np.mean([[one[step] for step in shared] for one in series], axis=0)
@@ -190,7 +199,6 @@ def _lines(axis: Axes, report: Report, row: Row, series: Sequence[dict[int, floa
         mean,
         color=colour,
         linewidth=2.2,
-        linestyle=dash,
         label=plain(row.label),
         marker=marker if len(shared) == 1 else None,
     )
@@ -198,14 +206,16 @@ def _lines(axis: Axes, report: Report, row: Row, series: Sequence[dict[int, floa
 
 
 def _curves(report: Report) -> Picture | None:
-    """Validation bound and raw KL over the steps."""
-    canvas, (left, right) = new_canvas(3.8, panels=2)
+    """Validation bound, worth of the right code, and raw KL over the steps."""
+    canvas, (left, middle, right) = new_canvas(3.8, panels=3, width=9.6)
     told = []
     for row in report.rows:
         bound = _lines(left, report, row, [_series(run, "nll_exact", "elbo") for run in row.runs])
+        worth = _lines(middle, report, row, [_worth_series(run) for run in row.runs])
         kl = _lines(right, report, row, [_series(run, "kl") for run in row.runs])
         if bound is not None:
             raw = "" if kl is None else f" with raw KL {kl[-1]:.4f}"
+            raw += "" if worth is None else f" and codes worth {worth[-1]:+.4f}"
             told.append(f"{row.label} ends at {bound[-1]:.4f}{raw}")
         budget = row.runs[0].evaluation.budget
         if kl is not None and budget is not None:
@@ -213,18 +223,22 @@ def _curves(report: Report) -> Picture | None:
     if not told:
         return None
     finish(left, x="step", y="validation elbo or nll_exact, nats per token")
+    middle.set_xlabel("step")
+    middle.set_ylabel("worth of the right code, nats per token")
     right.set_xlabel("step")
     right.set_ylabel("raw KL, nats per token")
     if right.lines:
         right.set_ylim(bottom=0)
-    else:
-        right.set_visible(False)
+    if middle.lines:
+        middle.axhline(0, color=CONTROL_COLOUR, linewidth=1)
+    for axis in (middle, right):
+        axis.set_visible(bool(axis.lines))
     alt = f"Learning curves, nats per token: {'; '.join(told)}."
     note = (
-        "Thin lines are seeds, thick ones their mean. On the right, dotted lines are the budgets: KL "
-        "below is free."
+        "Thin lines are seeds, thick ones their mean. In the middle, codes are read from where a seed leaves "
+        "zero. On the right, dotted lines are the budgets: KL below is free."
     )
-    return Picture("Learning curves", as_svg(canvas, "curves", alt), note)
+    return Picture("Learning curves", "curves", canvas, alt, note)
 
 
 def _in_groups(by_place: dict[int, float]) -> dict[int, float]:
@@ -269,7 +283,7 @@ def _by_position(report: Report) -> Picture | None:
         "right, ce_posterior has seen the answer, and is no likelihood: only its shape is to be read "
         "beside nll_exact."
     )
-    return Picture("KL and cross-entropy by position", as_svg(canvas, "position", alt), note)
+    return Picture("KL and cross-entropy by position", "position", canvas, alt, note)
 
 
 Points = dict[str, list[tuple[float, float | None]]]
@@ -324,7 +338,7 @@ def _steering(report: Report) -> Picture | None:
                 linestyle="none",
                 markersize=6,
                 alpha=0.7,
-                **style_of(report, row),
+                **style_of(report, row.arm),
             )
             middle = float(np.mean(numbers))
             axis.plot(
@@ -353,4 +367,4 @@ def _steering(report: Report) -> Picture | None:
         "samples that share "
         "no codes, or codes of the prior. An arm without a latent shows those alone."
     )
-    return Picture("Steering", as_svg(canvas, "steering", alt), note)
+    return Picture("Steering", "steering", canvas, alt, note)

@@ -1,15 +1,23 @@
-"""A study's folder, without its file: OUT/ARM/seedK/ are its runs."""
+"""A study's folder, without its file: OUT/ARM/seedK/ are its runs, OUT/study.json what it was run as."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from lvlm.errors import UserError
+from pydantic import Field, ValidationError
+
+from lvlm.errors import UserError, listing, nearest
+from lvlm.interfaces import Section
 from lvlm.report.data import read_report
 from lvlm.report.rows import Report, ReportRun
-from lvlm.runs.folder import is_run, read_record
+from lvlm.runs.folder import is_run
+from lvlm.runs.folder import read_record as read_run_record
+from lvlm.system.files import reading, write_atomically, writing
+
+STUDY = "study.json"
 
 
 def study_of(run: Path) -> Path | None:
@@ -18,24 +26,81 @@ def study_of(run: Path) -> Path | None:
     return next((folder for folder in above[1:3] if (folder / "report.html").is_file()), None)
 
 
-def read_folder(out: Path) -> Report:
-    """The runs in a folder, in the order in which they were begun. The first arm without a latent is the
-    control.
+class StudyRecord(Section):
+    """What a study was run as: study.json."""
+
+    title: str
+    description: str
+    command: str
+    controls: list[str] = Field(min_length=1)
+
+
+def write_record(out: Path, record: StudyRecord) -> None:
+    """Keep what a study was run as, for reports that are made later.
 
     Raises:
-        UserError: no such folder, a corrupt file, runs that can't be compared, or no evaluated run at all.
+        UserError: it can't be written.
     """
+    with writing(out, "the study's record"):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / STUDY, record.model_dump_json(indent=1) + "\n")
+
+
+def read_folder(out: str | Path, controls: Sequence[str] = ()) -> Report:
+    """A report of the runs in a folder, in the order in which they were begun.
+
+    Args:
+        out: the study's folder.
+        controls: arms to compare with, the first for the verdicts; the study's own unless given. A folder
+            without its study.json has the first arm without a latent.
+
+    Raises:
+        UserError: no such folder or arm, a corrupt file, runs that can't be compared, or no evaluated run at
+            all.
+    """
+    out = Path(out)
     if not out.is_dir():
         raise UserError(f"{out}: no such folder; name the one that `lvlm study --out` wrote")
     found = [
-        (str(read_record(folder).get("created", "")), ReportRun(_arm(out, folder), int(seed[1]), folder))
+        (str(read_run_record(folder).get("created", "")), ReportRun(_arm(out, folder), int(seed[1]), folder))
         for folder in sorted(out.rglob("seed*"))
         if (seed := re.fullmatch(r"seed(\d+)", folder.name)) and folder.parent != out and is_run(folder)
     ]
     found.sort(key=lambda pair: pair[0])
     runs = [run for _, run in found]
-    control = next((run.arm for run in runs if not _has_latent(run.folder)), runs[0].arm if runs else "")
-    return read_report(out, title=out.name, description="", command="", control=control, runs=runs)
+    arms = dict.fromkeys(run.arm for run in runs)
+    for arm in controls:
+        if arm not in arms:
+            raise UserError(f"{out}: no arm {arm!r}; known: {listing(arms)}{nearest(arm, arms)}")
+    record = _record(out)
+    if record is None:
+        plain = next((run.arm for run in runs if not _has_latent(run.folder)), runs[0].arm if runs else "")
+        record = StudyRecord(title=out.name, description="", command="", controls=[plain])
+    return read_report(
+        out,
+        title=record.title,
+        description=record.description,
+        command=record.command,
+        controls=list(controls) or record.controls,
+        runs=runs,
+    )
+
+
+def _record(out: Path) -> StudyRecord | None:
+    """What study.json holds; None where there is none.
+
+    Raises:
+        UserError: it isn't what a study writes.
+    """
+    path = out / STUDY
+    if not path.is_file():
+        return None
+    try:
+        with reading(f"{path}: cannot be read"):
+            return StudyRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{path}: {wrong}; the study writes it anew when it is run again") from None
 
 
 def _arm(out: Path, folder: Path) -> str:

@@ -11,8 +11,13 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
-from lvlm.report import canvas, figures, steering, tables, words
+from lvlm.errors import one_of
+from lvlm.report import canvas, steering, tables, verdicts, words
+from lvlm.report.canvas import FigureFormat
 from lvlm.report.data import read_report
+from lvlm.report.figures import draw
+from lvlm.report.files import write_figures
+from lvlm.report.folder import read_folder
 from lvlm.report.rows import Report, ReportRun, Run
 
 _INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
@@ -53,20 +58,21 @@ def render_report(report: Report) -> Path:
         for row in report.rows
     ]
     diagnostics = tables.diagnostics(report)
-    arm_of = {row.label: row.arm for row in report.rows}
     page = environment.get_template("report.html.j2").render(
         report=report,
-        verdicts=words.verdicts(report),
+        verdicts=verdicts.verdicts(report),
         banners=words.banners(report),
         comparison=tables.comparison(report),
+        cost_notes=tables.cost_notes(report),
         latents=tables.latents(report),
         diagnostics=diagnostics,
         steering=steering.table(report),
         steering_arms=steering.arms(report),
         steering_notes=steering.notes(report),
-        diagnostics_arms=[arm_of[cells[0].text] for cells in diagnostics.rows],
+        diagnostics_arms=[cells[0].text for cells in diagnostics.rows],
+        costs=tables.costs(report),
         styles=canvas.styles(report),
-        figures=figures.draw(report),
+        figures=draw(report),
         samples=samples,
         recipes=[(arm, next(r.recipe for r in report.runs if r.arm == arm)) for arm in report.arms],
         evaluation=report.runs[0].evaluation,
@@ -79,12 +85,49 @@ def render_report(report: Report) -> Path:
 
 
 def write_report(
-    out: Path, *, title: str, description: str, command: str, control: str, runs: Sequence[ReportRun]
+    out: Path,
+    *,
+    title: str,
+    description: str,
+    command: str,
+    controls: Sequence[str],
+    runs: Sequence[ReportRun],
 ) -> Path:
     """Read a study and write its page; UserError as in `read_report`."""
     return render_report(
-        read_report(out, title=title, description=description, command=command, control=control, runs=runs)
+        read_report(out, title=title, description=description, command=command, controls=controls, runs=runs)
     )
+
+
+def report_folder(
+    out: str | Path,
+    *,
+    controls: Sequence[str] = (),
+    figures: str | Path | None = None,
+    kind: FigureFormat = "svg",
+    console: Console | None = None,
+) -> Path:
+    """Write the page of a study's folder anew, from the evaluations that its runs have now.
+
+    Args:
+        out: the folder that `lvlm study --out` wrote.
+        controls: arms to compare with, in place of the study's own; the first gives the verdicts.
+        figures: a folder for the figures as files, with the numbers as CSV.
+        kind: of the figures, 'svg' or 'pdf'.
+        console: where the table goes; quiet unless given.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: no such folder, arm or kind, runs that can't be compared, no evaluated run.
+    """
+    one_of(kind, FigureFormat, "format of figures")
+    report = read_folder(out, controls)
+    page = report_study(report, console or Console(quiet=True))
+    if figures is not None:
+        write_figures(report, figures, kind)
+    return page
 
 
 def report_study(report: Report, console: Console) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SkipValidation
 
-from lvlm.statistics.bootstrap import FloatArray
-from lvlm.statistics.interval import Interval
+from lvlm.statistics import Interval
+from lvlm.statistics.crossed import FloatArray
 from lvlm.steering.record import Steering
 
 EXACT, ORACLE = "nll_exact", "nll_oracle"
@@ -59,7 +60,8 @@ class Sample(BaseModel):
 class Evaluation(BaseModel):
     """`evaluation.json`, the part of it that the report reads."""
 
-    version: Literal[2] = Field(alias="schema")
+    version: Literal[2, 3] = Field(alias="schema")
+    step: int
     windows_hash: str
     windows: int
     target_tokens: int
@@ -74,8 +76,8 @@ class Evaluation(BaseModel):
     tokens_per_second: float | None
     peak_memory_mib: float | None
     sample: Sample | None
-    living: bool | None = Field(alias="alive")
-    """Whether the latent is used (lvlm.evaluation.run has the rule); None: there is no latent."""
+    no_bits_per_byte: str | None = None
+    """Why bits per byte are left out, in words."""
 
     @property
     def budget(self) -> float | None:
@@ -84,6 +86,19 @@ class Evaluation(BaseModel):
             return None
         slots = self.latent.slots_per_row * self.windows
         return self.latent.budget_nats_per_slot * slots / self.target_tokens
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that isn't there to be compared, and why, in words that follow its name."""
+
+    arm: str
+    seed: int
+    why: str
+    diverged: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed} {self.why}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,10 @@ class Run:
     recipe: str
     versions: dict[str, str]
     steering: Steering | None = None
+    worth: Interval | None = None
+    """What the right code is worth, nats per token, over this run's windows; None where it isn't known."""
+    onset: int | None = None
+    """The step at which reading began, by the validations during training."""
 
     @property
     def trained(self) -> int:
@@ -104,6 +123,16 @@ class Run:
         """
         return max((int(event.get("step", 0)) for event in self.events), default=0)
 
+    @property
+    def reads(self) -> bool | None:
+        """Whether the decoder reads its codes, by this run's windows; None where it isn't known."""
+        return None if self.worth is None else self.worth.above_zero
+
+    @property
+    def hollow(self) -> bool:
+        """Whether its marks are drawn hollow: there are codes, and nobody reads them."""
+        return self.reads is False
+
     def value(self, name: str) -> float | None:
         """One estimate, in nats per token."""
         return self.evaluation.estimates[name].nats_per_token if name in self.evaluation.estimates else None
@@ -111,27 +140,63 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that may be averaged: the seeds of an arm whose latents all live, are all dead, or don't exist."""
+    """An arm: all its seeds, whatever became of their latents.
 
-    label: str
+    left_out        why seeds are missing, by seed
+    headline        each run's own headline, nats per token
+    estimates       every bound that all runs have, nats per token
+    differences     headline less a control's, paired, nats per token, by the control's name; None where the
+                    control's own headline is a bound
+    over_control    every bound less the first control's exact value, paired, nats per token
+    excess          headline less the oracle's, nats per sequence
+    worth           ce_prior less ce_posterior, nats per token
+    """
+
     arm: str
     runs: tuple[Run, ...]
-    alive: tuple[int, int] | None  # of all the arm's runs: k living of n
-    headline: str
-    estimates: dict[str, Interval]  # every bound, nats per token
-    difference: Interval | None  # headline minus the control's, nats per token
-    excess: Interval | None  # headline minus the oracle's, nats per sequence
-    over_control: dict[str, Interval]  # every bound minus the control's exact value, paired, nats per token
+    left_out: dict[int, LeftOut]
+    headline: Interval
+    estimates: dict[str, Interval]
+    differences: dict[str, Interval | None]
+    over_control: dict[str, Interval]
+    excess: Interval | None
+    worth: Interval | None
 
     @property
-    def living(self) -> bool | None:
-        """Whether these latents are used; None: there is none."""
-        return self.runs[0].evaluation.living
+    def label(self) -> str:
+        """What the arm is called."""
+        return self.arm
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether there are codes."""
+        return self.runs[0].evaluation.latent is not None
+
+    @property
+    def headlines(self) -> dict[str, int]:
+        """Names of the runs' headlines, with how many runs have each."""
+        return dict(Counter(run.evaluation.headline for run in self.runs))
 
     @property
     def exact(self) -> bool:
-        """Whether the headline is the model's likelihood rather than a bound on it."""
-        return self.headline == EXACT
+        """Whether the headline is the models' likelihood rather than a bound on it."""
+        return set(self.headlines) == {EXACT}
+
+    @property
+    def readers(self) -> tuple[int, int] | None:
+        """Of how many runs the decoder reads its codes, and of how many it is known; None without any."""
+        known = [run.reads for run in self.runs if run.reads is not None]
+        return (sum(known), len(known)) if known else None
+
+    @property
+    def onsets(self) -> tuple[int, ...]:
+        """Steps at which reading began, of the runs where it did."""
+        return tuple(sorted(run.onset for run in self.runs if run.onset is not None))
+
+    @property
+    def diverged(self) -> tuple[int, ...]:
+        """Seeds whose training diverged."""
+        return tuple(seed for seed, why in self.left_out.items() if why.diverged)
 
     def mean(self, of: Callable[[Run], float | None]) -> float | None:
         """The mean over seeds; None if any run lacks the number."""
@@ -141,18 +206,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
+    """A study as it is shown."""
+
     out: Path
     title: str
     description: str
     command: str
-    control: str
+    controls: tuple[str, ...]
+    """Arms that the others are compared with; the first gives the verdict."""
     rows: tuple[Row, ...]
-    left_out: tuple[str, ...]  # one sentence for each run without a usable evaluation
+    left_out: tuple[LeftOut, ...]
+    """Runs without a usable evaluation."""
+
+    @property
+    def control(self) -> str:
+        """The arm that verdicts are about."""
+        return self.controls[0]
 
     @property
     def arms(self) -> tuple[str, ...]:
         """Arms with an evaluated run, in the study's order."""
-        return tuple(dict.fromkeys(row.arm for row in self.rows))
+        return tuple(row.arm for row in self.rows)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -161,5 +235,5 @@ class Report:
 
     @property
     def control_row(self) -> Row | None:
-        """What the others are compared with."""
+        """What verdicts compare with; None where it has no evaluated run."""
         return next((row for row in self.rows if row.arm == self.control), None)

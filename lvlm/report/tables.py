@@ -1,4 +1,8 @@
-"""Tables of a report: comparison, latents, diagnostics."""
+"""Tables of a report: comparison, latents, trust, costs.
+
+The comparison answers the question and fits a printed page; all bounds, and how far each can be trusted, have
+a table of their own.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,9 @@ from rich.text import Text
 
 from lvlm.report.rows import EXACT, Report, Row
 from lvlm.report.words import about
-from lvlm.statistics.interval import Interval, clopper_pearson
+from lvlm.statistics import Interval, clopper_pearson
 
-# ---- tables
-# -------------------------------------------------------------------------------------------------
-
-BOUNDS_FROM, DETAILS_FROM = 140, 220  # console widths
+ROOMY = 120  # console width from which what matters less is shown
 
 
 class Header(NamedTuple):
@@ -49,7 +50,8 @@ def _cell(value: float | None, form: str = ".4f") -> Cell:
 def _interval(value: Interval | None, form: str = ".4f") -> Cell:
     if value is None:
         return NOTHING
-    return Cell(f"{value.value:{form}}", f"[{value.low:{form}}, {value.high:{form}}]")
+    ends = f"[{value.low:{form}}, {value.high:{form}}]" if value.has_ends else ""  # one seed has none
+    return Cell(f"{value.value:{form}}", ends)
 
 
 def _count(number: float | None) -> Cell:
@@ -63,47 +65,107 @@ def _count(number: float | None) -> Cell:
 
 def comparison(report: Report) -> Table:
     """The comparison table: likelihoods and bounds on them only, so ce_posterior has no place here."""
-    bounds = [n for n in dict.fromkeys(n for row in report.rows for n in row.estimates) if n != EXACT]
-    room = BOUNDS_FROM + 20 * max(0, len(bounds) - 3)
-    excess = Header("excess", "nats/sequence", "headline minus the oracle's; zero is perfect")
+    excess = Header("excess", "nats/sequence", "headline less the oracle's; zero is perfect")
     with_excess = any(row.excess for row in report.rows)
+    with_latent = any(row.has_latent for row in report.rows)
+    by_control = [
+        Header(_over(arm, report), "nats/token", f"headline less that of {arm}, paired by seed and window")
+        for arm in report.controls
+    ]
+    reading = [
+        Header(
+            "read", "seeds", "seeds whose decoder reads its codes; the exact 95 % interval of their share"
+        ),
+        Header("worth", "nats/token", "of the right code to the decoder: ce_prior less ce_posterior"),
+        Header("raw KL", "nats/token", about("kl")[1], ROOMY),
+    ]
     headers = [
         Header("arm", "", "mean over seeds"),
-        Header("headline", "nats/token", "the estimator that the recipe names beforehand; lower is better"),
-        Header("headline", "bits/byte", "the same, comparable across tokenisers", DETAILS_FROM),
-        Header("difference", "nats/token", f"headline minus that of {report.control}, paired"),
+        Header("headline", "nats/token", "the estimate that the recipe names beforehand; lower is better"),
+        *by_control,
         *([excess] if with_excess else []),
-        Header("estimator", "", "which estimator the headline is"),
-        *(Header(name, "nats/token", ": ".join(about(name)), room) for name in bounds),
-        Header("raw KL", "nats/token", about("kl")[1]),
-        Header("alive", "runs", "runs whose latent is used, with the exact 95 % interval of their share"),
-        Header("backbone", "parameters", "", DETAILS_FROM),
-        Header("latent", "parameters", "", DETAILS_FROM),
-        Header("table", "parameters", "code tables, a lookup and not a matrix product", DETAILS_FROM),
-        Header("speed", "tokens/s", "training, median of a run"),
-        Header("memory", "MiB", "peak, the largest of the seeds", DETAILS_FROM),
+        Header("estimator", "", "which estimate the headline is"),
+        *(reading if with_latent else []),
+        Header("parameters", "", "backbone and latent, and code tables, which are looked up", ROOMY),
     ]
     rows = []
     for row in report.rows:
-        alive = NOTHING
-        if row.alive:
-            share = clopper_pearson(*row.alive)
-            alive = Cell(f"{row.alive[0]} of {row.alive[1]}", f"[{share.low:.2f}, {share.high:.2f}]")
-        memory = [run.evaluation.peak_memory_mib for run in row.runs]
-        control = Cell("control") if row.arm == report.control else NOTHING
-        cells = [
-            Cell(row.label, f"{len(row.runs)} seed{'s' * (len(row.runs) != 1)}"),
-            _interval(row.estimates[row.headline]),
-            _cell(row.mean(lambda run: run.evaluation.estimates[run.evaluation.headline].bits_per_byte)),
-            _interval(row.difference, "+.4f") if row.difference else control,
+        found = [
+            Cell(row.label, _count_of(len(row.runs), "seed")),
+            _interval(row.headline),
+            *(_gap(row, arm) for arm in report.controls),
             *([_interval(row.excess, "+.3f")] if with_excess else []),
-            Cell(row.headline, about(row.headline)[0]),
-            *(_cell(row.estimates[name].value if name in row.estimates else None) for name in bounds),
-            _cell(row.mean(lambda run: run.value("kl"))),
-            alive,
-            _count(row.mean(lambda run: run.evaluation.parameters.backbone)),
-            _count(row.mean(lambda run: run.evaluation.parameters.latent)),
-            _count(row.mean(lambda run: run.evaluation.parameters.table)),
+            _estimator(row),
+        ]
+        if with_latent:
+            rate = _cell(row.mean(lambda run: run.value("kl")))
+            found += [_readers(row), _interval(row.worth, "+.4f"), rate]
+        rows.append([*found, _parameters(row)])
+    return Table(headers, rows)
+
+
+def _over(arm: str, report: Report) -> str:
+    """The header of a difference; one control needs no name."""
+    return "difference" if len(report.controls) == 1 else f"over {arm}"
+
+
+def _gap(row: Row, control: str) -> Cell:
+    if row.arm == control:
+        return Cell("control")
+    return _interval(row.differences.get(control), "+.4f")
+
+
+def _estimator(row: Row) -> Cell:
+    names = row.headlines
+    if len(names) == 1:
+        name = next(iter(names))
+        return Cell(name, about(name)[0])
+    return Cell("lowest", ", ".join(f"{name} ({count})" for name, count in names.items()))
+
+
+def _readers(row: Row) -> Cell:
+    if row.readers is None:
+        return NOTHING
+    share = clopper_pearson(*row.readers)
+    onset = f", from {', '.join(map(str, row.onsets))}" if row.onsets else ""
+    return Cell(f"{row.readers[0]} of {row.readers[1]}", f"[{share.low:.2f}, {share.high:.2f}]{onset}")
+
+
+def _parameters(row: Row) -> Cell:
+    parts = row.runs[0].evaluation.parameters
+    table = f", table {_count(parts.table).text}" if parts.table else ""
+    return Cell(
+        _count(parts.backbone + parts.latent + parts.table).text,
+        f"latent {_count(parts.latent).text}{table}" if row.has_latent else "",
+    )
+
+
+def _count_of(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def costs(report: Report) -> Table:
+    """What was scored, and what it took."""
+    headers = [
+        Header("arm"),
+        Header("scored at", "step", "of the checkpoint, by the rule train.select"),
+        Header("trained", "steps"),
+        Header("headline", "bits/byte", "comparable across tokenisers that give a text back"),
+        Header("backbone", "parameters"),
+        Header("latent", "parameters"),
+        Header("table", "parameters", "code tables, a lookup and not a matrix product"),
+        Header("speed", "tokens/s", "training, median of a run"),
+        Header("memory", "MiB", "peak, the largest of the seeds"),
+    ]
+    rows = []
+    for row in report.rows:
+        memory = [run.evaluation.peak_memory_mib for run in row.runs]
+        cells = [
+            Cell(row.label),
+            Cell(_range([run.evaluation.step for run in row.runs])),
+            Cell(_range([run.trained for run in row.runs])),
+            _cell(row.mean(lambda run: run.evaluation.estimates[run.evaluation.headline].bits_per_byte)),
+            *(_count(getattr(row.runs[0].evaluation.parameters, part)) for part in PARTS),
             _cell(row.mean(lambda run: run.evaluation.tokens_per_second), ",.0f"),
             _cell(max((m for m in memory if m is not None), default=None), ",.0f"),
         ]
@@ -111,13 +173,32 @@ def comparison(report: Report) -> Table:
     return Table(headers, rows)
 
 
+PARTS = ("backbone", "latent", "table")
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def cost_notes(report: Report) -> list[str]:
+    """What the table of costs leaves out, and why."""
+    of_arms: dict[str, list[str]] = {}
+    for run in report.runs:
+        if run.evaluation.no_bits_per_byte:
+            of_arms.setdefault(run.evaluation.no_bits_per_byte, []).append(run.arm)
+    return [
+        f"Bits per byte of {', '.join(dict.fromkeys(arms))} are left out: {why}."
+        for why, arms in of_arms.items()
+    ]
+
+
 def latents(report: Report) -> Table:
     """What the codes hold and cost. ce_posterior belongs here, away from every likelihood."""
-    worth = "what the right code is worth; near zero: it is ignored"
     headers = [
         Header("arm"),
         Header("ce_posterior", "nats/token", about("ce_posterior")[1]),
-        Header("ce_prior − ce_posterior", "nats/token", worth),
+        Header("ce_prior", "nats/token", ": ".join(about("ce_prior"))),
         Header("raw KL", "nats/token"),
         Header("raw KL", "nats/slot"),
         Header("budget", "nats/slot", "the KL that costs nothing"),
@@ -129,12 +210,10 @@ def latents(report: Report) -> Table:
         facts = [run.evaluation.latent for run in row.runs if run.evaluation.latent is not None]
         if not facts:
             continue
-        posterior = row.mean(lambda run: run.value("ce_posterior"))
-        prior = row.mean(lambda run: run.value("ce_prior"))
         cells = [
             Cell(row.label),
-            _cell(posterior),
-            _cell(None if posterior is None or prior is None else prior - posterior, "+.4f"),
+            _cell(row.mean(lambda run: run.value("ce_posterior"))),
+            _cell(row.mean(lambda run: run.value("ce_prior"))),
             _cell(row.mean(lambda run: run.value("kl"))),
             _cell(fmean(f.kl_nats_per_slot for f in facts)),
             _cell(facts[0].budget_nats_per_slot),
@@ -146,12 +225,13 @@ def latents(report: Report) -> Table:
 
 
 def diagnostics(report: Report) -> Table:
-    """How far each bound can be trusted: spread of its weights, means over windows and seeds."""
+    """All bounds, and how far each can be trusted: means over windows and seeds."""
     headers = [
         Header("arm"),
         Header("estimator"),
-        Header("nats/token", "", "mean over seeds"),
-        Header("± draws", "nats/token", "Monte Carlo standard error of one run, its windows given"),
+        Header("bound", "nats/token", "mean over seeds"),
+        Header("over the control", "nats/token", f"less the exact value of {report.control}, paired"),
+        Header("± draws", "nats/token", "Monte Carlo standard error of one run, from repeated estimates"),
         Header("ESS", "particles", "effective sample size of the weights; of a filter the least on the way"),
         Header(
             "var(log w)",
@@ -159,20 +239,25 @@ def diagnostics(report: Report) -> Table:
             "of a filter summed over the way; importance weighting needs exp of it in samples",
         ),
     ]
-    rows = []
+    rows: list[list[Cell]] = []
+    if all(row.estimates.keys() <= {EXACT} for row in report.rows):
+        return Table(headers, rows)
     for row in report.rows:
         for name, interval in row.estimates.items():
 
             def mean(of: str, name: str = name, row: Row = row) -> float | None:
                 return row.mean(lambda run: getattr(run.evaluation.estimates[name], of))
 
-            if mean("noise_stderr") is not None or mean("ess") is not None:
-                cells = [
-                    _cell(mean("noise_stderr")),
-                    _cell(mean("ess"), ".1f"),
-                    _cell(mean("log_weight_variance"), ".3g"),
-                ]
-                rows.append([Cell(row.label), Cell(name), _cell(interval.value), *cells])
+            chosen = row.headlines.get(name, 0)
+            mark = "" if not chosen else "headline" if chosen == len(row.runs) else f"headline of {chosen}"
+            cells = [
+                _interval(interval),
+                _interval(row.over_control.get(name), "+.4f"),
+                _cell(mean("noise_stderr")),
+                _cell(mean("ess"), ".1f"),
+                _cell(mean("log_weight_variance"), ".3g"),
+            ]
+            rows.append([Cell(row.label), Cell(name, mark), *cells])
     return Table(headers, rows)
 
 
@@ -186,7 +271,9 @@ def comparison_table(report: Report, width: int = 150) -> RichTable:
     for number in shown:
         header = source.headers[number]
         # arm names and intervals give way, at their spaces; names and numbers don't
-        whole = not (number == 0 or header.text in ("headline", "difference", "excess", "alive"))
+        whole = not (
+            number == 0 or (number < len(source.headers) - 1 and header.text not in ("estimator", "raw KL"))
+        )
         head = Text("\n".join(filter(None, header[:2])))
         table.add_column(head, justify="right" if number else "left", no_wrap=whole, overflow="fold")
     for row in source.rows:

@@ -1,15 +1,16 @@
-"""What a report says: verdicts, banners, and tables that the page and the console share."""
+"""What a report says beside its verdicts: the glossary, and what must be known before the numbers."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from typing import Literal, NamedTuple
+
+import numpy as np
 
 from lvlm.likelihood import EstimatorParams
-from lvlm.likelihood.life import is_ignored
 from lvlm.registry.registry import Registry
-from lvlm.report.rows import Report, Row
+from lvlm.report.rows import ORACLE, Report, Row
+from lvlm.statistics import window_interval
 
 OTHER_NUMBERS = {  # numbers that no estimator makes: status, what it is
     "nll_oracle": (
@@ -47,95 +48,43 @@ def _words(kind: type[EstimatorParams]) -> str:
     return first if first[:2].isupper() else first[:1].lower() + first[1:]
 
 
-class Verdict(NamedTuple):
-    tone: Literal["better", "worse", "open"]
-    label: str
-    text: str
-
-
-def verdicts(report: Report) -> list[Verdict]:
-    """One sentence for each row against the control; a bound supports 'better', never 'worse' of the
-    model.
-    """
-    control = report.control_row
-    return [_verdict(row, control) for row in report.rows if control and row.arm != report.control]
-
-
-def _verdict(row: Row, control: Row) -> Verdict:
-    gap = row.difference
-    if gap is None:
-        return Verdict(
-            "open",
-            row.label,
-            f"is not compared: the control's {control.headline} is itself a bound, and a difference of two "
-            f"bounds "
-            "says nothing about the models. Name an arm with nll_exact as the control.",
-        )
-    interval = f"95 % interval [{gap.low:+.4f}, {gap.high:+.4f}]"
-    tone: Literal["better", "worse", "open"]
-    if gap.low <= 0 <= gap.high:
-        tone, caveat = "open", "; the model may be better."
-        text = f"can't be told from {control.label}: difference {gap.value:+.4f} nats/token, {interval}."
-    else:
-        tone, caveat = "better", ", so the model itself may be better still."
-        if gap.low > 0:
-            tone, caveat = "worse", ": a bound worse than the control doesn't prove that the model is."
-        text = f"is {tone} than {control.label} by {abs(gap.value):.4f} nats/token, {interval}."
-    return Verdict(
-        tone, row.label, text if row.exact else f"{text} Its {row.headline} is an upper bound{caveat}"
-    )
-
-
 def banners(report: Report) -> list[str]:
     """What a reader must know before the numbers."""
-    found = []
-    if few := [f"{row.label}: {len(row.runs)}" for row in report.rows if len(row.runs) < 3]:
-        found.append(
-            f"Fewer than three seeds: {', '.join(few)}. The intervals say little or nothing about training "
-            f"noise."
-        )
-    if report.control_row is None:
-        found.append(f"The control {report.control!r} has no evaluated run: nothing is compared with it.")
-    for row in report.rows:
-        if row.living is False:
-            whose = "its" if len(row.runs) == 1 else "their"
-            found.append(
-                f"Dead latent in {row.label}: {whose} raw KL is under 5 % of the budget, or without a "
-                f"budget under "
-                "0.01 nats/slot, so the code carries nothing. These runs are never averaged with living ones."
-            )
-        if row.living and (ignored := _ignored(row)):
-            found.append(ignored)
-        if row.excess is not None and row.excess.high < 0:
-            found.append(
-                f"{row.label} is below the oracle by {-row.excess.value:.3f} nats/sequence. No valid bound "
-                f"is: "
-                "its evaluation leaks the answer or is wrong."
-            )
+    found = [
+        f"The control {arm!r} has no evaluated run: nothing is compared with it."
+        for arm in report.controls
+        if arm not in report.arms
+    ]
+    found += [
+        f"{row.label} is below the oracle by {below:.3f} nats/sequence. No valid bound is: "
+        "its evaluation leaks the answer or is wrong."
+        for row in report.rows
+        if (below := _below_the_oracle(row)) is not None
+    ]
     longest = max(run.trained for run in report.runs)
     if short := [f"{r.arm} seed {r.seed} ({r.trained})" for r in report.runs if 0 < r.trained < longest]:
         found.append(
             f"Trained for fewer than {longest} steps: {', '.join(short)}. Longer training alone may "
             f"explain a gap."
         )
+    if early := [
+        f"{r.arm} seed {r.seed} (step {r.evaluation.step} of {r.trained})"
+        for r in report.runs
+        if r.evaluation.step < r.trained
+    ]:
+        found.append(f"Scored before the end of training: {', '.join(early)}.")
     if report.left_out:
-        found.append(f"Left out: {'; '.join(report.left_out)}.")
+        found.append(f"Left out: {'; '.join(map(str, report.left_out))}.")
     return found
 
 
-def _ignored(row: Row) -> str | None:
-    """Warning that a latent is paid for and not read: posterior codes predict no better than prior ones."""
-    rate = row.mean(lambda run: run.value("kl"))
-    with_codes, without = (
-        row.mean(lambda run: run.value("ce_posterior")),
-        row.mean(lambda run: run.value("ce_prior")),
-    )
-    if rate is None or with_codes is None or without is None or not is_ignored(without - with_codes, rate):
+def _below_the_oracle(row: Row) -> float | None:
+    """Nats per sequence by which an arm is below what no model's mean is below; None where it isn't surely.
+
+    That holds for each training by itself, so the interval is over windows alone.
+    """
+    if row.excess is None or row.excess.value >= 0 or len(row.runs[0].nats[ORACLE]) < 2:
         return None
-    return (
-        f"Ignored latent in {row.label}: it pays {rate:.4f} nats/token of KL, yet codes from the posterior "
-        f"predict only "
-        f"{max(0.0, without - with_codes):.4f} nats/token better than codes from the prior. Its bounds are "
-        f"worse than "
-        "its decoder by what the codes cost."
-    )
+    gaps = [run.nats[run.evaluation.headline] - run.nats[ORACLE] for run in row.runs]
+    found = window_interval(np.mean(gaps, axis=0))
+    return -found.value if found.high < 0 else None

@@ -4,7 +4,7 @@ RUN/checkpoints/step-000300/
     model.safetensors       weights; with several processes model-1-of-2.safetensors, …, a part from each
     optimiser.safetensors   the optimiser's tensors, as NAME/exp_avg
     trainer.pt              the loss's state and what else a loop remembers; read with weights_only
-    checkpoint.json         format, step, the bound it was selected by, sha256 of all files
+    checkpoint.json         format, step, the validation bound that a choice goes by, sha256 of all files
 
 Tensors go through torch.distributed.checkpoint, which puts parts together again for any number of processes.
 Its own format has an index that is unpickled, so they are in its other one, safetensors.
@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from lvlm.errors import UserError
+from lvlm.recipe.sections import Select
 from lvlm.runs.manifest import (
     FORMAT,
     OPTIMISER,
@@ -55,16 +56,17 @@ Broken = list[tuple[Path, UserError]]
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest `keep` of them and the best by its bound.
+    """The checkpoints of a run: the newest `keep` of them and the one that the run's rule selects.
 
     Args:
         run: its folder.
         keep: how many.
         world: the processes that write one together.
+        select: the rule, `train.select` of the recipe.
     """
 
-    def __init__(self, run: Path, keep: int = 2, world: World = ALONE) -> None:
-        self.folder, self.keep, self.world = run / "checkpoints", keep, world
+    def __init__(self, run: Path, keep: int = 2, world: World = ALONE, *, select: Select = "last") -> None:
+        self.folder, self.keep, self.world, self.select = run / "checkpoints", keep, world, select
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: tuple[Path, Future[Any]] | None = None
 
@@ -133,10 +135,6 @@ class Checkpoints:
             )
         return None
 
-    def best(self) -> Checkpoint:
-        """The one with the lowest bound; the newest where none was evaluated."""
-        return best_of(self.some())
-
     def save(
         self,
         tensors: Mapping[str, Tensor],
@@ -147,8 +145,8 @@ class Checkpoints:
         bound: float | None,
         wait: bool = True,
     ) -> None:
-        """Write, sync and rename; then delete what is neither recent nor best. Every process of the world
-        calls it.
+        """Write, sync and rename; then delete what is neither recent nor selected. Every process of the
+        world calls it.
 
         The tensors are copied before it returns; with `wait` off, writing them goes on behind the loop.
 
@@ -156,7 +154,7 @@ class Checkpoints:
             tensors: from `tensors_of`.
             trainer_state: what torch.load reads with weights_only.
             step: optimiser steps done.
-            bound_name: what it is selected by.
+            bound_name: name of the bound that a rule of choice compares.
             bound: nats per token; None where it was not evaluated.
             wait: until it is on the disk.
 
@@ -259,24 +257,26 @@ class Checkpoints:
 
     def _prune(self) -> None:
         found, _ = self._scan()
-        best = lowest_bound(found)
-        kept = {c.folder for c in found[-self.keep :]} | ({best.folder} if best else set())
+        if not found:
+            return
+        kept = {c.folder for c in (*found[-self.keep :], selected_of(found, self.select))}
         for checkpoint in found:
             if checkpoint.folder not in kept:
                 shutil.rmtree(checkpoint.folder)
 
 
-def best_of(found: Sequence[Checkpoint]) -> Checkpoint:
-    """The one with the lowest bound; the newest where none was evaluated. They are oldest first, and at least
-    one.
+def selected_of(found: Sequence[Checkpoint], rule: Select) -> Checkpoint:
+    """The checkpoint that a rule selects: the newest for 'last', else the one with the lowest bound, and the
+    newest where no bound was evaluated. Of equal bounds the newest wins.
+
+    Args:
+        found: oldest first, and at least one.
+        rule: `train.select` of the run's recipe.
     """
-    return lowest_bound(found) or found[-1]
-
-
-def lowest_bound(found: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The one with the lowest bound; None where none was evaluated."""
     rated = [c for c in found if c.manifest.bound is not None]
-    return min(rated, key=lambda c: (cast(float, c.manifest.bound), -c.step), default=None)
+    if rule == "last" or not rated:
+        return found[-1]
+    return min(rated, key=lambda c: (cast(float, c.manifest.bound), -c.step))
 
 
 def load_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:

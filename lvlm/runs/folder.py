@@ -103,7 +103,7 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
         for path in folder.iterdir():
             if left_unfinished(path) in WRITTEN_AT_BIRTH:
                 delete(path)
-        write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
+        write_record(folder, record)
         for name, content in files.items():
             (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "files" / name, content)
@@ -135,7 +135,11 @@ def _plugins_used(resolved: Resolved) -> set[str]:
 
 def update_record(folder: Path, **facts: Any) -> None:
     """Add facts to run.json."""
-    record = read_record(folder) | facts
+    write_record(folder, read_record(folder) | facts)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replace run.json."""
     write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
 
 

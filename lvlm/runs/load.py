@@ -32,7 +32,7 @@ def load(
     Args:
         run: a run's folder.
         plugin_files: as for `build`.
-        step: of which checkpoint; the best by bound unless given.
+        step: of which checkpoint; the one that the run's `train.select` chooses unless given.
         precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for
             generating and encoding.
         device: where it computes: cpu, cuda, …; auto is a GPU where there is one.

@@ -16,7 +16,9 @@ OPTIMISER = "optimiser"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What checkpoint.json says. `bound` is nats per token by `bound_name` on the training-time windows."""
+    """What checkpoint.json says. `bound` is nats per token by `bound_name` on the validation windows;
+    None where they were not evaluated at this step.
+    """
 
     format: int
     step: int

@@ -1,6 +1,6 @@
 """A run that is opened once: what is measured of it, and what is written of that, is of one checkpoint.
 
-A training may go on while its run is measured, and a better checkpoint may land at any moment. So which
+A training may go on while its run is measured, and another checkpoint may land at any moment. So which
 checkpoint it is gets decided when the run is opened, and never again.
 """
 
@@ -19,7 +19,7 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import assemble
 from lvlm.recipe.recipe import Recipe, Resolved
 from lvlm.registry.registry import Registry
-from lvlm.runs.checkpoint import Checkpoints, best_of
+from lvlm.runs.checkpoint import Checkpoints, selected_of
 from lvlm.runs.folder import refuse_other_data
 from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.read import read_run
@@ -36,12 +36,14 @@ class OpenedRun:
     resolved      its recipe and the kinds that it was read with
     checkpoint    the one that everything below is of
     newest_step   of the run's last checkpoint at that time
+    selected_step   of the checkpoint that the recipe's `train.select` chose at that time
     """
 
     folder: Path
     resolved: Resolved
     checkpoint: Checkpoint
     newest_step: int
+    selected_step: int
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -120,7 +122,8 @@ def open_run(
     plugin_files: Sequence[str] = (),
     step: int | None = None,
 ) -> OpenedRun:
-    """A run with its best checkpoint by bound, or with that of `step`; one that is open already is returned.
+    """A run with the checkpoint that its recipe selects (`train.select`), or with that of `step`; one that is
+    open already is returned.
 
     Executes nothing that the run holds.
 
@@ -134,14 +137,29 @@ def open_run(
         UserError: no run, no such checkpoint, or one that can't be read.
     """
     if isinstance(run, OpenedRun):
+        if step not in (None, run.step):
+            raise UserError(f"{run}: is open at step {run.step}; open it anew for step {step}")
         return run
     folder = Path(run)
     if (folder / "export.json").is_file():
         raise UserError(f"{folder}: graphs for other runtimes; lvlm reads runs, and exports as safetensors")
     resolved = read_run(folder, registry=registry, plugin_files=plugin_files)
     found = Checkpoints(folder).some()
+    selected = selected_of(found, resolved.recipe.train.select)
+    checkpoint = selected if step is None else _of_step(found, step, folder)
+    return OpenedRun(folder, resolved, checkpoint, newest_step=found[-1].step, selected_step=selected.step)
+
+
+def _of_step(found: Sequence[Checkpoint], step: int, folder: Path) -> Checkpoint:
+    """The checkpoint of a step.
+
+    Raises:
+        UserError: none is kept of that step; the message has those that are, and the nearest.
+    """
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise UserError(f"{folder}: step is {step!r}; it is a whole number")
     by_step = {one.step: one for one in found}
-    if step is not None and step not in by_step:
-        raise UserError(f"{folder}: no checkpoint of step {step}; there are {sorted(by_step)}")
-    checkpoint = best_of(found) if step is None else by_step[step]
-    return OpenedRun(folder, resolved, checkpoint, newest_step=found[-1].step)
+    if step not in by_step:
+        kept, closest = ", ".join(map(str, by_step)), min(by_step, key=lambda kept: abs(kept - step))
+        raise UserError(f"{folder}: no checkpoint of step {step}; kept: {kept}; the nearest is {closest}")
+    return by_step[step]

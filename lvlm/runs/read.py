@@ -44,6 +44,23 @@ def read_run(
         raise UserError(f"{error}{hint if missing else ''}") from None
 
 
+def onset(folder: Path) -> int | None:
+    """The step from which on the decoder of a finished run reads its codes, as run.json has it.
+
+    The first evaluation of a stretch up to the end in which the interval of worth = ce_prior - ce_posterior
+    over the validation windows lies above zero; `lvlm.training.validation.onset` has the exact rule.
+
+    Returns:
+        None where codes aren't read at the end, without a latent, and for a run that isn't finished or is of
+        a version that kept no record of it.
+
+    Raises:
+        UserError: run.json can't be read.
+    """
+    step = read_record(folder).get("onset")
+    return step if isinstance(step, int) else None
+
+
 def _kept_files(folder: Path, record: dict[str, Any]) -> Path | None:
     """The folder of a run's copies, each of which is what it was; None for a run without any."""
     known = record.get("files")

@@ -1,7 +1,6 @@
-"""Agreement within groups: intra-class correlation and Cohen's kappa, as statistics for a bootstrap over
-groups.
+"""Agreement within groups: intra-class correlation and Cohen's kappa, as statistics of groups.
 
-Legend: G groups, M members of a group, L positions, D bootstrap draws.
+Legend: G groups, M members of a group, L positions, D sets of weights.
 """
 
 from __future__ import annotations
@@ -9,7 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm.statistics.bootstrap import FloatArray, Statistic
+from lvlm.statistics.jackknife import FloatArray, Statistic
+
+ROUNDING = 1e-12  # a variance that is a smaller part of the mean square is none
 
 
 def icc(values_GM: FloatArray) -> Statistic:
@@ -27,16 +28,17 @@ def icc(values_GM: FloatArray) -> Statistic:
     between_G = np.divide(sum_G**2, n_G, out=np.zeros_like(sum_G), where=n_G > 0)
 
     def of(weights_DG: FloatArray) -> FloatArray:
-        used_DG = weights_DG * (n_G > 0)
-        groups, n = used_DG.sum(1), used_DG @ n_G
+        groups, n = weights_DG.sum(1), weights_DG @ n_G
         with np.errstate(divide="ignore", invalid="ignore"):
-            ms_between = (used_DG @ between_G - (used_DG @ sum_G) ** 2 / n) / (groups - 1)
-            ms_within = used_DG @ (square_G - between_G) / (n - groups)
-            size = (n - used_DG @ n_G**2 / n) / (groups - 1)
+            ms_between = (weights_DG @ between_G - (weights_DG @ sum_G) ** 2 / n) / (groups - 1)
+            ms_within = weights_DG @ (square_G - between_G) / (n - groups)
+            size = (n - weights_DG @ n_G**2 / n) / (groups - 1)
             found: FloatArray = (ms_between - ms_within) / (ms_between + (size - 1) * ms_within)
-        return found
+            squares = weights_DG @ square_G
+            varies = squares - (weights_DG @ sum_G) ** 2 / n > ROUNDING * squares
+        return np.where(varies, found, np.nan)
 
-    return of
+    return Statistic(of, n_G > 0)
 
 
 def kappa(flags_GML: NDArray[np.bool_]) -> Statistic:
@@ -60,14 +62,26 @@ def kappa(flags_GML: NDArray[np.bool_]) -> Statistic:
             found: FloatArray = (agree - chance) / (1 - chance)
         return found
 
-    return of
+    return Statistic(of, np.ones(len(agree_G), bool))
 
 
 def mean(values_G: FloatArray) -> Statistic:
-    """The mean over groups."""
-    return lambda weights_DG: weights_DG @ values_G / weights_DG.sum(1)
+    """The mean over groups; those whose number is NaN are left out."""
+    there_G = np.isfinite(values_G)
+    known_G = np.where(there_G, values_G, 0.0)
+
+    def of(weights_DG: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: FloatArray = weights_DG @ known_G / weights_DG.sum(1)
+        return found
+
+    return Statistic(of, there_G)
 
 
 def minus(one: Statistic, other: Statistic) -> Statistic:
-    """The difference of two statistics of the same groups, paired."""
-    return lambda weights_DG: one(weights_DG) - other(weights_DG)
+    """The difference of two statistics of the same groups, paired: of the groups that both can be computed
+    from.
+    """
+    return Statistic(
+        lambda weights_DG: one.of(weights_DG) - other.of(weights_DG), one.there_G & other.there_G
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -15,6 +16,16 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether both ends are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether anything is known of its width."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def above_zero(self) -> bool:

@@ -10,6 +10,7 @@ Shape legend: G groups, M members, N = G M rows, P prompt tokens, L tokens after
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lvlm.interfaces.codec import joined
 from lvlm.statistics.agreement import icc, kappa, mean, minus
-from lvlm.statistics.bootstrap import FloatArray, Statistic, group_bootstrap
 from lvlm.statistics.diversity import distinct, self_bleu
 from lvlm.statistics.interval import Interval, clopper_pearson
+from lvlm.statistics.jackknife import FloatArray, Statistic, group_interval, pseudo_values
 from lvlm.steering.probe import Prober, Prompts, Texts
 from lvlm.steering.record import (
     Change,
@@ -67,7 +69,7 @@ def measure(
         entropy_nats: the mean token entropy at which diversity is measured; that of temperature 1 unless
             given.
     """
-    model, seed = prober.model, prober.seed
+    model = prober.model
     prompt_NP = prompts.prompt_NP[:groups].repeat_interleave(samples, 0)
     apart = prober.texts(prompt_NP, noise="apart")
     shared = None
@@ -81,14 +83,15 @@ def measure(
             return statistic(values.reshape(groups, samples, *values.shape[1:]))
 
         alone = of(apart)
-        alone_interval = group_bootstrap(alone, groups, seed=seed)
         if shared is None:
-            return Contrast(shared=None, apart=alone_interval, difference=None)
+            return Contrast(shared=None, apart=group_interval(alone), difference=None)
         together = of(shared)
+        difference = minus(together, alone)
         return Contrast(
-            shared=group_bootstrap(together, groups, seed=seed),
-            apart=alone_interval,
-            difference=group_bootstrap(minus(together, alone), groups, seed=seed),
+            shared=group_interval(together),
+            apart=group_interval(alone),
+            difference=group_interval(difference),
+            difference_by_group=_by_group(difference),
         )
 
     by_scale = {scale: [a for a in attributes if a.scale == scale] for scale in ("number", "flags", "check")}
@@ -114,12 +117,17 @@ def measure(
         "checks": [Check(name=a.name, share=share_of(_of(a, apart))) for a in by_scale["check"]],
         "units": _units(prober, apart, by_scale["number"]),
         "diversity": _diversity(prober, prompts.prompt_NP, entropy_nats),
-        "groups": _kept(codec, apart, shared, samples),
+        "groups": kept(codec, apart, shared, samples),
     }
 
 
 def _of(attribute: Attribute, texts: Texts) -> NDArray[Any]:
     return attribute.measure(texts.prompt_NP.numpy(), texts.text_NL.numpy())
+
+
+def _by_group(difference: Statistic) -> list[float | None] | None:
+    found_G = pseudo_values(difference)
+    return None if found_G is None else [None if np.isnan(one) else float(one) for one in found_G]
 
 
 def same(values_N: FloatArray, others_N: FloatArray, tolerance: float) -> NDArray[np.bool_]:
@@ -173,15 +181,15 @@ def _transfers(prober: Prober, prompts: Prompts, numbers: list[Attribute]) -> di
         there_N = np.isfinite(wanted_N)
         if not there_N.any():
             continue
-        hits, by_chance = (
-            mean(same(_of(a, texts), wanted_N, a.tolerance)[there_N].astype(np.float64))
-            for texts in (steered, free)
+        hit_N, by_chance_N = (same(_of(a, texts), wanted_N, a.tolerance) for texts in (steered, free))
+        difference = mean(np.where(there_N, hit_N.astype(np.float64) - by_chance_N, np.nan))
+        found[a.name] = Transfer(
+            sources=int(there_N.sum()),
+            success=share_of(hit_N[there_N]),
+            prior_rate=share_of(by_chance_N[there_N]),
+            difference=group_interval(difference),
+            difference_by_group=_by_group(difference),
         )
-        count = int(there_N.sum())
-        success, prior_rate, difference = (
-            group_bootstrap(one, count, seed=prober.seed) for one in (hits, by_chance, minus(hits, by_chance))
-        )
-        found[a.name] = Transfer(sources=count, success=success, prior_rate=prior_rate, difference=difference)
     return found
 
 
@@ -208,6 +216,7 @@ def _units(prober: Prober, apart: Texts, numbers: list[Attribute]) -> Units | No
     redrawn = codes.roll(1, 0)  # another sample's: also codes of the prior, and none its own
     return Units(
         units=[change(under(one)) for one in changed],
+        names=list(quantizer.units),
         all_redrawn=change(under(redrawn)),
         other_noise=change(under(codes, "units, other")),
     )
@@ -228,18 +237,17 @@ def _diversity(prober: Prober, prompt_NP: Tensor, entropy_nats: float | None) ->
     )
 
 
-def _kept(codec: Codec, apart: Texts, shared: Texts | None, samples: int) -> list[Group]:
-    def some(texts: Texts, group: int) -> list[str]:
-        first = group * samples
-        return [
-            codec.decode(row) for row in texts.text_NL[first : first + min(samples, MEMBERS_KEPT)].tolist()
-        ]
+def kept(codec: Codec, apart: Texts, shared: Texts | None, samples: int) -> list[Group]:
+    """Some texts of the first groups, to look at."""
 
-    return [
-        Group(
-            prompt=codec.decode(apart.prompt_NP[group * samples].tolist()),
-            shared=some(shared, group) if shared is not None else [],
-            apart=some(apart, group),
-        )
-        for group in range(min(GROUPS_KEPT, len(apart.text_NL) // samples))
-    ]
+    def some_of(group: int) -> Group:
+        first = group * samples
+        some = slice(first, first + min(samples, MEMBERS_KEPT))
+        rows = [texts.text_NL[some].tolist() for texts in (shared, apart) if texts is not None]
+        prompt = apart.prompt_NP[first].tolist()
+        found = [joined(codec, prompt, row) for row in itertools.chain(*rows)]
+        shown = min((one.prompt for one in found), key=len)  # as far as no text changes it
+        texts = ["".join(one)[len(shown) :] for one in found]
+        return Group(prompt=shown, shared=texts[: -len(rows[-1])], apart=texts[-len(rows[-1]) :])
+
+    return [some_of(group) for group in range(min(GROUPS_KEPT, len(apart.text_NL) // samples))]

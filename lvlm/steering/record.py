@@ -4,6 +4,7 @@ they can't differ.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,41 +14,64 @@ from lvlm.interfaces import Section
 from lvlm.interfaces.brief import brief_of
 from lvlm.statistics.interval import Interval
 
-VERSION = 1  # of what the numbers mean; a change of any measure is a new one
+VERSION = 2  # of what the numbers mean; a change of any measure or interval is a new one
+READABLE = (1, VERSION)  # 1: percentile intervals, no differences by group, no names of units
+
+# how the file says that there is none
+_NO_INTERVAL: dict[str, float | None] = {"value": None, "low": None, "high": None}
 
 
-_NO_INTERVAL = {"value": None, "low": None, "high": None}  # how the file says that there is none
+def _interval_as_stored(found: Interval | None) -> dict[str, float | None]:
+    """Null for a value that isn't there, and for an end that isn't: JSON knows no infinity."""
+    if found is None:
+        return _NO_INTERVAL
+    return {"value": found.value, "low": None, "high": None} if not found.bounded else dict(vars(found))
 
 
-def _interval_as_stored(found: Interval | None) -> dict[str, Any]:
-    return _NO_INTERVAL if found is None else vars(found)
+def _interval_from_stored(stored: Any) -> Any:
+    if stored == _NO_INTERVAL:
+        return None
+    match stored:
+        case {"value": float(value), "low": None, "high": None}:
+            return Interval(value, -math.inf, math.inf)
+    return stored
 
 
 MaybeInterval = Annotated[
-    Interval | None,
-    BeforeValidator(lambda stored: None if stored == _NO_INTERVAL else stored),
-    PlainSerializer(_interval_as_stored),
+    Interval | None, BeforeValidator(_interval_from_stored), PlainSerializer(_interval_as_stored)
 ]
-"""An interval; None where the statistic has no value."""
+"""A 95 % interval, without end where one group alone carries the statistic; None where it has no value."""
+
+ByGroup = list[float | None] | None
+"""A difference, group by group, in the order of the test windows: the numbers of the groups where it is a
+mean over them, and pseudo-values (`lvlm.statistics.jackknife`) where it is an ICC or a kappa. Their mean is
+the difference. Runs with the same data and settings have the same groups, so that seeds and groups are
+crossed. None for a group without the number; None in place of all of them where nothing is known by group.
+"""
 
 
 class Contrast(Section):
-    """One number among samples that share codes, among samples that don't, and the paired difference. Without
-    a latent there is nothing to share, and only `apart` is known.
+    """One number among samples that share codes, among samples that don't, and the difference, paired by
+    group. Without a latent there is nothing to share, and only `apart` is known.
     """
 
     shared: MaybeInterval
     apart: MaybeInterval
     difference: MaybeInterval
+    difference_by_group: ByGroup = None
 
 
 class Transfer(Section):
-    """Shares of texts whose number is the source's, within the tolerance; each prompt is another row's."""
+    """Shares of texts whose number is the source's, within the tolerance; each prompt is another row's. A
+    group is one source: 1 where its codes alone carry the number over, -1 where codes of the prior alone
+    give it, 0 where both do or neither.
+    """
 
     sources: int
     success: MaybeInterval
     prior_rate: MaybeInterval
     difference: MaybeInterval
+    difference_by_group: ByGroup = None
 
 
 class Spread(Section):
@@ -99,10 +123,12 @@ class Change(Section):
 
 class Units(Section):
     """What single units of the codes do under the same noise of the tokens: each in turn is changed in all
-    slots. Between what no change can exceed by much, all codes redrawn, and what noise alone does.
+    slots. Between what no change can exceed by much, all codes redrawn, and what noise alone does. `names`
+    are the quantizer's, one for each unit.
     """
 
     units: list[Change]
+    names: list[str] | None = None
     all_redrawn: Change
     other_noise: Change
 
@@ -166,4 +192,4 @@ def read_steering(folder: Path) -> Steering | None:
         found = Steering.model_validate_json((folder / FILE).read_text())
     except (OSError, UnicodeDecodeError, ValidationError):
         return None
-    return found if found.version == VERSION else None
+    return found if found.version in READABLE else None

@@ -43,7 +43,7 @@ def steer(
     console: Console | None = None,
     label: str | None = None,
 ) -> Steering:
-    """Measure what the codes of a run's best checkpoint steer, and keep it in the run's steering.json.
+    """Measure what the codes of a run's selected checkpoint steer, and keep it in the run's steering.json.
 
     The checkpoint is chosen once, when the run is opened: one that lands meanwhile changes nothing.
 

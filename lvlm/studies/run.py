@@ -3,23 +3,35 @@ one report.
 
 OUT/ARM/seedK/      a run each (lvlm.runs.folder)
 OUT/report.html     the comparison
+OUT/study.json      what the study was run as, for reports that are made later
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lvlm.errors import Interrupted, UserError
+from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
+from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
 from lvlm.runs.folder import is_run
-from lvlm.runs.opened import open_run
+from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.steering.run import steer
+from lvlm.system.device import is_out_of_memory
 from lvlm.system.files import writing
-from lvlm.training.train import train_resolved
+from lvlm.system.world import place_of
+from lvlm.training.train import recipe_changes, train_resolved
+
+if TYPE_CHECKING:
+    from lvlm.evaluation.result import Evaluation
+    from lvlm.recipe.recipe import Resolved
 
 
 def run_study(
@@ -33,46 +45,122 @@ def run_study(
 ) -> Path:
     """Run what isn't finished yet, then write the report, print its table and return its path.
 
+    A run that diverges is recorded in its run.json and the others go on. It is not run again unless its
+    folder was deleted or its recipe changed.
+
     Raises:
         UserError: a fault in any arm or a folder that holds something else (before anything runs), a folder
             that holds another run, arms that can't be compared.
+        RunsFailed: runs diverged or found no memory; the report of the others is written.
     """
     from lvlm.recipe.study import read_study
-    from lvlm.report import ReportRun, read_report, report_study
+    from lvlm.report import ReportRun, StudyRecord, read_report, report_study, write_record
 
     study = read_study(source, overrides, plugin_files=plugin_files)
     claim_study(out, study.arms)
+    record = StudyRecord(
+        title=study.name, description=study.description, command=command, controls=list(study.controls)
+    )
+    write_record(out, record)
     total, began, worked = len(study.runs), time.monotonic(), 0
     console.print(
         f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}", highlight=False
     )
-    reported = []
+    reported, failed = [], list[str]()
     for number, run in enumerate(study.runs, start=1):
         folder = out / run.arm / f"seed{run.seed}"
         reported.append(ReportRun(run.arm, run.seed, folder))
         label = f"[{number}/{total}] {run.arm} seed {run.seed}"
-        train_resolved(run.resolved, folder, resume=True, console=console, label=label)
-        evaluated, steered = (folder / "evaluation.json").exists(), run.resolved.recipe.steer is not None
-        if not evaluated or steered:
-            opened = open_run(folder, registry=run.resolved.registry)
-            if not evaluated:
-                evaluate(opened, console=console, label=f"{label}  evaluating")
-            if steered:
-                steer(opened, console=console, label=f"{label}  steering")
-        if evaluated:
-            continue
-        worked += 1
-        minutes = (time.monotonic() - began) / worked * (total - number) / 60
-        console.print(f"{label}  done; about {minutes:.1f} min left", highlight=False, markup=False)
+        done = _finish(run.resolved, folder, console, label)
+        if isinstance(done, str):
+            failed.append(f"{run.arm}, seed {run.seed} {done}")
+        elif done:
+            worked += 1
+            minutes = (time.monotonic() - began) / worked * (total - number) / 60
+            console.print(f"{label}  done; about {minutes:.1f} min left", highlight=False, markup=False)
+    if len(failed) == total:
+        raise RunsFailed(f"{out}: no run of the study came to its end: {'; '.join(failed)}", None)
     report = read_report(
         out,
-        title=study.name,
-        description=study.description,
-        command=command,
-        control=study.control,
+        title=record.title,
+        description=record.description,
+        command=record.command,
+        controls=record.controls,
         runs=reported,
     )
-    return report_study(report, console)
+    page = report_study(report, console)
+    if failed:
+        raise RunsFailed(f"{len(failed)} of {total} runs are left out: {'; '.join(failed)}", page)
+    return page
+
+
+def _finish(resolved: Resolved, folder: Path, console: Console, label: str) -> bool | str:
+    """Train, evaluate and steer one run as far as it isn't done.
+
+    Returns:
+        Whether it was evaluated now, or in words why it can't be.
+    """
+
+    def told(line: str) -> str:
+        console.print(f"{label}  {line}", highlight=False, soft_wrap=True, markup=False)
+        return line
+
+    before = divergence_of(folder)
+    if before is not None and not recipe_changes(resolved, folder):
+        told(f"{before}; it is passed over. To try again, delete {folder} or change the recipe of the arm")
+        return str(before)
+    if before is not None:
+        told(f"{before}; its recipe changed, so it is trained anew")
+    anew = before is not None
+    try:
+        train_resolved(resolved, folder, resume=not anew, overwrite=anew, console=console, label=label)
+        return _measure(resolved, folder, console, label)
+    except Diverged as error:
+        told(f"diverged: {error}")
+        return str(Divergence(error.step, error.reason))
+    except (MemoryError, RuntimeError) as error:
+        if place_of(os.environ)["WORLD_SIZE"] != "1" or not is_out_of_memory(error):
+            raise  # of several processes the others wait for this one
+        return told(f"found no memory ({str(error).splitlines()[0]}); the same command tries it again")
+
+
+def _measure(resolved: Resolved, folder: Path, console: Console, label: str) -> bool:
+    """Evaluate and steer a trained run as far as it isn't done; whether it was evaluated now.
+
+    Raises:
+        Diverged: a number of the evaluation is not finite; run.json records it.
+    """
+    opened = open_run(folder, registry=resolved.registry)
+    evaluated = _is_evaluated(opened)
+    try:
+        if not evaluated:
+            _refuse_not_finite(evaluate(opened, console=console, label=f"{label}  evaluating"))
+        if resolved.recipe.steer is not None:
+            steer(opened, console=console, label=f"{label}  steering")
+    except NotFinite as error:
+        note_divergence(folder, Divergence(opened.step, str(error)))
+        raise Diverged(opened.step, str(error), f"{folder}: {error}") from None
+    return not evaluated
+
+
+def _is_evaluated(run: OpenedRun) -> bool:
+    """Whether evaluation.json is of the checkpoint that the run's recipe selects."""
+    path = run.folder / "evaluation.json"
+    try:
+        return path.exists() and json.loads(path.read_text()).get("step") == run.step
+    except (OSError, ValueError, AttributeError):
+        return True  # whoever reads it for the report tells what is wrong
+
+
+def _refuse_not_finite(found: Evaluation) -> None:
+    """Make sure that the headline is a number.
+
+    Raises:
+        NotFinite: it isn't.
+    """
+    name = found["headline"]
+    if name is not None and not math.isfinite(found["estimates"][name]["nats_per_token"]):
+        raise NotFinite(f"{name} of the test windows is not finite")
 
 
 def claim_study(out: Path, arms: Sequence[str]) -> None:
@@ -87,7 +175,9 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
             return
         if not out.is_dir():
             raise UserError(f"{out}: is a file; name a folder for the study")
-        others = {path.name for path in out.iterdir()} - {*arms, "report.html"}
+        from lvlm.report.folder import STUDY
+
+        others = {path.name for path in out.iterdir()} - {*arms, "report.html", STUDY}
         if others and not any(is_run(run) for run in out.glob("*/seed*")):
             raise UserError(f"{out}: holds other files and no study; name another folder with --out")
 
@@ -102,6 +192,9 @@ def study(
 ) -> Path:
     """Run a study and write its report; what is finished already isn't run again.
 
+    A run that diverges is named, recorded and left out, and the others run. The next time it is passed over;
+    to try it again, delete its folder or change the recipe of its arm.
+
     Args:
         source: a study's YAML file, or the name of a shipped study, such as demo.
         out: the study's folder.
@@ -115,6 +208,8 @@ def study(
 
     Raises:
         UserError: for bad input, or arms that can't be compared.
+        lvlm.errors.RunsFailed: some runs diverged or found no memory, after all others ran and the report was
+            written.
         lvlm.errors.Interrupted: by Ctrl-C or SIGTERM, after saving the run that was under way.
     """
     try:

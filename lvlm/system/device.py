@@ -75,6 +75,15 @@ def pick_autocast(precision: str, device: torch.device) -> tuple[str, Autocast]:
     return precision, lambda: torch.autocast(device.type, dtype=dtype)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left. torch has a class of its own for
+    GPUs; its allocator of the CPU says so in words.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def peak_tflops(device: torch.device) -> float | None:
     """Peak bf16 speed of the GPU at hand, 10^12 operations a second; None on a CPU or an unknown GPU."""
     if device.type != "cuda":

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 SECONDS_BETWEEN_LINES = 10.0
 
-_LIVE = ("nll_exact", "ce_posterior", "kl", "elbo")
+_LIVE = ("nll_exact", "ce_posterior", "kl", "elbo", "ce_prior")
 
 
 def describe(metrics: Mapping[str, float]) -> str:

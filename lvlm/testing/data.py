@@ -72,6 +72,8 @@ def check_declared(params: DataParams, source: Source, again: Source) -> None:
     assert re.fullmatch("[0-9a-f]{16}", source.fingerprint), "a fingerprint is 16 hex digits"
     assert source.fingerprint == again.fingerprint, "opened twice, the fingerprint differs"
     assert source.bytes_per_token is None or source.bytes_per_token > 0, "bytes_per_token is above 0, or None"
+    if source.why_no_bytes is not None:
+        assert source.bytes_per_token is None, "`why_no_bytes` says why bytes_per_token is None"
 
 
 def check_windows(source: Source, again: Source) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lvlm.errors import UserError
 from lvlm.recipe.read import RecipeSource, read_recipe
+from lvlm.runs.divergence import forget_divergence
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
 from lvlm.runs.read import read_run
 from lvlm.system.device import pick_device, threads_restored
@@ -129,7 +130,9 @@ def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) ->
 
 
 def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -> None:
-    if not resuming:
+    if resuming:
+        forget_divergence(out)  # it may come again, and is then recorded again
+    else:
         write_run(out, resolved, trainer.facts())
     for stale in ("evaluation.json", "evaluation.npz"):
         (out / stale).unlink(missing_ok=True)
@@ -137,16 +140,24 @@ def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -
 
 def _refuse_changes(resolved: Resolved, out: Path) -> None:
     """Refuse a recipe that differs from the run's own in more than may change on the way."""
-    before = {path: value for path, value, _ in read_run(out, registry=resolved.registry).describe()}
+    if changed := recipe_changes(resolved, out):
+        raise UserError(
+            f"{out}: can't resume, the recipe differs from the run's:\n"
+            + "\n".join(f"  {change}" for change in changed)
+            + "\nresume without the change, or train it into another folder"
+        )
+    refuse_other_files(out, resolved.recipe.data.files())
+
+
+def recipe_changes(resolved: Resolved, run: Path) -> list[str]:
+    """What differs between a recipe and the one that a run was begun with, a line each.
+
+    Raises:
+        UserError: the run's recipe can't be read.
+    """
+    before = {path: value for path, value, _ in read_run(run, registry=resolved.registry).describe()}
     now = {path: value for path, value, _ in resolved.describe()}
     changed = sorted(
         k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k[:7] != "plugins"
     )
-    if changed:
-        lines = [f"  {k}: {before.get(k)!r} in the run, {now.get(k)!r} now" for k in changed]
-        raise UserError(
-            f"{out}: can't resume, the recipe differs from the run's:\n"
-            + "\n".join(lines)
-            + "\nresume without the change, or train it into another folder"
-        )
-    refuse_other_files(out, resolved.recipe.data.files())
+    return [f"{k}: {before.get(k)!r} in the run, {now.get(k)!r} now" for k in changed]

@@ -10,7 +10,6 @@ run.
 
 from __future__ import annotations
 
-import math
 import shlex
 import statistics
 import time
@@ -23,20 +22,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lvlm.data import Source, open_reader
-from lvlm.errors import Interrupted, NotFinite, UserError
+from lvlm.errors import Diverged, Interrupted, NotFinite, UserError
 from lvlm.interfaces import Batch, RowGenerator
-from lvlm.likelihood.estimate import estimate
-from lvlm.likelihood.estimators import Elbo, Exact
 from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
+from lvlm.runs.divergence import Divergence, note_divergence
 from lvlm.runs.folder import parameters_record, read_record, refuse_other_data, update_record
 from lvlm.runs.weights import load_optimiser, load_weights, tensors_of
 from lvlm.system.device import PeakMemory, keep_freed_memory, peak_tflops, pick_autocast, pick_device
 from lvlm.system.progress import Display, describe
 from lvlm.system.world import World, led
-from lvlm.training.metrics import Metrics
+from lvlm.training.metrics import Metrics, read_metrics
 from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
 from lvlm.training.parallel import (
     gathered_seam,
@@ -49,6 +47,7 @@ from lvlm.training.parallel import (
 from lvlm.training.recompute import keep_fewer_activations
 from lvlm.training.signals import STOP_SIGNALS, stop_signals
 from lvlm.training.spikes import Spikes
+from lvlm.training.validation import Validated, Validation, onset
 from lvlm.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ class Trainer:
             )
         self.data: Source = recipe.data.open()
         self.windows = self.data.windows(self.spec.evaluate_windows)
+        self.validation = Validation(resolved, self.windows.batch)
         self.data.windows(
             recipe.evaluate.windows, split="test"
         )  # too few are told now, not after the training
@@ -119,7 +119,9 @@ class Trainer:
         self.optimiser = make_optimiser(self.model, self.loss, self.spec)
         self.parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.checkpoints = Checkpoints(out, keep=self.spec.keep_checkpoints, world=self.world)
+        self.checkpoints = Checkpoints(
+            out, keep=self.spec.keep_checkpoints, world=self.world, select=self.spec.select
+        )
         self.step = 0  # optimiser steps done
         self.passed_over = 0  # batches that a rewind left out
         self.spikes = Spikes(self.spec.spike_factor)
@@ -175,12 +177,11 @@ class Trainer:
             raise UserError(f"{path}: not the trainer state of the run's recipe: {error!r}") from None
         self.step = checkpoint.step
 
-    def save(self, bound: tuple[str, float] | None, *, wait: bool = True) -> None:
+    def save(self, validated: Validated | None, *, wait: bool = True) -> None:
         """Write a checkpoint of the present step.
 
         Args:
-            bound: name and value (nats per token) by which the best checkpoint is chosen; None for no
-                evaluation.
+            validated: with the bound that a checkpoint may be chosen by; None for no evaluation.
             wait: whether to wait until it is written; else it is written behind the loop.
         """
         state: dict[str, Any] = {
@@ -190,9 +191,9 @@ class Trainer:
             **self.spikes.state_dict(),
             "readers": self.world.gathered(self.reader.state_dict()),
         }
-        name, value = bound or ("none", None)
+        name, bound = ("none", None) if validated is None else (validated.bound_name, validated.bound)
         tensors = tensors_of(self.model, self.optimiser)
-        self.checkpoints.save(tensors, state, step=self.step, bound_name=name, bound=value, wait=wait)
+        self.checkpoints.save(tensors, state, step=self.step, bound_name=name, bound=bound, wait=wait)
 
     # ----------------------------------------------------------------------------------------------- loop
 
@@ -221,15 +222,16 @@ class Trainer:
                     if metrics and (last or self.step % spec.log_every == 0):
                         metrics.log("train", self.step, numbers | self._costs(numbers, peak))
                     display.update(self.step, numbers)
-                    bound = None
+                    validated = None
                     if last or self.step % spec.evaluate_every == 0:
-                        evaluation, bound = self._evaluate()
+                        validated = self._evaluate()
                         if metrics:
-                            metrics.log("evaluate", self.step, evaluation)
-                        display.line(f"step {self.step}/{spec.steps}  validation {describe(evaluation)}")
+                            metrics.log("evaluate", self.step, validated.numbers)
+                        shown = describe(validated.numbers)
+                        display.line(f"step {self.step}/{spec.steps}  validation {shown}")
                     due = spec.checkpoint_every and self.step % spec.checkpoint_every == 0
-                    if stopping or bound or due:  # an evaluated step may turn out to be the best
-                        self.save(bound, wait=bool(last or stopping))
+                    if stopping or validated or due:  # an evaluated step may be the one that is selected
+                        self.save(validated, wait=bool(last or stopping))
                     if stopping and not last:
                         message = f"stopped and saved at step {self.step}; {self._how_to_resume()}"
                         raise Interrupted(stopping, message if self.world.leads else "")
@@ -240,12 +242,18 @@ class Trainer:
                 metrics.close()
         self.checkpoints.wait()
         if self.world.leads:
+            reading = {} if self.model.latent is None else {"onset": onset(read_metrics(self.out))}
             update_record(
                 self.out,
                 finished_step=self.step,
                 tokens_per_second=statistics.median(speeds),
                 peak_memory_mib=peak.mib(),
+                **reading,
             )
+            if reading:
+                step = reading["onset"]
+                shown = "codes aren't read" if step is None else f"codes are read from step {step} on"
+                console.print(f"{label}  {shown}", highlight=False, markup=False)
         if stop:  # what would come after this run shall not begin
             raise Interrupted(stop[0], f"stopped; {self.out} had just finished" if self.world.leads else "")
 
@@ -331,24 +339,23 @@ class Trainer:
         """React to a spike as the recipe says: stop, skip the update, or go back to the newest checkpoint.
 
         Raises:
-            UserError: to stop.
+            Diverged: to stop.
         """
-        spec, spikes = self.spec, self.spikes
+        spec, spikes, next_step = self.spec, self.spikes, self.step + 1
         if spec.on_spike == "stop" or spikes.too_many:
             batch = (
                 f"(batch: data seed {self.recipe.seed}, step {self.step + self.passed_over}, "
                 f"{spec.rows} rows)"
             )
             what = spikes.describe(numbers["loss"], numbers["gradient_norm"])
-            raise UserError(self._diverged(f"step {self.step + 1} {batch}: {what}", numbers))
+            raise self._diverged(next_step, what, numbers, at=f"step {next_step} {batch}: ")
         if spec.on_spike == "skip":
             return {}
         self.checkpoints.wait()
         behind, count, in_a_row = self.step + self.passed_over, spikes.count, spikes.in_a_row
         if not led(self.world, lambda: bool(self.checkpoints.list())):
-            raise UserError(
-                self._diverged(f"step {self.step + 1}: a spike before the first checkpoint", numbers)
-            )
+            what = "a spike before the first checkpoint"
+            raise self._diverged(next_step, what, numbers, at=f"step {next_step}: ")
         self.restore()
         spikes.count, spikes.in_a_row = count, in_a_row  # a rewind forgets steps, and no spikes
         self.passed_over = behind + 1 - self.step
@@ -356,33 +363,25 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------ numbers
 
-    def _evaluate(self) -> tuple[dict[str, float], tuple[str, float]]:
+    def _evaluate(self) -> Validated:
         """Evaluate on the fixed validation windows.
 
         Every process computes all windows, so that the numbers are those of one process.
 
-        Returns:
-            Numbers in nats per token, and name and value of the bound by which the best checkpoint is chosen.
+        Raises:
+            Diverged: a number is not finite.
         """
         self.watch.moved(self.step)
         try:
             with gathered_seam(self.model):
-                estimates = estimate(
-                    self.model,
-                    self.windows.batch,
-                    [Exact() if self.model.latent is None else Elbo(1)],
-                    rows=self.recipe.evaluate.rows,
-                    seed=self.recipe.evaluate.seed,
-                    autocast=self.autocast,
-                    progress=lambda _: self.watch.moved(self.step),
+                validated = self.validation(
+                    self.model, autocast=self.autocast, progress=lambda _: self.watch.moved(self.step)
                 )
         except NotFinite as error:
-            raise UserError(self._diverged(f"the validation after step {self.step}: {error}", {})) from None
-        numbers = {name: estimates.nats_per_token(name) for name in estimates.nats}
-        name = "elbo" if "elbo" in numbers else "nll_exact"
-        if not math.isfinite(numbers[name]):
-            raise UserError(self._diverged("the validation loss is not finite", numbers))
-        return numbers, (name, numbers[name])
+            raise self._diverged(self.step, f"the validation after step {self.step}: {error}", {}) from None
+        if not validated.finite:
+            raise self._diverged(self.step, "the validation loss is not finite", validated.numbers)
+        return validated
 
     def _costs(self, numbers: dict[str, float], peak: PeakMemory) -> dict[str, float]:
         """Peak memory, and on known hardware the MFU.
@@ -410,15 +409,27 @@ class Trainer:
         files = [word for file in self.plugin_files for word in ("--plugin", file)]
         return "go on with: " + shlex.join(["lvlm", "train", "--resume", "--out", str(self.out), *files])
 
-    def _diverged(self, what: str, numbers: dict[str, float]) -> str:
+    def _diverged(self, step: int, what: str, numbers: dict[str, float], *, at: str = "") -> Diverged:
+        """The error of a training that can't go on; run.json records it.
+
+        Args:
+            step: as for `Diverged`.
+            what: the reason.
+            numbers: to be shown, nats per token.
+            at: where it happened, in front of the reason.
+        """
         self.checkpoints.wait()
         kept = self.checkpoints.list()
         last = f"the last good checkpoint is {kept[-1].folder}" if kept else "there is no checkpoint yet"
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         shown = f" ({shown})" if shown else ""
-        return (
-            f"{self.out}: {what}{shown}; {last}; "
-            "a lower train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm may help"
+        if self.world.leads:
+            note_divergence(self.out, Divergence(step, what))
+        return Diverged(
+            step,
+            what,
+            f"{self.out}: {at}{what}{shown}; {last}; "
+            "a lower train.learning_rate, a longer train.warmup_steps or a smaller train.clip_norm may help",
         )
 
 

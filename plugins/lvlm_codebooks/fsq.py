@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lvlm.interfaces import Case, QuantizerParams, Remedy, louder_embedding
+from lvlm.interfaces import QuantizerParams
 from lvlm_codebooks.point_mass import PointMass, library
 
 MOST_CODES = 65_536
@@ -66,10 +65,6 @@ class FSQParams(QuantizerParams):
     def example(cls) -> Self:
         """Twelve codes."""
         return cls(levels=[4, 3])
-
-    def remedies(self, case: Case) -> Iterator[Remedy]:
-        """An embedding that is not zero at the start."""
-        yield from louder_embedding(self.embedding_std, case)
 
     def build(self, *, embedding_dim: int) -> FSQ:
         """The quantizer whose codes become vectors of that width."""

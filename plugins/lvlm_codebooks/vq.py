@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lvlm.interfaces import Case, QuantizerParams, Remedy, louder_embedding
+from lvlm.interfaces import QuantizerParams
 from lvlm_codebooks.point_mass import PointMass, library
 
 
@@ -95,10 +95,6 @@ class VQParams(QuantizerParams):
     def example(cls) -> Self:
         """Five codes."""
         return cls(codes=5, dim=3)
-
-    def remedies(self, case: Case) -> Iterator[Remedy]:
-        """An embedding that is not zero at the start."""
-        yield from louder_embedding(self.embedding_std, case)
 
     def build(self, *, embedding_dim: int) -> VQ:
         """The quantizer whose codes become vectors of that width."""

@@ -12,7 +12,7 @@ The value is the same in all: the rows that the sampled bits select.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal, Self
 
 import torch
@@ -22,14 +22,11 @@ from torch import Tensor, nn
 
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import (
-    Case,
     Latent,
     Quantizer,
     QuantizerParams,
     Ramp,
-    Remedy,
     Schedule,
-    louder_embedding,
     uniform,
     value_at,
 )
@@ -207,10 +204,6 @@ class BinaryParams(QuantizerParams):
     def example(cls) -> Self:
         """Three bits in two groups of unequal size."""
         return cls(bits=3, bits_per_group=2)
-
-    def remedies(self, case: Case) -> Iterator[Remedy]:
-        """An embedding that is not zero at the start."""
-        yield from louder_embedding(self.embedding_std, case)
 
     def build(self, *, embedding_dim: int) -> Binary:
         """The quantizer whose codes become vectors of that width."""

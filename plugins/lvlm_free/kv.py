@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from lvlm.errors import one_of
-from lvlm.interfaces import Conditioning, Injection, InjectionParams, Slots
+from lvlm.interfaces import Case, Conditioning, Injection, InjectionParams, Remedy, Slots
 from lvlm.nn import spread
 
 
@@ -40,6 +41,16 @@ class KVParams(InjectionParams):
     needs_block: ClassVar[bool] = True
     norm: Literal["sum", "hidden"] = "sum"
     """What the block's norm sees: the hidden plus the code, or the hidden alone with the code added after."""
+
+    def remedies(self, case: Case) -> Iterator[Remedy]:
+        """The plainest port, then the other norm."""
+        if case.trouble == "unread":
+            where = "(1 MB of text, width 64, 600 steps)"
+            yield Remedy(("kind=add",), f"read in 3 of 3 seeds, 'kv' with its defaults in 2 of 3 {where}")
+            if self.norm == "sum":
+                yield Remedy(
+                    ("norm=hidden",), f"read in 2 of 3 seeds, and beginning to be in the third {where}"
+                )
 
     def build(self, *, width: int, slots: Slots) -> KV:
         """The injection for a stack of that width."""

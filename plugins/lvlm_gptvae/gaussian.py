@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 import torch
@@ -11,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lvlm.errors import UserError, one_of
-from lvlm.interfaces import Case, Latent, Quantizer, QuantizerParams, Remedy, louder_embedding, normal
+from lvlm.interfaces import Latent, Quantizer, QuantizerParams, normal
 from lvlm.objective import full_precision, gaussian_kl, gaussian_log_prob, wide
 
 
@@ -139,10 +138,6 @@ class GaussianParams(QuantizerParams):
                 f"{self.log_variance_bound}"
             )
         return self
-
-    def remedies(self, case: Case) -> Iterator[Remedy]:
-        """An embedding that is not zero at the start."""
-        yield from louder_embedding(self.embedding_std, case)
 
     def build(self, *, embedding_dim: int) -> Gaussian:
         """The quantizer whose codes become vectors of that width."""
