@@ -272,7 +272,7 @@ def test_wrong_options_are_told(run: Path, options: dict[str, Any], words: str) 
 
 def test_a_headline_that_is_not_estimated_is_refused() -> None:
     with pytest.raises(UserError, match=r"headline 'smc_mixture' is not among evaluate.estimators: elbo"):
-        lvlm.check("free", "evaluate.estimators=[elbo]")
+        lvlm.check("free", "evaluate={headline: smc_mixture, estimators: [elbo]}")
 
 
 def test_codes_to_train_on() -> None:

@@ -82,9 +82,9 @@ def test_the_headline_to_select_by_is_that_of_an_evaluation_of_the_same_windows(
     text: Path, tmp_path: Path
 ) -> None:
     """By the recipe's k and filter, on the validation windows, at every evaluation."""
-    run = lvlm.train(
-        tiny("free", text, train={"select": "headline", "keep_checkpoints": 9}), tmp_path / "run"
-    )
+    train = {"select": "headline", "keep_checkpoints": 9}
+    recipe = tiny("free", text, train=train, evaluate={"headline": "smc_mixture"})
+    run = lvlm.train(recipe, tmp_path / "run")
     resolved = read_run(run)
     spec, windows = resolved.recipe.evaluate, resolved.recipe.data.open().windows(4).batch
     (mixture,) = make_estimators(
@@ -108,10 +108,26 @@ def test_the_headline_to_select_by_is_that_of_an_evaluation_of_the_same_windows(
         assert {name: one[name] for name in other} == pytest.approx(other, abs=1e-6)
 
 
+def test_with_the_lowest_bound_for_a_headline_a_checkpoint_goes_by_the_lowest_that_is_declared(
+    text: Path, tmp_path: Path
+) -> None:
+    train = {"select": "headline", "keep_checkpoints": 9}
+    declared = {"headline": "lowest", "estimators": ["prior", "iwae", "smc"]}
+    run = lvlm.train(tiny("free", text, train=train, evaluate=declared), tmp_path / "run")
+    for checkpoint in Checkpoints(run).list():
+        manifest = checkpoint.manifest
+        (entry,) = [e for e in logged(run, "evaluate") if e["step"] == checkpoint.step]
+        bounds = {name: entry[name] for name in ("ce_prior", "nll_iwae_2", "nll_smc_2")}
+        assert manifest.bound == min(bounds.values()) == bounds[manifest.bound_name]
+
+
 def test_nothing_selects_by_the_elbo_alone(text: Path) -> None:
     recipe = tiny("free", text, train={"select": "headline"}, evaluate={"headline": "elbo"})
     with pytest.raises(UserError, match=r"train.select: .*by the elbo alone"):
         lvlm.check(recipe)
+    with pytest.raises(UserError, match=r"train.select: .*by the elbo alone"):
+        lvlm.check(recipe, "evaluate={headline: lowest, estimators: [elbo]}")
+    lvlm.check(recipe, "evaluate={headline: lowest, estimators: [elbo, prior]}")
     lvlm.check(recipe, "train.select=bound")
     lvlm.check(recipe, "evaluate.headline=prior")
 

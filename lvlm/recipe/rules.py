@@ -149,7 +149,8 @@ def _evaluate(recipe: Recipe) -> Iterator[Broken]:
             ("evaluate", "headline"),
             f"headline {evaluate.headline!r} is not among evaluate.estimators: {named}",
         )
-    if recipe.model.has_latent and recipe.train.select == "headline" and evaluate.headline == "elbo":
+    compared = {*evaluate.estimators} if evaluate.headline == LOWEST else {evaluate.headline}
+    if recipe.model.has_latent and recipe.train.select == "headline" and compared == {"elbo"}:
         yield (
             ("train", "select"),
             "a checkpoint chosen by the elbo alone is often an early one, since the elbo of a hinged "

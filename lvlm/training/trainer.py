@@ -252,7 +252,8 @@ class Trainer:
             )
             if reading:
                 step = reading["onset"]
-                shown = "codes aren't read" if step is None else f"codes are read from step {step} on"
+                unread = "validation doesn't show that codes are read"
+                shown = unread if step is None else f"codes are read from step {step} on"
                 console.print(f"{label}  {shown}", highlight=False, markup=False)
         if stop:  # what would come after this run shall not begin
             raise Interrupted(stop[0], f"stopped; {self.out} had just finished" if self.world.leads else "")
