@@ -30,7 +30,7 @@ from lvlm.registry.registry import Registry
 
 # What the core says of itself, and nobody chooses: no option, and `lvlm.interfaces` stands on nothing.
 SAID = {"Case.trouble", "Finding.tone", "from_kind.trouble"}
-LEFT_OUT = ("lvlm.cli", "lvlm.report", "lvlm.__main__")  # commands hand their words on; reports take none
+LEFT_OUT = ("lvlm.cli", "lvlm.__main__")  # commands hand their words on
 
 
 class Option(NamedTuple):
@@ -253,6 +253,23 @@ def decoding(prompt_codes: Any) -> object:
     return Decoding(small, 1, 8, codes, prompt_codes=prompt_codes)
 
 
+def picture(method: str) -> Callable[[Any], object]:
+    def call(kind: Any) -> object:
+        from matplotlib.figure import Figure
+
+        from lvlm.report.canvas import Picture
+
+        return getattr(Picture("title", "key", Figure(), "alt", "note"), method)(kind)
+
+    return call
+
+
+class Unrated:
+    """A checkpoint without a bound."""
+
+    manifest = types.SimpleNamespace(bound=None)
+
+
 CALLS: dict[str, Callable[[Any], object]] = {
     "Attribute.scale": made("lvlm.data.attributes", "Attribute", "name", measure=max, option="scale"),
     "CoinSource.windows.split": windows("coin"),
@@ -309,6 +326,12 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "keep_fewer_activations.which": made(
         "lvlm.training.recompute", "keep_fewer_activations", None, option="which"
     ),
+    "Checkpoints.select": made("lvlm.runs.checkpoint", "Checkpoints", Path("run"), option="select"),
+    "selected_of.rule": made("lvlm.runs.checkpoint", "selected_of", [Unrated()], option="rule"),
+    "report_folder.kind": made("lvlm.report.page", "report_folder", "no folder", option="kind"),
+    "write_figures.kind": made("lvlm.report.files", "write_figures", None, "", option="kind"),
+    "Picture.file.kind": picture("file"),
+    "Picture.saved.kind": picture("saved"),
     "Binary.estimator": binary,
     "Gaussian.variance": gaussian,
     "KV.norm": kv,
