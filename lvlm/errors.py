@@ -88,7 +88,7 @@ def nearest(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {lower[close[0]]!r}?" if close else ""
 
 
-def one_of(value: T, choices: Any, what: str, *, or_: str = "") -> T:
+def one_of(value: T, choices: Any, what: str, *, or_: str = "", no: str = "unknown") -> T:
     """The value, if it is one of the words that an option knows. Every option that is a word asks here, so
     that none falls through to a default.
 
@@ -97,6 +97,7 @@ def one_of(value: T, choices: Any, what: str, *, or_: str = "") -> T:
         choices: the words, or the annotation that holds them: a `Literal`, or a union with one.
         what: the option's name.
         or_: what else it may be, for the message.
+        no: the word in front of `what` in the message.
 
     Raises:
         UserError: it is no such word; the message names them.
@@ -105,7 +106,7 @@ def one_of(value: T, choices: Any, what: str, *, or_: str = "") -> T:
     if isinstance(value, str) and value in known:
         return value
     words = listing(known) + (f", or {or_}" if or_ else "")
-    raise UserError(f"unknown {what} {value!r}; known: {words}{nearest(value, known)}")
+    raise UserError(f"{no} {what} {value!r}; known: {words}{nearest(value, known)}")
 
 
 def literals(annotation: Any) -> tuple[str, ...]:

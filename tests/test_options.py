@@ -26,10 +26,11 @@ import lvlm_codebooks
 import lvlm_free
 import lvlm_gptvae
 from lvlm.errors import UserError, literals, nearest, one_of
+from lvlm.registry.registry import Registry
 
 # What the core says of itself, and nobody chooses: no option, and `lvlm.interfaces` stands on nothing.
 SAID = {"Case.trouble", "Finding.tone", "from_kind.trouble"}
-LEFT_OUT = ("lvlm.cli", "lvlm.report", "lvlm.__main__")  # commands hand their words on; reports take none
+LEFT_OUT = ("lvlm.cli", "lvlm.__main__")  # commands hand their words on
 
 
 class Option(NamedTuple):
@@ -128,7 +129,6 @@ def windows(kind: str) -> Callable[[Any], object]:
     """Windows of a kind's example from a split of that name."""
 
     def call(split: Any) -> object:
-        from lvlm.registry.registry import Registry
         from lvlm.testing import write_corpus
 
         params: Any = Registry.load().get("data", kind).params
@@ -140,7 +140,6 @@ def windows(kind: str) -> Callable[[Any], object]:
 
 def of_term(kind: str) -> Callable[[Any], object]:
     def call(per: Any) -> object:
-        from lvlm.registry.registry import Registry
 
         params: Any = Registry.load().get("term", kind).params.example()
         return params.build(budget_nats=0.1, per=per)
@@ -254,6 +253,23 @@ def decoding(prompt_codes: Any) -> object:
     return Decoding(small, 1, 8, codes, prompt_codes=prompt_codes)
 
 
+def picture(method: str) -> Callable[[Any], object]:
+    def call(kind: Any) -> object:
+        from matplotlib.figure import Figure
+
+        from lvlm.report.canvas import Picture
+
+        return getattr(Picture("title", "key", Figure(), "alt", "note"), method)(kind)
+
+    return call
+
+
+class Unrated:
+    """A checkpoint without a bound."""
+
+    manifest = types.SimpleNamespace(bound=None)
+
+
 CALLS: dict[str, Callable[[Any], object]] = {
     "Attribute.scale": made("lvlm.data.attributes", "Attribute", "name", measure=max, option="scale"),
     "CoinSource.windows.split": windows("coin"),
@@ -310,6 +326,12 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "keep_fewer_activations.which": made(
         "lvlm.training.recompute", "keep_fewer_activations", None, option="which"
     ),
+    "Checkpoints.select": made("lvlm.runs.checkpoint", "Checkpoints", Path("run"), option="select"),
+    "selected_of.rule": made("lvlm.runs.checkpoint", "selected_of", [Unrated()], option="rule"),
+    "report_folder.kind": made("lvlm.report.page", "report_folder", "no folder", option="kind"),
+    "write_figures.kind": made("lvlm.report.files", "write_figures", None, "", option="kind"),
+    "Picture.file.kind": picture("file"),
+    "Picture.saved.kind": picture("saved"),
     "Binary.estimator": binary,
     "Gaussian.variance": gaussian,
     "KV.norm": kv,
@@ -348,7 +370,7 @@ def test_a_wrong_word_is_told_and_never_the_default(
     wrong += [] if option.other_types else [3]
     for value in wrong:
         told = told_by(lambda: CALLS[name](value))  # noqa: B023
-        assert told.startswith("unknown ")
+        assert told.startswith(("unknown ", "no "))
         assert f" {value!r}; known: " in told
         assert all(one in told for one in fits), told
     assert not any(tmp_path.glob("out*")), "something was written"
@@ -372,6 +394,23 @@ def test_other_words(call: Callable[[], object], words: str) -> None:
     """Those whose choices no annotation holds: kinds, GPUs, devices."""
     with pytest.raises(UserError, match=words):
         call()
+
+
+@pytest.mark.parametrize("name", ["share_codes", "compile"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_word_is_neither_true_nor_false(name: str, value: Any) -> None:
+    options: Any = {name: value}
+    with pytest.raises(UserError, match=f"{name} is {value!r}; it is True or False"):
+        lvlm.generate(model(), "K>", 1, **options)
+
+
+def test_names_of_estimators() -> None:
+    with pytest.raises(UserError, match=r"estimators is 'elbo'; it is a list of names: \['elbo'\]"):
+        lvlm.evaluate("no run", estimators="elbo")
+    estimators: Any = [3, None, ["elbo"]]
+    for wrong in estimators:
+        with pytest.raises(UserError, match="unknown estimator .*; known: elbo, "):
+            Registry.load().get("estimator", wrong)
 
 
 def test_precisions_of_the_parts_of_a_training() -> None:

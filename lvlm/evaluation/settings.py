@@ -26,6 +26,10 @@ class Settings:
     repeats: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.estimators, str):
+            raise UserError(
+                f"estimators is {self.estimators!r}; it is a list of names: [{self.estimators!r}]"
+            )
         if self.resampling is not None:
             one_of(self.resampling, Resampling, "resampling")
         smallest_k = None if self.ks is None else min(self.ks, default=0)

@@ -47,7 +47,7 @@ def interpolate(
     discrete = quantizer.num_codes is not None
     fits = ("hamming",) if discrete else ("linear", "spherical")
     kind = "discrete" if discrete else "continuous"
-    way = one_of(fits[0] if how is None else how, fits, f"way between {kind} codes")
+    way = one_of(fits[0] if how is None else how, fits, f"way between {kind} codes", no="no")
     common = min(len(one), len(other))
     one, other = one[:common], other[:common]
     shares = torch.linspace(0, 1, steps).tolist()

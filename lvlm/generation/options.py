@@ -73,6 +73,9 @@ class Options(Sampling):
                 continue
             if not isinstance(value, of) or isinstance(value, bool):
                 raise UserError(f"{name} is {value!r}; it is {what}")
+        for name in ("share_codes", "compile"):  # any word would be true
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is {getattr(self, name)!r}; it is True or False")
         if not all(isinstance(text, str) for text in self.stops):
             raise UserError(f"stop is {self.stop!r}; it is a text, or several")
         super().__post_init__()

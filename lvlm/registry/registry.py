@@ -113,7 +113,7 @@ class Registry:
             UserError: when there is none.
         """
         assert role in ROLES, f"{role} is none of {[*ROLES]}"
-        if name not in self.kinds[role]:
+        if not isinstance(name, str) or name not in self.kinds[role]:
             raise UserError(self.unknown(role, name))
         return self.kinds[role][name]
 

@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from lvlm.errors import one_of
 from lvlm.report.rows import Report
 
 # Okabe and Ito's colour-blind safe set without black and yellow, so that each shows on white and on
@@ -69,12 +70,12 @@ class Picture:
 
     def file(self, kind: FigureFormat) -> bytes:
         """A file of its own, whose grey ink stands out from white and black; the same bytes every time."""
-        if kind == "pdf":
-            return self.saved("pdf")
-        return self.saved("svg").replace(INK.encode(), GREY.encode())
+        saved = self.saved(kind)
+        return saved if kind == "pdf" else saved.replace(INK.encode(), GREY.encode())
 
     def saved(self, kind: FigureFormat) -> bytes:
         """As matplotlib writes it, without a date."""
+        one_of(kind, FigureFormat, "format of figures")
         buffer = io.BytesIO()
         dated = {"svg": "Date", "pdf": "CreationDate"}[kind]
         with rc_context(SETTINGS):

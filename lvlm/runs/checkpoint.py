@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, one_of
 from lvlm.recipe.sections import Select
 from lvlm.runs.manifest import (
     FORMAT,
@@ -66,7 +66,8 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, keep: int = 2, world: World = ALONE, *, select: Select = "last") -> None:
-        self.folder, self.keep, self.world, self.select = run / "checkpoints", keep, world, select
+        self.folder, self.keep, self.world = run / "checkpoints", keep, world
+        self.select = one_of(select, Select, "select")
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: tuple[Path, Future[Any]] | None = None
 
@@ -272,7 +273,11 @@ def selected_of(found: Sequence[Checkpoint], rule: Select) -> Checkpoint:
     Args:
         found: oldest first, and at least one.
         rule: `train.select` of the run's recipe.
+
+    Raises:
+        UserError: an unknown rule.
     """
+    one_of(rule, Select, "select")
     rated = [c for c in found if c.manifest.bound is not None]
     if rule == "last" or not rated:
         return found[-1]
