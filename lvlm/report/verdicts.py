@@ -123,11 +123,12 @@ def _reading(row: Row) -> list[str]:
     onset = (
         f", onset at {'step' if len(row.onsets) == 1 else 'steps'} {_and(row.onsets)}" if row.onsets else ""
     )
+    seeds = f"{known} seed{'s' * (known > 1)}"
     if readers:
-        return [f"Codes are read in {readers} of {_seeds(known)}{onset}."]
+        return [f"Codes are read in {readers} of {seeds}{onset}."]
     rate = row.mean(lambda run: run.value("kl"))
     paid = "" if rate is None else f", and elbo pays {rate:.4f} nats/token of KL for them"
-    return [f"Codes are read in none of {_seeds(known)}{paid}."]
+    return [f"Codes are read in none of {seeds}{paid}."]
 
 
 def _seeds(seeds: int | tuple[int, ...]) -> str:
