@@ -25,6 +25,7 @@ from lvlm.likelihood import Estimator, EstimatorParams
 from lvlm.likelihood.estimate import Estimates, Quality, estimate
 from lvlm.likelihood.estimators import make_estimators, status_of
 from lvlm.likelihood.names import LOWEST, Resampling
+from lvlm.likelihood.reading import is_read
 from lvlm.objective import NATS_PER_BIT
 from lvlm.recipe.assemble import build_loss, estimator_kind
 from lvlm.runs.folder import parameters_record, read_record
@@ -127,7 +128,7 @@ def evaluate(
         else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
         "latent": latent,
         "worth_nats_per_token": None if read is None else ends(read),
-        "reads": None if read is None else read.above_zero,
+        "reads": None if read is None else is_read(read.low),
         "parameters": parameters_record(model),
         "tokens_per_second": record.get("tokens_per_second"),
         "peak_memory_mib": record.get("peak_memory_mib"),

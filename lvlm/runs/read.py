@@ -48,7 +48,8 @@ def onset(folder: Path) -> int | None:
     """The step from which on the decoder of a finished run reads its codes, as run.json has it.
 
     The first evaluation of a stretch up to the end in which the interval of worth = ce_prior - ce_posterior
-    over the validation windows lies above zero; `lvlm.training.validation.onset` has the exact rule.
+    over the validation windows lies above 0.0001 nats/token; `lvlm.training.validation.onset` has the
+    exact rule.
 
     Returns:
         None where codes aren't read at the end, without a latent, and for a run that isn't finished or is of
