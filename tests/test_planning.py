@@ -201,7 +201,7 @@ def test_time_and_cost_follow() -> None:
             ({"tokens": tokens}, f"tokens is '?{tokens}'?; it is a number above 0")
             for tokens in (-3, 0, "-3", "0B", float("inf"))
         ),
-        ({"gpu": "H1000"}, "unknown GPU 'H1000'; known: H200, H100"),
+        ({"gpu": "H1000"}, "unknown GPU 'H1000'; known: A100, .*H200.*; did you mean 'H100'?"),
         ({"memory": "80 apples"}, "memory is '80 apples'"),
         ({"tokens": "many"}, "tokens is 'many'"),
     ],
