@@ -88,6 +88,8 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
     value, ends = in_digits(gap, sign="+")
     over, interval = f"{value} nats/token", f"95 % interval {ends}, {_seeds(seeds)}"
     bound = "" if row.exact else f" {_and(row.headlines)} is an upper bound"
+    if len(row.headlines) > 1:
+        bound = f" {_and(row.headlines)} are upper bounds"
     if row.diverged or control.diverged:
         whose = row if row.diverged else control
         return (
