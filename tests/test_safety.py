@@ -332,8 +332,11 @@ def test_a_file_is_no_folder(flags: dict[str, bool], text: Path, tmp_path: Path)
 def test_a_run_that_died_while_it_was_made_is_not_in_the_way(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def interrupted_at_the_recipe(path: Path, content: str | bytes) -> None:
+        write_atomically(path, interrupted() if path.name == "recipe.yaml" else content)
+
     with monkeypatch.context() as patch:
-        patch.setattr("lvlm.recipe.recipe.Resolved.to_yaml", interrupted)
+        patch.setattr("lvlm.runs.folder.write_atomically", interrupted_at_the_recipe)
         with pytest.raises(KeyboardInterrupt):
             lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)
     assert set(everything(tmp_path)) == {"run.json"}
@@ -389,7 +392,7 @@ def test_an_empty_folder_is_fine(text: Path, tmp_path: Path) -> None:
 # disk
 
 
-def interrupted(*_: Any, **__: Any) -> None:
+def interrupted(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 

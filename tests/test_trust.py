@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 
@@ -20,6 +21,7 @@ import lvlm
 from lvlm.errors import UserError
 from lvlm.playground.player import Player
 from lvlm.report import report_folder
+from lvlm.runs import stored
 from lvlm.system.files import file_digest
 from tests.tiny import edit_json, tiny, write_recipe, write_text
 
@@ -306,3 +308,257 @@ def test_an_older_run_whose_recipe_names_a_file_wants_it_given(of_a_file: Path, 
     assert "--plugin FILE" in message
     lvlm.load(run, plugin_files=[str(of_a_file.parent / "coins.py")])
     assert "coins" in json.dumps(json.loads((run / "run.json").read_text())["plugins"])
+
+
+# ------------------------------------------------------------------------------------ what is verified is read
+
+
+def second_weights(step: Path) -> None:
+    """Which a reader of the whole folder would take in place of the first."""
+    safetensors.torch.save_file({"head.weight": torch.zeros(2)}, step / "zz.safetensors")
+
+
+def hidden_file(step: Path) -> None:
+    (step / ".model.safetensors").write_bytes(b"")
+
+
+def folder_within(step: Path) -> None:
+    (step / "model").mkdir()
+
+
+def link_out(step: Path) -> None:
+    path = step / "model.safetensors"
+    shutil.move(path, step.parent.parent / "weights")
+    path.symlink_to(step.parent.parent / "weights")
+
+
+def link_to_nothing(step: Path) -> None:
+    (step / "model.safetensors").unlink()
+    (step / "model.safetensors").symlink_to(step / "nowhere")
+
+
+def a_pipe(step: Path) -> None:
+    (step / "model.safetensors").unlink()
+    os.mkfifo(step / "model.safetensors")
+
+
+def a_folder(step: Path) -> None:
+    (step / "model.safetensors").unlink()
+    (step / "model.safetensors").mkdir()
+
+
+def named(name: str) -> Callable[[Path], None]:
+    """The manifest names a file elsewhere, with the right digest of the weights."""
+
+    def harm(step: Path) -> None:
+        edit_json(
+            step / "checkpoint.json", lambda m: m["sha256"].update({name: m["sha256"]["model.safetensors"]})
+        )
+
+    harm.__name__ = name.replace("/", "_")
+    return harm
+
+
+def manifest_with(**values: Any) -> Callable[[Path], None]:
+    """A manifest of wrong values."""
+
+    def harm(step: Path) -> None:
+        edit_json(step / "checkpoint.json", lambda manifest: manifest.update(values))
+
+    harm.__name__ = str(values)[:40]
+    return harm
+
+
+def manifest_of(content: bytes) -> Callable[[Path], None]:
+    """Another content."""
+
+    def harm(step: Path) -> None:
+        (step / "checkpoint.json").write_bytes(content)
+
+    harm.__name__ = str(content)[:20]
+    return harm
+
+
+HARMS: dict[Callable[[Path], None], str] = {
+    second_weights: "zz.safetensors: the checkpoint's manifest names no such file",
+    hidden_file: ".model.safetensors: the checkpoint's manifest names no such file",
+    folder_within: "model: the checkpoint's manifest names no such file",
+    link_out: "model.safetensors: is a link",
+    link_to_nothing: "model.safetensors: is a link",
+    a_pipe: "model.safetensors: is a device, a pipe or a socket",
+    a_folder: "model.safetensors: is a folder",
+    named("model/../../../x.safetensors"): "is no file of a checkpoint",
+    named("/dev/zero"): "is no file of a checkpoint",
+    named("model.safetensors/"): "is no file of a checkpoint",
+    named(".."): "is no file of a checkpoint",
+    named(""): "is no file of a checkpoint",
+    named("model-1-of-2.safetensors"): "missing",
+    manifest_with(step=-1): "step: Input should be greater than or equal to 0",
+    manifest_with(step=10**30): "step: Input should be less than",
+    manifest_with(step=6): "is of step 6, and its folder is called step-000004",
+    manifest_with(bound=float("nan")): "bound: Input should be a finite number",
+    manifest_with(bound_name=3): "bound_name: Input should be a valid string",
+    manifest_with(sha256=None): "sha256: Input should be a valid dictionary",
+    manifest_with(sha256={"model.safetensors": "x"}): "sha256.model.safetensors: String should match",
+    manifest_of(b'{"step": 4}'): "format: Field required",
+    manifest_of(b"[" * 100_000): "nested more than",
+    manifest_of(b'{"step": ' + b"9" * 10_000 + b"}"): "not a checkpoint's manifest",
+    manifest_of(b"\xff\xfe{}"): "it is not UTF-8 text",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+def test_a_harmed_checkpoint_is_refused(harm: Callable[[Path], None], run: Path) -> None:
+    harm(run / STEP)
+    for verb in (lvlm.load, resume):
+        message = told(verb, run)
+        assert HARMS[harm] in message
+        assert len(message) < 1000
+
+
+def refit(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Other tensors in a file of a checkpoint, with a manifest that agrees."""
+    tensors = safetensors.torch.load_file(path)
+    change(tensors)
+    safetensors.torch.save_file(tensors, path)
+    seal(path)
+
+
+def other_dtype(tensors: dict[str, torch.Tensor]) -> None:
+    name = min(tensors)
+    tensors[name] = tensors[name].half()
+
+
+def same_bytes_of_another_dtype(tensors: dict[str, torch.Tensor]) -> None:
+    name = min(tensors)
+    tensors[name] = tensors[name].view(torch.int32)
+
+
+def other_shape(tensors: dict[str, torch.Tensor]) -> None:
+    name = min(tensors)
+    tensors[name] = tensors[name].reshape(-1, 1)
+
+
+def one_more(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["more"] = torch.zeros(1)
+
+
+def one_less(tensors: dict[str, torch.Tensor]) -> None:
+    tensors.pop(min(tensors))
+
+
+MISFITS = {
+    other_dtype: "is float16 [",
+    same_bytes_of_another_dtype: "is int32 [",
+    other_shape: "and should be float32 [",
+    one_more: "more is float32 [1] and should be absent",
+    one_less: "is missing and should be float32 [",
+}
+
+
+@pytest.mark.parametrize("change", MISFITS, ids=lambda change: change.__name__)
+def test_names_shapes_and_dtypes_are_compared(
+    change: Callable[[dict[str, torch.Tensor]], None], run: Path
+) -> None:
+    refit(run / STEP / "model.safetensors", change)
+    message = told(lvlm.load, run)
+    assert "these are not the weights of the run's recipe: " in message
+    assert MISFITS[change] in message
+
+
+def test_the_state_of_the_optimiser_is_compared_too(run: Path) -> None:
+    refit(run / STEP / "optimiser.safetensors", other_dtype)
+    assert "optimiser.safetensors: these are not the weights" in told(resume, run)
+
+
+def header_of(content: bytes) -> tuple[dict[str, Any], bytes]:
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def with_header(header: bytes, rest: bytes, length: int | None = None) -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + rest
+
+
+def of_tensors(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], bytes]:
+    """Another header over the same bytes."""
+
+    def harm(content: bytes) -> bytes:
+        header, rest = header_of(content)
+        change(header)
+        return with_header(json.dumps(header).encode(), rest)
+
+    return harm
+
+
+def first_of(header: dict[str, Any]) -> dict[str, Any]:
+    tensor: dict[str, Any] = header[min(name for name in header if name != "__metadata__")]
+    return tensor
+
+
+HEADERS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "short": lambda content: content[:5],
+    "endless header": lambda content: with_header(content[8:], b"", 2**63),
+    "no JSON": lambda content: with_header(b"{", content),
+    "deep": lambda content: with_header(b"[" * 100_000, content),
+    "a list": lambda content: with_header(b"[]", content),
+    "appended": lambda content: content + b"x",
+    "cut off": lambda content: content[:-10],
+    "negative": of_tensors(lambda header: first_of(header).update(shape=[-1, 3])),
+    "huge": of_tensors(lambda header: first_of(header).update(shape=[10**12, 10**12])),
+    "no dtype": of_tensors(lambda header: first_of(header).update(dtype="object")),
+    "overlapping": of_tensors(lambda header: first_of(header).update(data_offsets=[4, 8])),
+    "metadata": of_tensors(lambda header: header.update(__metadata__={"DCP_SHARDING_INFO": "["})),
+    "offset": of_tensors(
+        lambda header: header.update(
+            __metadata__={
+                "DCP_SHARDING_INFO": json.dumps(
+                    {name: {"saved_offsets": [7]} for name in header if name != "__metadata__"}
+                )
+            }
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HEADERS)
+def test_a_hostile_header_is_refused(harm: str, run: Path) -> None:
+    path = run / STEP / "model.safetensors"
+    path.write_bytes(HEADERS[harm](path.read_bytes()))
+    assert "damaged or exchanged" in told(lvlm.load, run), "the manifest doesn't agree yet"
+    seal(path)
+    message = told(lvlm.load, run)
+    assert f"{path}: these are not the weights of the run's recipe: " in message
+    assert len(message) < 2000
+
+
+def test_the_bytes_that_are_loaded_are_those_that_were_hashed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is exchanged or overwritten after it was opened is never taken for the verified one."""
+    path, other = run / STEP / "model.safetensors", run / "other"
+    good = path.read_bytes()
+    other.write_bytes(good[:-4] + b"evil")
+    expected = lvlm.load(run).state_dict()
+    read = stored.Stored.load
+
+    def exchanged(self: stored.Stored, *asked: Any) -> None:
+        os.replace(other, path)
+        read(self, *asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored.Stored, "load", exchanged)
+        found = lvlm.load(run).state_dict()  # of the file that was open
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert "damaged or exchanged" in told(lvlm.load, run)
+
+    def overwritten(self: stored.Stored, *asked: Any) -> None:
+        with path.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(b"evil")
+        read(self, *asked)
+
+    path.write_bytes(good)
+    monkeypatch.setattr(stored.Stored, "load", overwritten)
+    assert "damaged or exchanged" in told(lvlm.load, run)

@@ -9,8 +9,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from lvlm.errors import UserError
 from lvlm.system.files import reading
@@ -19,7 +19,7 @@ MIB = 2**20
 
 
 @contextmanager
-def open_regular(path: Path, *, links: bool = True) -> Iterator[BinaryIO]:
+def open_regular(path: Path, *, links: bool = True) -> Iterator[BufferedReader]:
     """A file, open for reading.
 
     Args:
@@ -35,12 +35,15 @@ def open_regular(path: Path, *, links: bool = True) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: is a link; a file of its own is needed here")
     with reading(f"{path}: cannot be read"):
         descriptor = os.open(path, flags)
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                what = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
-                raise UserError(f"{path}: is {what}, not a file")
-            yield file
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+            raise UserError(f"{path}: is {what}, not a file")
+        file = os.fdopen(descriptor, "rb", closefd=False)
+        yield file
+    finally:
+        os.close(descriptor)
 
 
 def read_regular(path: Path, *, most_bytes: int, links: bool = True) -> bytes:
@@ -49,7 +52,7 @@ def read_regular(path: Path, *, most_bytes: int, links: bool = True) -> bytes:
     Raises:
         UserError: as for `open_regular`, or it is larger than `most_bytes`.
     """
-    with open_regular(path, links=links) as file:
+    with open_regular(path, links=links) as file, reading(f"{path}: cannot be read"):
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise UserError(f"{path}: is larger than {_size(most_bytes)}, which no file of this kind is")
