@@ -290,9 +290,9 @@ def load_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    path = verified(checkpoint, "trainer.pt")
+    path, content = checkpoint.folder / "trainer.pt", verified(checkpoint, "trainer.pt")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: not a trainer state: {first_line(error)}") from None
     return state
