@@ -28,10 +28,12 @@ from lvlm.recipe.assemble import count_parameters
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.roles import nested_roles
 from lvlm.system.files import delete, left_unfinished, write_atomically, writing
+from lvlm.system.lock import LOCK
 
 UNBORN = {
     "run.json",
     "files",
+    LOCK,
 }  # what a run that was killed at birth may leave, beside files that are half-written
 
 WRITTEN_AT_BIRTH = {"run.json", "recipe.yaml"}
