@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 import lvlm
-from lvlm.errors import UserError
+from lvlm.errors import Interrupted, UserError
 from lvlm.runs.work import working_on
 from lvlm.system.lock import LOCK, Busy, locked
-from tests.tiny import logged, steps_of, tiny, write_text
+from tests.tiny import before_step, edit_json, logged, steps_of, tiny, write_text
 
 
 @pytest.fixture(scope="module")
@@ -232,17 +232,18 @@ def test_nobody_disturbs_a_training(text: Path, tmp_path: Path) -> None:
     assert steps_of(run)[-1] == steps
 
 
+def study_of_two_arms(text: Path, folder: Path, seeds: list[int]) -> Path:
+    common = {key: value for key, value in tiny("free", text).items() if key != "extends"}
+    arms = {"baseline": {}, "free": {"extends": "free"}}
+    study = {"study": "two", "base": "baseline", "control": "baseline", "common": common, "arms": arms}
+    (folder / "two.yaml").write_text(json.dumps(study | {"seeds": seeds}))
+    return folder / "two.yaml"
+
+
 def test_two_studies_of_one_folder_share_the_work(text: Path, tmp_path: Path) -> None:
-    study = {
-        "name": "shared",
-        "base": {key: value for key, value in tiny("free", text).items() if key != "extends"},
-        "arms": {"baseline": {"extends": "baseline"}, "free": {"extends": "free"}},
-        "controls": ["baseline"],
-        "seeds": [1, 2],
-    }
-    (tmp_path / "shared.yaml").write_text(json.dumps(study))
+    study = study_of_two_arms(text, tmp_path, seeds=[1, 2])
     out = tmp_path / "out"
-    both = [started("study", tmp_path / "shared.yaml", "--out", out) for _ in range(2)]
+    both = [started("study", study, "--out", out) for _ in range(2)]
     told = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     runs = sorted(out.glob("*/seed*"))
@@ -259,15 +260,7 @@ def test_two_studies_of_one_folder_share_the_work(text: Path, tmp_path: Path) ->
 def test_a_study_comes_back_to_a_run_that_another_process_works_on(text: Path, tmp_path: Path) -> None:
     from lvlm.studies.run import study
 
-    base = {key: value for key, value in tiny("free", text).items() if key != "extends"}
-    source = {
-        "name": "back",
-        "base": base,
-        "arms": {"baseline": {"extends": "baseline"}, "free": {"extends": "free"}},
-        "controls": ["baseline"],
-        "seeds": [1],
-    }
-    (tmp_path / "back.yaml").write_text(json.dumps(source))
+    source = study_of_two_arms(text, tmp_path, seeds=[1])
     first, second = tmp_path / "out/baseline/seed1", tmp_path / "out/free/seed1"
     with held_by_another(first) as process:
         (first / LOCK).touch()
@@ -280,7 +273,97 @@ def test_a_study_comes_back_to_a_run_that_another_process_works_on(text: Path, t
 
         ending = threading.Thread(target=end_when_the_other_is_done)
         ending.start()
-        page = study(tmp_path / "back.yaml", tmp_path / "out")
+        page = study(source, tmp_path / "out")
         ending.join()
     assert page.is_file()
     assert (first / "evaluation.json").stat().st_mtime_ns > (second / "evaluation.json").stat().st_mtime_ns
+
+
+# ---------------------------------------------------------------------- checkpoints that can't be seen
+
+
+def stopped_run(text: Path, folder: Path) -> Path:
+    """With 6 steps done, evaluated, and on the way to 10."""
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            lvlm.train(tiny("free", text), folder)
+    lvlm.evaluate(folder)
+    return folder
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and "tensorboard" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("lost", ["moved", "empty", "a file", "no manifests"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
+    lost: str, older: bool, text: Path, tmp_path: Path
+) -> None:
+    run = stopped_run(text, tmp_path / "run")
+    checkpoints = run / "checkpoints"
+    if lost == "no manifests":
+        for manifest in checkpoints.glob("*/checkpoint.json"):
+            manifest.unlink()
+    else:
+        checkpoints.rename(tmp_path / "elsewhere")
+        if lost == "empty":
+            checkpoints.mkdir()
+        elif lost == "a file":
+            checkpoints.write_text("")
+    if older:  # whose run.json doesn't say what was saved
+        edit_json(run / "run.json", lambda record: record.pop("saved_step"))
+    before = content(run)
+    with pytest.raises(UserError, match="can't resume: .*step 6.* holds no checkpoint that can be read"):
+        lvlm.train(None, run, resume=True)
+    assert content(run) == before
+    if lost == "moved":  # and with them it goes on
+        (tmp_path / "elsewhere").rename(checkpoints)
+        lvlm.train(None, run, resume=True)
+        assert steps_of(run)[-1] == 10
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(text: Path, tmp_path: Path) -> None:
+    def die() -> None:
+        raise MemoryError
+
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 3, die)
+        with pytest.raises(MemoryError):
+            lvlm.train(tiny("free", text), tmp_path / "run")
+    assert len(logged(tmp_path / "run")) == 3
+    lvlm.train(None, tmp_path / "run", resume=True)
+    assert [entry["step"] for entry in logged(tmp_path / "run")] == list(range(1, 11))
+
+
+def test_nothing_is_deleted_before_the_first_save(text: Path, tmp_path: Path) -> None:
+    """Of a run with 7 steps logged and 4 saved, until step 8 is saved: not when it dies before."""
+
+    def die() -> None:
+        raise MemoryError
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 7, die)
+        with pytest.raises(MemoryError):
+            lvlm.train(tiny("free", text), run)
+    lvlm.evaluate(run)
+    log = (run / "metrics.jsonl").read_text()
+    evaluation = (run / "evaluation.json").read_bytes()
+    assert steps_of(run) == [4]
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 6, die)
+        with pytest.raises(MemoryError):
+            lvlm.train(None, run, resume=True)
+    assert (run / "metrics.jsonl").read_text().startswith(log)
+    assert (run / "evaluation.json").read_bytes() == evaluation
+    assert [entry["step"] for entry in logged(run)] == [1, 2, 3, 4, 5, 6]  # what was logged last
+    lvlm.train(None, run, resume=True)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 10 + 3  # with 3 evaluations, none twice
+    assert [entry["step"] for entry in logged(run)] == list(range(1, 11))
+    assert not (run / "evaluation.json").exists()

@@ -89,6 +89,7 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
     files = resolved.recipe.data.files()
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "saved_step": 0,  # of the newest checkpoint that was ever written
         "versions": versions(),
         "plugins": [
             {"name": p.name, "version": p.version, "kinds": p.kinds}

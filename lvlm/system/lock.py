@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lvlm.errors import UserError
+from lvlm.errors import Remark, UserError
 
 LOCK = ".lock"
 """The name of the file."""
@@ -157,6 +157,7 @@ def _acquire(folder: Path, made: list[Path] | None) -> int | None:
                 os.close(descriptor)
             warnings.warn(
                 f"{folder}: this file system knows no locks; let one process at a time work on it",
+                Remark,
                 stacklevel=2,
             )
             return None

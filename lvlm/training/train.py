@@ -18,6 +18,7 @@ from lvlm.runs.work import working_on
 from lvlm.system.device import pick_device, threads_restored
 from lvlm.system.files import not_written
 from lvlm.system.world import is_loss_of_another, join_world, led
+from lvlm.training.signals import stop_signals
 from lvlm.training.trainer import Trainer
 from lvlm.training.watch import Watch
 
@@ -106,6 +107,8 @@ def train_resolved(
                 console.print(line, highlight=False, markup=False)
                 return out
         led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
+        if world.ranks > 1:  # torchrun ends those that survive, which have a word to say before
+            work.enter_context(stop_signals())
         trainer.run(console, label)
     except OSError as error:
         raise not_written(error.filename or out, error) from error
@@ -143,8 +146,6 @@ def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -
         forget_divergence(out)  # it may come again, and is then recorded again
     else:
         write_run(out, resolved, trainer.facts())
-    for stale in ("evaluation.json", "evaluation.npz"):
-        (out / stale).unlink(missing_ok=True)
 
 
 def _refuse_changes(resolved: Resolved, out: Path) -> None:
