@@ -54,15 +54,27 @@ class MissingLibrary(UserError):
         return cls(f"{prefix}{library} isn't installed: {INSTALL.format(extra=extra)}")
 
 
+class Remark(UserWarning):
+    """Something failed that the work under way can do without."""
+
+
 class OutOfDistribution(UserWarning):
     """What was asked for is nothing that the model saw in training."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; what was under way is saved. `signal_number` says which signal."""
+    """Ctrl-C, SIGTERM or SIGHUP; what was under way is saved. `signal_number` says which signal."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the command line where it is; Ctrl-C is one, and so is SIGTERM there."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
         self.signal_number = signal_number
 
 

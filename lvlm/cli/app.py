@@ -10,7 +10,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,7 +25,7 @@ from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
 from lvlm.cli.words import Described, described_by
-from lvlm.errors import Interrupted, RunsFailed, UserError
+from lvlm.errors import Interrupted, Remark, RunsFailed, UserError
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
 # process wants a core, spinning makes a training step several times slower.
@@ -38,7 +40,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            result = super().invoke(ctx)
+            with _remarks_as_lines():
+                result = super().invoke(ctx)
             sys.stdout.flush()
         except UserError as error:
             _end(2, str(error))
@@ -46,12 +49,30 @@ class Commands(TyperGroup):
             _end(1, str(error))
         except Interrupted as error:
             _end(128 + error.signal_number, str(error))
-        except KeyboardInterrupt:
-            _end(128 + signal.SIGINT, "stopped")
+        except KeyboardInterrupt as error:
+            _end(128 + getattr(error, "signal_number", signal.SIGINT), "stopped")
         except BrokenPipeError:  # `lvlm kinds | head`: whoever read is gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
         return result
+
+
+@contextmanager
+def _remarks_as_lines() -> Iterator[None]:
+    """Warnings of ours are lines like all that the program says; those of others are shown as ever."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, Remark):
+            print(f"lvlm: {message}", file=sys.stderr)
+        else:
+            before(message, category, *where, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _end(status: int, message: str) -> NoReturn:
@@ -191,4 +212,4 @@ for name, command in COMMANDS.items():
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 
-main = app  # the entry point
+main = app

@@ -30,6 +30,7 @@ from lvlm.objective import NATS_PER_BIT
 from lvlm.recipe.assemble import build_loss, estimator_kind
 from lvlm.runs.folder import parameters_record, read_record
 from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.runs.work import working_on
 from lvlm.system.files import write_atomically, writing
 from lvlm.system.progress import Display
 
@@ -85,12 +86,18 @@ def evaluate(
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run or checkpoint, or a damaged one; too little data, or other data than it was
-            trained on; options out of range; an estimator that the model doesn't allow.
+        UserError: no such run or checkpoint, or a damaged one; another process works on it; too little
+            data, or other data than it was trained on; options out of range; an estimator that the
+            model doesn't allow.
     """
     ks = [k] if isinstance(k, int) else k
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below, repeats)
-    with Display(console or Console(quiet=True), label or f"evaluating {run}", 100) as display:
+    folder = run.folder if isinstance(run, OpenedRun) else Path(run)
+    label = label or f"evaluating {run}"
+    with (
+        working_on(folder, "an evaluation"),
+        Display(console or Console(quiet=True), label, 100) as display,
+    ):
         opened = open_run(run, plugin_files=plugin_files, step=step)
         recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
         windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
@@ -98,44 +105,44 @@ def evaluate(
         used = _estimators(kinds, settings, opened)
         headline, chosen_on = _headline(opened, used, settings)
         estimates = _estimates(opened, windows_used, used, settings, display.share)
-    bounds = _bounds(opened, estimates.nats)
-    data = opened.data
-    read = worth(estimates)
-    latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
-    result: Evaluation = {
-        "schema": SCHEMA,
-        "step": opened.step,
-        "newest_step": opened.newest_step,
-        "steps": recipe.train.steps,
-        "select": recipe.train.select if opened.step == opened.selected_step else None,
-        "windows_hash": windows_used.digest,
-        "windows": len(windows_used.batch),
-        "target_tokens": int(estimates.targets.sum()),
-        "codec": recipe.data.codec.name,
-        "bytes_per_token": data.bytes_per_token,
-        "no_bits_per_byte": data.why_no_bytes,
-        "headline": headline if headline in estimates.nats else None,
-        "chosen_on": chosen_on,
-        "settings": {one.label: repr(one) for one in used},
-        "estimates": {
-            name: _described(estimates, name, data.bytes_per_token, bound=name in bounds)
-            for name in estimates.nats
-        },
-        "gaps": gaps(estimates, [name for name in estimates.nats if name in bounds]),
-        "excess_nats_per_sequence": _excess(estimates, bounds),
-        "ce_by_position": None
-        if estimates.ce_by_position is None
-        else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
-        "latent": latent,
-        "worth_nats_per_token": None if read is None else ends(read),
-        "reads": None if read is None else is_read(read.low),
-        "parameters": parameters_record(model),
-        "tokens_per_second": record.get("tokens_per_second"),
-        "peak_memory_mib": record.get("peak_memory_mib"),
-        "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
-    }
-    if settings.as_declared and opened.step == opened.selected_step:
-        _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
+        bounds = _bounds(opened, estimates.nats)
+        data = opened.data
+        read = worth(estimates)
+        latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
+        result: Evaluation = {
+            "schema": SCHEMA,
+            "step": opened.step,
+            "newest_step": opened.newest_step,
+            "steps": recipe.train.steps,
+            "select": recipe.train.select if opened.step == opened.selected_step else None,
+            "windows_hash": windows_used.digest,
+            "windows": len(windows_used.batch),
+            "target_tokens": int(estimates.targets.sum()),
+            "codec": recipe.data.codec.name,
+            "bytes_per_token": data.bytes_per_token,
+            "no_bits_per_byte": data.why_no_bytes,
+            "headline": headline if headline in estimates.nats else None,
+            "chosen_on": chosen_on,
+            "settings": {one.label: repr(one) for one in used},
+            "estimates": {
+                name: _described(estimates, name, data.bytes_per_token, bound=name in bounds)
+                for name in estimates.nats
+            },
+            "gaps": gaps(estimates, [name for name in estimates.nats if name in bounds]),
+            "excess_nats_per_sequence": _excess(estimates, bounds),
+            "ce_by_position": None
+            if estimates.ce_by_position is None
+            else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
+            "latent": latent,
+            "worth_nats_per_token": None if read is None else ends(read),
+            "reads": None if read is None else is_read(read.low),
+            "parameters": parameters_record(model),
+            "tokens_per_second": record.get("tokens_per_second"),
+            "peak_memory_mib": record.get("peak_memory_mib"),
+            "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
+        }
+        if settings.as_declared and opened.step == opened.selected_step:
+            _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import zipfile
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from lvlm.interfaces.codec import token_texts
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
-from lvlm.system.files import reading, writing
+from lvlm.system.files import reading, write_atomically, writing
 
 WINDOWS_AT_ONCE = 16
 
@@ -148,8 +149,10 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
         "kl_nats_per_token": torch.cat([one.kl_T for one in found]),
         "slots_of_piece": torch.tensor([len(one.codes) for one in found]),
     }
+    packed = io.BytesIO()
+    np.savez(packed, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
     with writing(path):
-        np.savez(path, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
+        write_atomically(path, packed.getvalue())
     return path
 
 

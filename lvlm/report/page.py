@@ -19,6 +19,7 @@ from lvlm.report.figures import draw
 from lvlm.report.files import write_figures
 from lvlm.report.folder import read_folder
 from lvlm.report.rows import Report, ReportRun, Run
+from lvlm.system.files import write_atomically, writing
 
 _INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
 _WIDTH_OF_A_FILE = 150
@@ -80,7 +81,8 @@ def render_report(report: Report) -> Path:
         glossary=words.glossary(),
     )
     path = report.out / "report.html"
-    path.write_bytes(page.encode("utf-8", "backslashreplace"))
+    with writing(path):
+        write_atomically(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -29,12 +29,14 @@ from lvlm.recipe.recipe import Resolved
 from lvlm.registry.roles import nested_roles
 from lvlm.runs.record import RunRecord
 from lvlm.system.files import delete, left_unfinished, write_atomically, writing
+from lvlm.system.lock import LOCK
 from lvlm.system.records import read_record_file
 from lvlm.system.regular import MIB
 
 UNBORN = {
     "run.json",
     "files",
+    LOCK,
 }  # what a run that was killed at birth may leave, beside files that are half-written
 
 MOST_RECORD_BYTES = 16 * MIB  # of run.json
@@ -93,6 +95,7 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
     recipe = saved.to_yaml()
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "saved_step": 0,  # of the newest checkpoint that was ever written
         "versions": versions(),
         "plugins": [
             {"name": p.name, "version": p.version, "kinds": p.kinds}

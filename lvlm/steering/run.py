@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.recipe.sections import SteerParams
 from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.runs.work import working_on
 from lvlm.steering.measure import measure
 from lvlm.steering.probe import HALVINGS, Prober, Prompts
 from lvlm.steering.record import FILE, VERSION, Steering, read_steering
@@ -61,8 +63,8 @@ def steer(
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; options out of range; too little data, other data than it
-            was trained on, or data with padded rows.
+        UserError: no such run, or a damaged one; another process works on it; options out of range; too
+            little data, other data than it was trained on, or data with padded rows.
     """
     said = {
         "groups": groups,
@@ -73,7 +75,8 @@ def steer(
         "seed": seed,
     }
     said = {name: value for name, value in said.items() if value is not None}
-    with Display(console or Console(quiet=True), label or f"steering {run}", 100) as display:
+    label = label or f"steering {run}"
+    with ExitStack() as work, Display(console or Console(quiet=True), label, 100) as display:
         opened = open_run(run, plugin_files=plugin_files)
         params = _with(opened.recipe.steer or SteerParams(), said)
         opened.model  # noqa: B018  read now: a training may delete the checkpoint while the data are opened
@@ -82,6 +85,7 @@ def steer(
         stored = read_steering(opened.folder)
         if stored is not None and stored.key == key:
             return stored
+        work.enter_context(working_on(opened.folder, "a measurement of steering"))
         prompt_tokens = _prompt_tokens(windows.batch, params.prompt_tokens)
         result = Steering(
             version=VERSION,
@@ -91,8 +95,8 @@ def steer(
             settings={**params.model_dump(), "prompt_tokens": prompt_tokens},
             **_measured(opened, params, Prompts.of(windows.batch, prompt_tokens), display.share),
         )
-    with writing(opened.folder / FILE):
-        write_atomically(opened.folder / FILE, result.model_dump_json(indent=1) + "\n")
+        with writing(opened.folder / FILE):
+            write_atomically(opened.folder / FILE, result.model_dump_json(indent=1) + "\n")
     return result
 
 

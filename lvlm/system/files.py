@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lvlm.errors import UserError, nearest
@@ -105,6 +105,9 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing-{os.getpid()}")
 
 
+_unfinished: set[Path] = set()  # what this process is writing now, under temporary names
+
+
 def left_unfinished(path: Path) -> str | None:
     """The name that a file would have got, had its writer not been killed; None for any other file."""
     found = re.fullmatch(r"\.(.+)\.writing-\d+", path.name)
@@ -115,10 +118,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
     temporary = _beside(path)
     try:
+        _unfinished.add(temporary)
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
 
 
 @contextmanager
@@ -133,6 +138,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         if out.exists():
             raise UserError(f"{out}: is there already; name a new folder")
         delete(temporary)
+        _unfinished.add(temporary)
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, out)
@@ -142,6 +148,14 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise not_written(out, error) from None
     finally:
         delete(temporary)
+        _unfinished.discard(temporary)
+
+
+def delete_unfinished() -> None:
+    """Delete what this process has half-written, for one that ends at once."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            delete(path)
 
 
 def delete(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.runs.divergence import forget_divergence
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
 from lvlm.runs.read import read_run
+from lvlm.runs.work import working_on
 from lvlm.system.device import pick_device, threads_restored
 from lvlm.system.files import not_written
 from lvlm.system.world import is_loss_of_another, join_world, led
+from lvlm.training.signals import stop_signals
 from lvlm.training.trainer import Trainer
 from lvlm.training.watch import Watch
 
@@ -83,8 +86,9 @@ def train_resolved(
         label: what stands in front of each line; the recipe's name and seed unless given.
 
     Raises:
-        UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full, torch
-            can't compile what it was told to, another process is lost.
+        UserError: the folder is taken, or another process works on it; the data can't be read, the
+            loss isn't finite, the disk is full, torch can't compile what it was told to,
+            another process is lost.
         Interrupted: by Ctrl-C or SIGTERM, after saving; only the leading process tells.
     """
     spec = resolved.recipe.train
@@ -92,8 +96,9 @@ def train_resolved(
     console = console if console is not None and world.leads else Console(quiet=True)
     label = label or f"{resolved.recipe.name} seed {resolved.recipe.seed}"
     watch = Watch(world, spec.timeout_seconds)
+    work = ExitStack()
     try:
-        resuming = led(world, lambda: _prepare(resolved, out, resume=resume, overwrite=overwrite))
+        resuming = led(world, lambda: _prepare(work, resolved, out, resume=resume, overwrite=overwrite))
         trainer = Trainer(resolved, out, world, watch)
         if resuming:
             trainer.restore(lambda line: console.print(f"{label}  {line}", highlight=False, markup=False))
@@ -102,6 +107,8 @@ def train_resolved(
                 console.print(line, highlight=False, markup=False)
                 return out
         led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
+        if world.ranks > 1:  # torchrun ends those that survive, which have a word to say before
+            work.enter_context(stop_signals())
         trainer.run(console, label)
     except OSError as error:
         raise not_written(error.filename or out, error) from error
@@ -116,12 +123,17 @@ def train_resolved(
             f"{out}: train.compile: torch can't compile here ({reason}); train with train.compile=false"
         ) from error
     finally:
+        work.close()
         watch.close()
     return out
 
 
-def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Return whether there is a run to resume; else make sure that the folder may be written."""
+def _prepare(work: ExitStack, resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Take the folder's lock, and return whether there is a run to resume; else make sure that the folder may
+    be written.
+    """
+    claim(out, overwrite=True)  # nothing of ours goes into a folder of something else, a lock neither
+    work.enter_context(working_on(out, "a training", make=True))
     if resume and is_run(out):
         _refuse_changes(resolved, out)
         return True
@@ -134,8 +146,6 @@ def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -
         forget_divergence(out)  # it may come again, and is then recorded again
     else:
         write_run(out, resolved, trainer.facts())
-    for stale in ("evaluation.json", "evaluation.npz"):
-        (out / stale).unlink(missing_ok=True)
 
 
 def _refuse_changes(resolved: Resolved, out: Path) -> None:
