@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.system.files import given_path
 from lvlm.system.progress import Display
 
 
@@ -63,7 +64,9 @@ def lm_eval(
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it is at least 1")
     with Display(console or Console(quiet=True), f"lm-eval of {run}", 100) as display:
-        manager = find_tasks(tasks, None if include_path is None else Path(include_path))
+        manager = find_tasks(
+            tasks, None if include_path is None else given_path(include_path, "--include-path")
+        )
         opened = open_run(run, plugin_files=plugin_files)
         data = opened.recipe.data
         codec, end = data.codec, data.document_end

@@ -27,7 +27,16 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import count_parameters
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.roles import nested_roles
-from lvlm.system.files import delete, left_unfinished, write_atomically, writing
+from lvlm.system.files import (
+    delete,
+    entries,
+    is_file,
+    is_folder,
+    is_there,
+    left_unfinished,
+    write_atomically,
+    writing,
+)
 
 UNBORN = {
     "run.json",
@@ -50,7 +59,7 @@ MADE_LATER = (
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run."""
-    return (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
+    return is_file(folder / "recipe.yaml") and is_file(folder / "run.json")
 
 
 def claim(folder: Path, *, overwrite: bool) -> None:
@@ -59,11 +68,11 @@ def claim(folder: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: it holds a run (without `overwrite`), or something that isn't a run.
     """
-    if not folder.exists():
+    if not is_there(folder):
         return
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder}: is a file; name a folder for the run")
-    there = {path.name for path in folder.iterdir() if left_unfinished(path) not in WRITTEN_AT_BIRTH}
+    there = {path.name for path in entries(folder) if left_unfinished(path) not in WRITTEN_AT_BIRTH}
     if there <= UNBORN and ("files" not in there or "run.json" in there):
         return
     if not is_run(folder):

@@ -25,6 +25,7 @@ from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.read import read_run
 from lvlm.runs.weights import load_weights
 from lvlm.system.device import Autocast, pick_autocast, pick_device
+from lvlm.system.files import given_path, is_file
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def open_run(
         if step not in (None, run.step):
             raise UserError(f"{run}: is open at step {run.step}; open it anew for step {step}")
         return run
-    folder = Path(run)
-    if (folder / "export.json").is_file():
+    folder = given_path(run, "the run's folder")
+    if is_file(folder / "export.json"):
         raise UserError(f"{folder}: graphs for other runtimes; lvlm reads runs, and exports as safetensors")
     resolved = read_run(folder, registry=registry, plugin_files=plugin_files)
     found = Checkpoints(folder).some()

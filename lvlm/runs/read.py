@@ -12,7 +12,7 @@ from lvlm.recipe.read import read_recipe
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.registry import Registry
 from lvlm.runs.folder import is_run, read_record
-from lvlm.system.files import reading
+from lvlm.system.files import entries, given_path, is_folder, is_there, reading
 
 
 def read_run(
@@ -27,9 +27,9 @@ def read_run(
     Raises:
         UserError: no run there, or its kinds are not to be had.
     """
-    folder = Path(folder)
-    if not folder.exists():
-        siblings = [p.name for p in folder.parent.iterdir() if is_run(p)] if folder.parent.is_dir() else []
+    folder = given_path(folder, "the run's folder")
+    if not is_there(folder):
+        siblings = [p.name for p in entries(folder.parent) if is_run(p)] if is_folder(folder.parent) else []
         raise UserError(f"{folder}: no such run{nearest(folder.name, siblings)}")
     if not is_run(folder):
         raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json)")

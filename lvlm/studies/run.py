@@ -25,7 +25,7 @@ from lvlm.runs.folder import is_run
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.steering.run import steer
 from lvlm.system.device import is_out_of_memory
-from lvlm.system.files import writing
+from lvlm.system.files import given_path, is_folder, is_there, writing
 from lvlm.system.world import place_of
 from lvlm.training.train import recipe_changes, train_resolved
 
@@ -171,9 +171,9 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
         UserError: it holds something that is no study.
     """
     with writing(out):  # whose name may be too long
-        if not out.exists():
+        if not is_there(out):
             return
-        if not out.is_dir():
+        if not is_folder(out):
             raise UserError(f"{out}: is a file; name a folder for the study")
         from lvlm.report.folder import STUDY
 
@@ -215,7 +215,7 @@ def study(
     try:
         return run_study(
             source,
-            Path(out),
+            given_path(out, "the study's folder"),
             overrides,
             plugin_files=plugin_files,
             console=console or Console(quiet=True),

@@ -14,7 +14,7 @@ from lvlm.runs.divergence import forget_divergence
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
 from lvlm.runs.read import read_run
 from lvlm.system.device import pick_device, threads_restored
-from lvlm.system.files import not_written
+from lvlm.system.files import given_path, refused
 from lvlm.system.world import is_loss_of_another, join_world, led
 from lvlm.training.trainer import Trainer
 from lvlm.training.watch import Watch
@@ -57,7 +57,9 @@ def train(
         resolved = read_run(out, overrides, plugin_files=plugin_files)
     else:
         resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
-    return train_resolved(resolved, Path(out), resume=resume, overwrite=overwrite, console=console)
+    return train_resolved(
+        resolved, given_path(out, "the run's folder"), resume=resume, overwrite=overwrite, console=console
+    )
 
 
 @threads_restored()
@@ -104,7 +106,7 @@ def train_resolved(
         led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
         trainer.run(console, label)
     except OSError as error:
-        raise not_written(error.filename or out, error) from error
+        raise refused(error, out) from error
     except RuntimeError as error:
         if world.ranks > 1 and is_loss_of_another(error):
             reason = str(error).splitlines()[0]
