@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -96,10 +96,12 @@ class Manifest(Section):
 class BinsData(WindowParams):
     """Tokens that `lvlm data prepare` wrote, memory-mapped; documents joined, or one a row and padded."""
 
+    path_options: ClassVar[tuple[str, ...]] = ("path",)
+
     kind: Literal["bins"] = "bins"
 
     path: str = Field(min_length=1)
-    """The folder, relative to the working directory."""
+    """The folder, relative to the recipe's folder."""
     documents: Documents = "join"
     """How documents fill rows: 'join' takes windows of all documents joined; 'pad' puts a document, or a
     piece of a long one, in each row.

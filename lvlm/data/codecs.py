@@ -163,9 +163,8 @@ def open_codec(tokenizer: str | Path | None) -> TextCodec:
     if is_folder(path):
         path /= "tokenizer.json"
     if not is_file(path):
-        raise UserError(
-            f"tokenizer {str(tokenizer)!r}: {no_such_file(path)}; `lvlm tokenizer train` makes one"
-        )
+        said = f"tokenizer {str(tokenizer)!r}: cannot be read: {no_such_file(path)}"
+        raise UserError(f"{said}; `lvlm tokenizer train` makes one")
     with reading(f"tokenizer {str(tokenizer)!r}: cannot be read"):
         return _read(path, path.stat().st_mtime_ns)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parqu
 
 class DatasetParams(TokenizedParams):
     """The options of kind 'huggingface', and the way to its documents; `HuggingFaceData` opens them."""
+
+    path_options: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
 
     kind: Literal["huggingface"] = "huggingface"
 

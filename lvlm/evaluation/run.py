@@ -46,7 +46,7 @@ SAMPLE_TOKENS = 120
 
 def evaluate(
     run: str | Path | OpenedRun,
-    *,
+    *overrides: str,
     estimators: Sequence[str] | None = None,
     k: int | Sequence[int] | None = None,
     windows: int | None = None,
@@ -68,6 +68,8 @@ def evaluate(
 
     Args:
         run: as for `load`, or a run that is open.
+        overrides: where the run's data are now, if they moved: data.path=FOLDER. They are compared with those
+            that it was trained on.
         estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as
             iwae_prior, smc_mixture.
         k: codes per slot and particles; one number or several.
@@ -90,7 +92,7 @@ def evaluate(
     ks = [k] if isinstance(k, int) else k
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below, repeats)
     with Display(console or Console(quiet=True), label or f"evaluating {run}", 100) as display:
-        opened = open_run(run, plugin_files=plugin_files, step=step)
+        opened = open_run(run, overrides, plugin_files=plugin_files, step=step)
         recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
         windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
         kinds = [estimator_kind(opened.registry, name) for name in settings.estimators or spec.estimators]

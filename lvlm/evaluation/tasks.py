@@ -18,7 +18,7 @@ from lvlm.system.progress import Display
 def lm_eval(
     run: str | Path | OpenedRun,
     tasks: Sequence[str],
-    *,
+    *overrides: str,
     k: int = 16,
     seed: int = 0,
     limit: int | None = None,
@@ -34,6 +34,7 @@ def lm_eval(
     Args:
         run: as for `load`, or a run that is open.
         tasks: names of lm-eval's tasks, which may download their data.
+        overrides: as for `evaluate`.
         k: particles, the same for every choice.
         seed: of all noise.
         limit: documents of each task; all unless given.
@@ -67,7 +68,9 @@ def lm_eval(
         manager = find_tasks(
             tasks, None if include_path is None else given_path(include_path, "--include-path")
         )
-        opened = open_run(run, plugin_files=plugin_files)
+        opened = open_run(run, overrides, plugin_files=plugin_files)
+        if overrides:
+            opened.data  # noqa: B018  which compares them with those of the training
         data = opened.recipe.data
         codec, end = data.codec, data.document_end
         adapter = HarnessLM(

@@ -31,7 +31,8 @@ from lvlm.training.train import recipe_changes, train_resolved
 
 if TYPE_CHECKING:
     from lvlm.evaluation.result import Evaluation
-    from lvlm.recipe.recipe import Resolved
+    from lvlm.recipe.paths import where_data_are
+from lvlm.recipe.recipe import Resolved
 
 
 def run_study(
@@ -130,7 +131,7 @@ def _measure(resolved: Resolved, folder: Path, console: Console, label: str) -> 
     Raises:
         Diverged: a number of the evaluation is not finite; run.json records it.
     """
-    opened = open_run(folder, registry=resolved.registry)
+    opened = open_run(folder, where_data_are(resolved), registry=resolved.registry)
     evaluated = _is_evaluated(opened)
     try:
         if not evaluated:

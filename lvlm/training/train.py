@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lvlm.errors import UserError
+from lvlm.recipe.paths import path_places
 from lvlm.recipe.read import RecipeSource, read_recipe
+from lvlm.recipe.tree import dotted
 from lvlm.runs.divergence import forget_divergence
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
 from lvlm.runs.read import read_run
@@ -159,7 +161,10 @@ def recipe_changes(resolved: Resolved, run: Path) -> list[str]:
     """
     before = {path: value for path, value, _ in read_run(run, registry=resolved.registry).describe()}
     now = {path: value for path, value, _ in resolved.describe()}
+    moved = {dotted(place) for place in path_places(resolved.tree, resolved.registry)}
     changed = sorted(
-        k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k[:7] != "plugins"
+        k
+        for k in (before.keys() | now.keys()) - moved  # which other checks compare by content
+        if before.get(k) != now.get(k) and k[:7] != "plugins"
     )
     return [f"{k}: {before.get(k)!r} in the run, {now.get(k)!r} now" for k in changed]
