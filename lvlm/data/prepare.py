@@ -140,7 +140,8 @@ def train_tokenizer(
     """Learn a byte-level BPE from text; needs the extra tokenizers.
 
     Args:
-        inputs: files and folders: .txt, .jsonl, either gzipped; or a saved Hugging Face dataset.
+        inputs: files and folders: .txt, .jsonl, either packed (.gz, .xz, .bz2); or a saved Hugging Face
+            dataset.
         out: the file to write.
         vocab: number of ids, with those of all bytes and of the end of a document; fewer where the text
             gives no more.

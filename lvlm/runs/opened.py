@@ -184,7 +184,7 @@ def _refuse_other_changes(folder: Path, overrides: Sequence[str], resolved: Reso
                 f"; known: {listing(places)}{nearest(key, places)}" if places else ", and it reads no files"
             )
             raise UserError(
-                f"{folder}: {short(key)} can't be changed: of a run, only where its data are{known}"
+                f"{folder}: {short(key)!r} can't be changed: of a run, only where its data are{known}"
             )
 
 
