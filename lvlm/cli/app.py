@@ -26,6 +26,7 @@ from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
 from lvlm.cli.words import Described, described_by
 from lvlm.errors import Interrupted, Remark, RunsFailed, UserError
+from lvlm.system.files import given_path
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
 # process wants a core, spinning makes a training step several times slower.
@@ -122,9 +123,7 @@ def _folder(out: str | None, source: str) -> Path:
     """Folder of a recipe's run or of a study."""
     if out is None:
         return Path("runs") / Path(source).stem
-    if not out.strip():  # `--out "$RUN"` of a variable that isn't set
-        raise UserError("--out is empty; name a folder")
-    return Path(out)
+    return given_path(out, "--out")  # empty where it is `--out "$RUN"` of a variable that isn't set
 
 
 @described_by("study")

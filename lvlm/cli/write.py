@@ -15,7 +15,7 @@ from lvlm.cli.codes import given_codes, slots_of
 from lvlm.cli.shared import AsJSON, PluginFiles, show
 from lvlm.cli.words import described_by
 from lvlm.errors import OutOfDistribution, UserError
-from lvlm.system.files import reading
+from lvlm.system.files import given_path, read_named, reading
 
 if TYPE_CHECKING:
     from lvlm.generation.generate import Sample
@@ -244,8 +244,11 @@ def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str,
 
 def _read(file: str) -> str | bytes:
     """A file's text; its bytes where it isn't UTF-8, which a model of bytes can read all the same."""
-    with reading(f"cannot read {file!r}"):
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    if file == "-":
+        with reading("cannot read the standard input"):
+            content = sys.stdin.buffer.read()
+    else:
+        content = read_named(given_path(file, "the text's file"))
     try:
         return content.decode()
     except UnicodeDecodeError:

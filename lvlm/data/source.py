@@ -134,6 +134,10 @@ class DataParams(Params):
     """The option that holds other data by name, each of any kind that may be a part; None for no such option.
     It is declared as `dict[str, SerializeAsAny[DataParams]]`."""
 
+    path_options: ClassVar[tuple[str, ...]] = ()
+    """The options that hold a path, or a list of them. A relative one starts from the folder of the recipe
+    that says it, and a run keeps the whole path."""
+
     _kept: Path | None = PrivateAttr(default=None)
 
     @classmethod

@@ -42,7 +42,7 @@ class Examination(Brief):
 
 def doctor(
     run: str | Path | OpenedRun,
-    *,
+    *overrides: str,
     step: int | None = None,
     windows: int | None = None,
     plugin_files: Sequence[str] = (),
@@ -54,6 +54,7 @@ def doctor(
 
     Args:
         run: as for `load`, or a run that is open.
+        overrides: as for `evaluate`.
         step: as for `load`.
         windows: how many validation windows, as many as in training unless given. With more of them intervals
             are narrower.
@@ -67,7 +68,7 @@ def doctor(
     if windows is not None and windows < 1:
         raise UserError(f"windows is {windows}; it is at least 1")
     with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
-        opened = open_run(run, step=step, plugin_files=plugin_files)
+        opened = open_run(run, overrides, step=step, plugin_files=plugin_files)
         measured = None
         if opened.model.latent is not None:
             held_out = opened.data.windows(windows or opened.recipe.train.evaluate_windows)

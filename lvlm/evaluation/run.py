@@ -48,7 +48,7 @@ SAMPLE_TOKENS = 120
 
 def evaluate(
     run: str | Path | OpenedRun,
-    *,
+    *overrides: str,
     estimators: Sequence[str] | None = None,
     k: int | Sequence[int] | None = None,
     windows: int | None = None,
@@ -70,6 +70,8 @@ def evaluate(
 
     Args:
         run: as for `load`, or a run that is open.
+        overrides: where the run's data are now, if they moved: data.path=FOLDER. They are compared with those
+            that it was trained on.
         estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as
             iwae_prior, smc_mixture.
         k: codes per slot and particles; one number or several.
@@ -98,7 +100,7 @@ def evaluate(
         working_on(folder, "an evaluation"),
         Display(console or Console(quiet=True), label, 100) as display,
     ):
-        opened = open_run(run, plugin_files=plugin_files, step=step)
+        opened = open_run(run, overrides, plugin_files=plugin_files, step=step)
         recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
         windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
         kinds = [estimator_kind(opened.registry, name) for name in settings.estimators or spec.estimators]

@@ -38,7 +38,7 @@ from lvlm.runs.checkpoint import Checkpoints
 from lvlm.runs.folder import versions
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.runs.weights import tensors_of
-from lvlm.system.files import new_folder
+from lvlm.system.files import given_path, new_folder
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 
@@ -84,14 +84,15 @@ def export(
     one_of(format, Format, "format")
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
-    with new_folder(Path(out)) as temporary:
+    out = given_path(out, "the folder of the export")
+    with new_folder(out) as temporary:
         opened = open_run(run, step=step, plugin_files=plugin_files)
         if format == "safetensors":
             _write_checkpoint(opened, temporary)
         else:
             _write_graphs(opened, temporary, format)
         copy_recipe(opened.folder, temporary)
-    return Path(out)
+    return out
 
 
 def _write_checkpoint(run: OpenedRun, folder: Path) -> None:

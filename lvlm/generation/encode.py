@@ -24,7 +24,16 @@ from lvlm.interfaces.codec import token_texts
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
-from lvlm.system.files import reading, write_atomically, writing
+from lvlm.system.files import (
+    given_path,
+    is_file,
+    is_folder,
+    is_there,
+    no_such_file,
+    reading,
+    write_atomically,
+    writing,
+)
 
 WINDOWS_AT_ONCE = 16
 
@@ -136,10 +145,13 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
     Raises:
         UserError: the file exists, or can't be written.
     """
-    if not path.name:
+    path = given_path(path, "the file to write")
+    if path.name in ("", ".."):
         raise UserError(f"{str(path)!r} is no file's name")
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
-    if path.exists() and not overwrite:
+    if is_folder(path):
+        raise UserError(f"{path}: is a folder; name a file")
+    if is_there(path) and not overwrite:
         raise UserError(f"{path}: is there already; choose another name, or --overwrite")
     arrays = {
         "tokens": torch.tensor([token for one in found for token in one.tokens]),
@@ -163,6 +175,8 @@ def read_codes(path: Path) -> Tensor:
         UserError: there is no such file.
     """
     way_out = "; codes come from a file that `lvlm encode --out` wrote"
+    if not is_file(path):
+        raise UserError(f"{no_such_file(path)}{way_out}")
     with reading(f"{path}: cannot be read", way_out):
         try:
             with np.load(path, allow_pickle=False) as arrays:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lvlm.errors import MissingLibrary
+from lvlm.system.files import given_path
 
 
 def play(
@@ -41,7 +42,7 @@ def play(
         raise MissingLibrary.of("Gradio", "play") from error
     from lvlm.playground.player import Player
 
-    folder = None if study is None else Path(study)
+    folder = None if study is None else given_path(study, "the study's folder")
     served = serve(
         Player.load(Path(run), study=folder, plugin_files=tuple(plugin_files)), host=host, port=port
     )

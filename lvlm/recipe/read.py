@@ -21,6 +21,7 @@ from lvlm.interfaces import Params, Section
 from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
+from lvlm.recipe.paths import with_whole_paths
 from lvlm.recipe.plain_yaml import parse_overrides
 from lvlm.recipe.recipe import PART_PATHS, Recipe, Resolved
 from lvlm.recipe.rules import broken_rules
@@ -114,6 +115,8 @@ def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recip
     parts = _parts(registry, tree)
     model = recipe_model(registry)
     faults, checked = faults_of_parts(tree, parts), None
+    with collect(faults):
+        tree = with_whole_paths(tree, registry)
     try:
         # As JSON: strict, yet a list may be a tuple and a string an enum, as YAML has neither.
         checked = model.model_validate_json(json.dumps(tree.values))

@@ -22,7 +22,8 @@ from pathlib import Path
 from lvlm.errors import UserError, listing, nearest
 from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of
 from lvlm.registry.roles import ROLES
-from lvlm.system.files import read_named
+from lvlm.system.files import given_path, read_named, real
+from lvlm.system.limits import PLUGIN_BYTES
 from lvlm.system.modules import module_name, module_of
 
 GROUP = "lvlm"
@@ -96,7 +97,7 @@ class Registry:
         copy.plugins, copy.left_out, copy.core = [*self.plugins], self.left_out, self.core
         copy.kinds = {role: dict(kinds) for role, kinds in self.kinds.items()}
         failed = []
-        for file in dict.fromkeys(Path(file).resolve() for file in files):
+        for file in dict.fromkeys(real(given_path(file, "a plugin's file")) for file in files):
             if str(file) not in copy.files():
                 info = copy._add_file(file)
                 failed += [info] if info.error else []
@@ -158,7 +159,7 @@ class Registry:
             raise UserError("\n".join(map(_dropped, failed)))
 
     def _add_file(self, path: Path) -> PluginInfo:
-        source = read_named(path)
+        source = read_named(path, most_bytes=PLUGIN_BYTES)
         name = module_name(path, source)
         fresh = name not in sys.modules
         digest = hashlib.sha256(source).hexdigest()

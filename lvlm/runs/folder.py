@@ -28,7 +28,16 @@ from lvlm.recipe.assemble import count_parameters
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.roles import nested_roles
 from lvlm.runs.record import RunRecord
-from lvlm.system.files import delete, left_unfinished, write_atomically, writing
+from lvlm.system.files import (
+    delete,
+    entries,
+    is_file,
+    is_folder,
+    is_there,
+    left_unfinished,
+    write_atomically,
+    writing,
+)
 from lvlm.system.lock import LOCK
 from lvlm.system.records import read_record_file
 from lvlm.system.regular import MIB
@@ -57,7 +66,7 @@ MADE_LATER = (
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run."""
-    return (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
+    return is_file(folder / "recipe.yaml") and is_file(folder / "run.json")
 
 
 def claim(folder: Path, *, overwrite: bool) -> None:
@@ -66,11 +75,11 @@ def claim(folder: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: it holds a run (without `overwrite`), or something that isn't a run.
     """
-    if not folder.exists():
+    if not is_there(folder):
         return
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder}: is a file; name a folder for the run")
-    there = {path.name for path in folder.iterdir() if left_unfinished(path) not in WRITTEN_AT_BIRTH}
+    there = {path.name for path in entries(folder) if left_unfinished(path) not in WRITTEN_AT_BIRTH}
     if there <= UNBORN and ("files" not in there or "run.json" in there):
         return
     if not is_run(folder):

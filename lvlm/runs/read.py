@@ -14,7 +14,7 @@ from lvlm.recipe.recipe import Resolved
 from lvlm.recipe.saved import read_saved_recipe
 from lvlm.registry.registry import PluginInfo, Registry
 from lvlm.runs.folder import is_run, read_record
-from lvlm.system.files import shown
+from lvlm.system.files import entries, given_path, is_folder, is_there, shown
 from lvlm.system.regular import MIB, read_regular
 
 LOGGER = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ def read_run(
     Raises:
         UserError: no run there, its recipe was changed since, or its kinds are not to be had.
     """
-    folder = Path(folder)
-    if not folder.exists():
-        siblings = [p.name for p in folder.parent.iterdir() if is_run(p)] if folder.parent.is_dir() else []
+    folder = given_path(folder, "the run's folder")
+    if not is_there(folder):
+        siblings = [p.name for p in entries(folder.parent) if is_run(p)] if is_folder(folder.parent) else []
         raise UserError(f"{folder}: no such run{nearest(folder.name, siblings)}")
     if not is_run(folder):
         raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json)")

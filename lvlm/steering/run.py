@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def steer(
     run: str | Path | OpenedRun,
-    *,
+    *overrides: str,
     groups: int | None = None,
     samples: int | None = None,
     sources: int | None = None,
@@ -52,6 +52,7 @@ def steer(
     Args:
         run: as for `load`, or a run that is open. What isn't given is as its recipe's `steer` says, or that
             section's default.
+        overrides: as for `evaluate`.
         groups: prompts, from the test windows; samples of one share its codes.
         samples: samples of each prompt.
         sources: test windows whose codes are carried over to another prompt.
@@ -77,7 +78,7 @@ def steer(
     said = {name: value for name, value in said.items() if value is not None}
     label = label or f"steering {run}"
     with ExitStack() as work, Display(console or Console(quiet=True), label, 100) as display:
-        opened = open_run(run, plugin_files=plugin_files)
+        opened = open_run(run, overrides, plugin_files=plugin_files)
         params = _with(opened.recipe.steer or SteerParams(), said)
         opened.model  # noqa: B018  read now: a training may delete the checkpoint while the data are opened
         windows = _windows(opened, params)

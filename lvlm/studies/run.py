@@ -22,13 +22,14 @@ from rich.console import Console
 
 from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
+from lvlm.recipe.paths import where_data_are
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
 from lvlm.runs.folder import is_run
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.runs.work import working_on
 from lvlm.steering.run import steer
 from lvlm.system.device import is_out_of_memory, pick_device
-from lvlm.system.files import left_unfinished, writing
+from lvlm.system.files import given_path, is_folder, is_there, left_unfinished, writing
 from lvlm.system.lock import Busy
 from lvlm.system.world import join_world, place_of
 from lvlm.training.train import recipe_changes, train_resolved
@@ -172,7 +173,7 @@ def _measure(resolved: Resolved, folder: Path, console: Console, label: str) -> 
     Raises:
         Diverged: a number of the evaluation is not finite; run.json records it.
     """
-    opened = open_run(folder, registry=resolved.registry)
+    opened = open_run(folder, where_data_are(resolved), registry=resolved.registry)
     evaluated = _is_evaluated(opened)
     try:
         if not evaluated:
@@ -213,9 +214,9 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
         UserError: it holds something that is no study.
     """
     with writing(out):  # whose name may be too long
-        if not out.exists():
+        if not is_there(out):
             return
-        if not out.is_dir():
+        if not is_folder(out):
             raise UserError(f"{out}: is a file; name a folder for the study")
         from lvlm.report.folder import STUDY
 
@@ -259,7 +260,7 @@ def study(
     try:
         return run_study(
             source,
-            Path(out),
+            given_path(out, "the study's folder"),
             overrides,
             plugin_files=plugin_files,
             console=console or Console(quiet=True),

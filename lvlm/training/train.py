@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lvlm.errors import UserError
+from lvlm.recipe.paths import path_places
 from lvlm.recipe.read import RecipeSource, read_recipe
+from lvlm.recipe.tree import dotted
 from lvlm.runs.divergence import forget_divergence
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
 from lvlm.runs.read import read_run
 from lvlm.runs.work import working_on
 from lvlm.system.device import pick_device, threads_restored
-from lvlm.system.files import not_written
+from lvlm.system.files import given_path, refused
 from lvlm.system.world import is_loss_of_another, join_world, led
 from lvlm.training.signals import stop_signals
 from lvlm.training.trainer import Trainer
@@ -60,7 +62,9 @@ def train(
         resolved = read_run(out, overrides, plugin_files=plugin_files)
     else:
         resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
-    return train_resolved(resolved, Path(out), resume=resume, overwrite=overwrite, console=console)
+    return train_resolved(
+        resolved, given_path(out, "the run's folder"), resume=resume, overwrite=overwrite, console=console
+    )
 
 
 @threads_restored()
@@ -111,7 +115,7 @@ def train_resolved(
             work.enter_context(stop_signals())
         trainer.run(console, label)
     except OSError as error:
-        raise not_written(error.filename or out, error) from error
+        raise refused(error, out) from error
     except RuntimeError as error:
         if world.ranks > 1 and is_loss_of_another(error):
             reason = str(error).splitlines()[0]
@@ -167,7 +171,10 @@ def recipe_changes(resolved: Resolved, run: Path) -> list[str]:
     """
     before = {path: value for path, value, _ in read_run(run, registry=resolved.registry).describe()}
     now = {path: value for path, value, _ in resolved.describe()}
+    moved = {dotted(place) for place in path_places(resolved.tree, resolved.registry)}
     changed = sorted(
-        k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k[:7] != "plugins"
+        k
+        for k in (before.keys() | now.keys()) - moved  # which other checks compare by content
+        if before.get(k) != now.get(k) and k[:7] != "plugins"
     )
     return [f"{k}: {before.get(k)!r} in the run, {now.get(k)!r} now" for k in changed]
