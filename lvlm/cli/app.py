@@ -10,7 +10,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,8 +23,10 @@ from lvlm.cli.data import data_app, tokenizer_app
 from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
+from lvlm.cli.streams import finish, give_up_output, prepare, put, say
 from lvlm.cli.words import Described, described_by
-from lvlm.errors import Interrupted, RunsFailed, UserError
+from lvlm.errors import Interrupted, RunsFailed, UserError, bounded
+from lvlm.system.plain import printable
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
 # process wants a core, spinning makes a training step several times slower.
@@ -38,8 +41,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            with _usage_in_plain_words():
+                result = super().invoke(ctx)
+            finish()
         except UserError as error:
             _end(2, str(error))
         except RunsFailed as error:
@@ -49,14 +53,36 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             _end(128 + signal.SIGINT, "stopped")
         except BrokenPipeError:  # `lvlm kinds | head`: whoever read is gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            give_up_output()
             sys.exit(141)
         return result
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the program."""
+        prepare()
+        return super().main(*args, **options)
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the options that come before a command."""
+        with _usage_in_plain_words():
+            return super().make_context(*args, **options)
+
+
+@contextmanager
+def _usage_in_plain_words() -> Iterator[None]:
+    """A context in which what the parser says of wrong options is bounded, and obeyed by no terminal."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
+            error.message = bounded(printable(error.message))  # type: ignore[attr-defined]
+        raise
 
 
 def _end(status: int, message: str) -> NoReturn:
     if message:  # another process of the same training tells
-        print(f"lvlm: {message}", file=sys.stderr)
+        say(f"lvlm: {message}")
+    give_up_output()
     sys.exit(status)
 
 
@@ -94,7 +120,7 @@ def train(
         plugin_files=plugin or [],
         console=progress(),
     )
-    print(folder)
+    put(folder)
 
 
 def _folder(out: str | None, source: str) -> Path:
@@ -130,7 +156,7 @@ def study(
 
 
 def _show_report(page: Path) -> None:
-    print(f"report: {page.resolve().as_uri()}")
+    put(f"report: {page.resolve().as_uri()}")
 
 
 @described_by("lvlm.report.page:report_folder", control="controls", format="kind")
@@ -150,7 +176,7 @@ def report(
         kind=format,  # type: ignore[arg-type]  # checked there
         console=progress(),
     )
-    print(f"report: {page.resolve().as_uri()}")
+    put(f"report: {page.resolve().as_uri()}")
 
 
 @app.callback(invoke_without_command=True)
@@ -160,7 +186,7 @@ def _version(
     if version:
         from lvlm import __version__
 
-        print(__version__)
+        put(__version__)
         raise typer.Exit
 
 

@@ -14,6 +14,8 @@ from lvlm.registry.registry import Registry
 from lvlm.runs.folder import is_run, read_record
 from lvlm.system.files import reading
 
+SHOWN_RUNS = 12
+
 
 def read_run(
     folder: str | Path,
@@ -32,7 +34,7 @@ def read_run(
         siblings = [p.name for p in folder.parent.iterdir() if is_run(p)] if folder.parent.is_dir() else []
         raise UserError(f"{folder}: no such run{nearest(folder.name, siblings)}")
     if not is_run(folder):
-        raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json)")
+        raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json){_runs_below(folder)}")
     record = read_record(folder)
     files = _kept_files(folder, record)
     registry = registry.extended(plugin_files) if registry else Registry.load(files=plugin_files)
@@ -42,6 +44,17 @@ def read_run(
         missing = _missing_plugins(record, registry)
         hint = f"\n{folder}: was trained with {missing}; give a plugin file again with --plugin FILE"
         raise UserError(f"{error}{hint if missing else ''}") from None
+
+
+def _runs_below(folder: Path) -> str:
+    """What to name in place of a folder that holds runs, in words."""
+    try:
+        found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/run.json"))
+    except OSError:
+        return ""
+    runs = [str(path) for path in found if is_run(path)]
+    more = f" and {len(runs) - SHOWN_RUNS:,} more" if len(runs) > SHOWN_RUNS else ""
+    return f"; name one of the runs in it: {', '.join(runs[:SHOWN_RUNS])}{more}" if runs else ""
 
 
 def onset(folder: Path) -> int | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
+from lvlm.errors import BeyondMachine, Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
 from lvlm.runs.folder import is_run
@@ -26,6 +26,7 @@ from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.steering.run import steer
 from lvlm.system.device import is_out_of_memory
 from lvlm.system.files import writing
+from lvlm.system.terminal import tell
 from lvlm.system.world import place_of
 from lvlm.training.train import recipe_changes, train_resolved
 
@@ -63,9 +64,7 @@ def run_study(
     )
     write_record(out, record)
     total, began, worked = len(study.runs), time.monotonic(), 0
-    console.print(
-        f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}", highlight=False
-    )
+    tell(console, f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}")
     reported, failed = [], list[str]()
     for number, run in enumerate(study.runs, start=1):
         folder = out / run.arm / f"seed{run.seed}"
@@ -77,7 +76,7 @@ def run_study(
         elif done:
             worked += 1
             minutes = (time.monotonic() - began) / worked * (total - number) / 60
-            console.print(f"{label}  done; about {minutes:.1f} min left", highlight=False, markup=False)
+            tell(console, f"{label}  done; about {minutes:.1f} min left")
     if len(failed) == total:
         raise RunsFailed(f"{out}: no run of the study came to its end: {'; '.join(failed)}", None)
     report = read_report(
@@ -102,7 +101,7 @@ def _finish(resolved: Resolved, folder: Path, console: Console, label: str) -> b
     """
 
     def told(line: str) -> str:
-        console.print(f"{label}  {line}", highlight=False, soft_wrap=True, markup=False)
+        tell(console, f"{label}  {line}")
         return line
 
     before = divergence_of(folder)
@@ -118,6 +117,10 @@ def _finish(resolved: Resolved, folder: Path, console: Console, label: str) -> b
     except Diverged as error:
         told(f"diverged: {error}")
         return str(Divergence(error.step, error.reason))
+    except BeyondMachine as error:
+        if place_of(os.environ)["WORLD_SIZE"] != "1":
+            raise
+        return told(f"is too large for this machine: {error}")
     except (MemoryError, RuntimeError) as error:
         if place_of(os.environ)["WORLD_SIZE"] != "1" or not is_out_of_memory(error):
             raise  # of several processes the others wait for this one
