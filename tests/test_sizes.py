@@ -139,6 +139,18 @@ def test_a_step_is_refused_by_its_plan_alone_where_formulas_do_not_tell(
                 refuse_step(recipe, parameters, torch.device("cpu"))
 
 
+def test_many_rows_are_planned_from_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from lvlm.training import room
+
+    recipe = read_recipe(tiny("free", write_text(tmp_path))).recipe
+    whole = room.step_bytes(recipe, 24)
+    monkeypatch.setattr(room, "ROWS", (4, 8))
+    assert room._planned(recipe, 24) == pytest.approx(whole, rel=0.05)
+    many = recipe.model_copy(update={"train": recipe.train.model_copy(update={"rows": 10**8})})
+    with pytest.raises(BeyondMachine, match="train.rows is 100000000 of 12 tokens: needs"):
+        refuse_step(many, 1, torch.device("cpu"))
+
+
 def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(machine, "_LIMITS_OF_CONTAINERS", (limit,))

@@ -17,13 +17,15 @@ from lvlm.data.source import TOKEN_BYTES, need_windows
 from lvlm.errors import BeyondMachine
 from lvlm.system.machine import memory_bytes, need_memory, need_threads, need_workers
 from lvlm.training.parallel import layout
-from lvlm.training.plan import MOST_ROWS, step_bytes
+from lvlm.training.plan import step_bytes
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
 
 
 STATE_BYTES = 16  # of a parameter: weight, gradient, and AdamW's two means, float32
+
+ROWS = (256, 512)  # that the memory of more is planned from: even numbers, as shuffled codes want them
 
 MOST_FLOATS = 64
 """Numbers that a block keeps for a token and a unit of width, at most: ordinary blocks keep 20 to 40."""
@@ -71,13 +73,22 @@ def refuse_step(recipe: Recipe, parameters: int, device: torch.device, *, ranks:
     blocks = backbone.layers + int(getattr(recipe.model.encoder, "layers", 0) or 0) + 1
     at_most = state * 2 + rows * tokens * 4 * (blocks * (MOST_FLOATS * backbone.width + tokens) + 8 * vocab)
     there = memory_bytes(device)
-    if ranks > 1 or there is None or at_most <= there or rows > MOST_ROWS:
+    if ranks > 1 or there is None or at_most <= there:
         return
     here = recipe.model_copy(update={"train": train.model_copy(update={"device": device.type})})
     try:
-        planned = step_bytes(here, rows)
+        planned = _planned(here, rows)
     except BeyondMachine:
         raise
     except Exception:  # a part that can't be planned is tried
         return
     need_memory(what, planned, device, mend=f"{mend}; so does train.recompute=full")
+
+
+def _planned(recipe: Recipe, rows: int) -> float:
+    """Bytes at the peak of a step. Many rows are extrapolated from few, as every row holds the same."""
+    few, more = ROWS
+    if rows <= more:
+        return step_bytes(recipe, rows)
+    low, high = step_bytes(recipe, few), step_bytes(recipe, more)
+    return low + (rows - few) / (more - few) * max(0, high - low)
