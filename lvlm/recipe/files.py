@@ -108,9 +108,9 @@ def load_plugins(
     registry = registry.extended(files) if registry else Registry.load(files=files)
     faults = []
     for tree in trees:
-        for index, plugin in enumerate(_named_plugins(tree)):
+        for index, plugin in enumerate(named_plugins(tree)):
             try:
-                if _is_file(plugin):
+                if is_plugin_file(plugin):
                     registry = registry.extended([plugin])
                 else:
                     registry.require(plugin)
@@ -119,14 +119,15 @@ def load_plugins(
                 faults.append(Fault(tree.origin(path), path, str(error)))
     if faults:
         raise RecipeError(faults)
-    return registry, [_with_files(tree, registry.files()) for tree in trees]
+    return registry, [with_plugin_files(tree, registry.files()) for tree in trees]
 
 
-def _is_file(plugin: str) -> bool:
+def is_plugin_file(plugin: str) -> bool:
+    """Whether what a recipe lists under `plugins` is a file's path, and no installed plugin's name."""
     return plugin.endswith(".py") or "/" in plugin or os.sep in plugin
 
 
-def _named_plugins(tree: Tree) -> list[str]:
+def named_plugins(tree: Tree) -> list[str]:
     """The plugins that a tree names; none if the list is malformed, which validation reports."""
     named: Any = tree.values.get("plugins")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
@@ -136,11 +137,11 @@ def _absolute_plugins(tree: Tree, folder: Path) -> Tree:
     named = tree.values.get("plugins")
     if not isinstance(named, list):
         return tree
-    plugins = [str((folder / p).resolve()) if isinstance(p, str) and _is_file(p) else p for p in named]
+    plugins = [str((folder / p).resolve()) if isinstance(p, str) and is_plugin_file(p) else p for p in named]
     return Tree({**tree.values, "plugins": plugins}, tree.origins)
 
 
-def _with_files(tree: Tree, files: Sequence[str]) -> Tree:
+def with_plugin_files(tree: Tree, files: Sequence[str]) -> Tree:
     """The tree with every loaded plugin file added to its `plugins`: its kinds may come from any of them."""
     named = tree.values.get("plugins", [])
     extra = [file for file in files if isinstance(named, list) and file not in named]

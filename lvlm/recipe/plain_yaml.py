@@ -56,11 +56,20 @@ def read_yaml(path: Path) -> Tree:
         UserError: when there is no such file.
         RecipeError: when the file is not YAML, holds more than plain values, or repeats a key.
     """
+    return mapping_of(read_named(path), shown(path))
+
+
+def mapping_of(content: bytes, source: str) -> Tree:
+    """The mapping in the content of a YAML file, which was read already; errors name its `source`.
+
+    Raises:
+        RecipeError: as for `read_yaml`.
+    """
     try:
-        text = read_named(path).decode()
+        text = content.decode()
     except UnicodeDecodeError:
-        raise RecipeError([Fault(Origin(shown(path)), (), "is not UTF-8 text")]) from None
-    tree = _parse(text, Origin(shown(path), 1))
+        raise RecipeError([Fault(Origin(source), (), "is not UTF-8 text")]) from None
+    tree = _parse(text, Origin(source, 1))
     if not isinstance(tree.values, dict):
         raise RecipeError([Fault(tree.origin(), (), "the top level must be a mapping of 'key: value' lines")])
     return tree

@@ -32,7 +32,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """What became of one plugin: its kinds ('role/kind'), or why it was dropped."""
+    """What became of one plugin: its kinds (role/kind), or why it was dropped; a single file has a sha256."""
 
     name: str
     version: str
@@ -40,6 +40,7 @@ class PluginInfo:
     single_file: bool = False
     kinds: tuple[str, ...] = ()
     error: str | None = None
+    sha256: str = ""
 
 
 class Registry:
@@ -160,8 +161,8 @@ class Registry:
         source = read_named(path)
         name = module_name(path, source)
         fresh = name not in sys.modules
-        version = hashlib.sha256(source).hexdigest()[:12]
-        info = PluginInfo(path.stem, version, str(path), single_file=True)
+        digest = hashlib.sha256(source).hexdigest()
+        info = PluginInfo(path.stem, digest[:12], str(path), single_file=True, sha256=digest)
         info = self._add(info, lambda: _module(path, source, name))
         if info.error and fresh:
             sys.modules.pop(name, None)

@@ -1,7 +1,7 @@
 """Run folders: made once, never overwritten by accident, read without executing anything.
 
 RUN/recipe.yaml        every resolved value, by kind; no import paths
-RUN/run.json           versions, plugins, data fingerprint, parameters, and what the training cost
+RUN/run.json           versions, plugins, sha256 of the recipe, data fingerprint, parameters, training's cost
 RUN/files/             copies of what the data's codec is made of (a tokenizer.json), by sha256 in run.json
 RUN/metrics.jsonl      what was logged            RUN/tensorboard/   the same, for TensorBoard
 RUN/checkpoints/       see lvlm.runs.checkpoint
@@ -27,12 +27,17 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import count_parameters
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.roles import nested_roles
+from lvlm.runs.record import RunRecord
 from lvlm.system.files import delete, left_unfinished, write_atomically, writing
+from lvlm.system.records import read_record_file
+from lvlm.system.regular import MIB
 
 UNBORN = {
     "run.json",
     "files",
 }  # what a run that was killed at birth may leave, beside files that are half-written
+
+MOST_RECORD_BYTES = 16 * MIB  # of run.json
 
 WRITTEN_AT_BIRTH = {"run.json", "recipe.yaml"}
 
@@ -85,14 +90,17 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
     installed = [name for name in resolved.recipe.plugins if name not in resolved.registry.files()]
     saved = replace(resolved, recipe=resolved.recipe.model_copy(update={"plugins": installed}))
     files = resolved.recipe.data.files()
+    recipe = saved.to_yaml()
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "plugins": [
             {"name": p.name, "version": p.version, "kinds": p.kinds}
+            | ({"sha256": p.sha256} if p.single_file else {})
             for p in resolved.registry.plugins
             if p.name in used
         ],
+        "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         **facts,
     }
@@ -107,7 +115,7 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
         for name, content in files.items():
             (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "files" / name, content)
-        write_atomically(folder / "recipe.yaml", saved.to_yaml())  # last: with it the folder is a run
+        write_atomically(folder / "recipe.yaml", recipe)  # last: with it the folder is a run
 
 
 def _plugins_used(resolved: Resolved) -> set[str]:
@@ -144,19 +152,13 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """run.json.
+    """The values of run.json, whose fields are those of `RunRecord`.
 
     Raises:
-        UserError: it can't be read.
+        UserError: it can't be read, or a field is of another form.
     """
-    path = folder / "run.json"
-    try:
-        record = json.loads(path.read_text())
-        if not isinstance(record, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a run's record: {error}") from None
-    return record
+    record = read_record_file(folder / "run.json", RunRecord, "a run's record", most_bytes=MOST_RECORD_BYTES)
+    return record.model_dump(exclude_unset=True)
 
 
 def refuse_other_data(folder: Path, fingerprint: str) -> None:
