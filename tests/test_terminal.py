@@ -155,7 +155,11 @@ def test_what_a_plugin_prints_is_no_part_of_the_result(tmp_path: Path) -> None:
 def test_a_result_that_cannot_be_written_is_told(shell: str, words: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    found = lvlm("kinds", "data", shell=shell)
+    for arguments in (["kinds", "data"], ["--version"], ["kinds", "--help"]):
+        _check_that_it_is_told(lvlm(*arguments, shell=shell), words)
+
+
+def _check_that_it_is_told(found: subprocess.CompletedProcess[str], words: str) -> None:
     assert found.returncode == 2
     assert found.stderr == f"lvlm: the result can't be written to the standard output: {words}\n"
 

@@ -23,7 +23,7 @@ from lvlm.cli.data import data_app, tokenizer_app
 from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
-from lvlm.cli.streams import finish, give_up_output, prepare, put, say
+from lvlm.cli.streams import NO_RESULT, give_up_output, is_of_output, prepare, put, say, told_at_the_end
 from lvlm.cli.words import Described, described_by
 from lvlm.errors import Interrupted, RunsFailed, UserError, bounded
 from lvlm.system.plain import printable
@@ -41,9 +41,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            with _usage_in_plain_words():
+            with _usage_in_plain_words(), told_at_the_end():
                 result = super().invoke(ctx)
-            finish()
         except UserError as error:
             _end(2, str(error))
         except RunsFailed as error:
@@ -60,7 +59,12 @@ class Commands(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the program."""
         prepare()
-        return super().main(*args, **options)
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # of the parser's own words, such as --help
+            if not is_of_output(error):
+                raise
+            _end(2, NO_RESULT.format(reason=error.strerror))
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Read the options that come before a command."""

@@ -16,8 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
+import typer
+
 from lvlm.errors import UserError, bounded
 from lvlm.system.plain import printable
+
+NO_RESULT = "the result can't be written to the standard output: {reason}"
 
 _results: TextIO | None = None
 
@@ -83,7 +87,7 @@ def told_if_lost() -> Iterator[None]:
     except BrokenPipeError:  # whoever read is gone, and misses nothing
         raise
     except OSError as error:
-        raise UserError(f"the result can't be written to the standard output: {error.strerror}") from None
+        raise UserError(NO_RESULT.format(reason=error.strerror)) from None
 
 
 def put(text: object, *, end: str = "\n", flush: bool = False) -> None:
@@ -118,14 +122,27 @@ def show(*things: Any) -> None:
             console.print(thing)
 
 
-def finish() -> None:
-    """Write what is still held back.
+@contextmanager
+def told_at_the_end() -> Iterator[None]:
+    """A context at whose end, an early one too, everything is written that is still held back.
 
     Raises:
         UserError: it can't be written.
     """
+    try:
+        yield
+    except typer.Exit:
+        with told_if_lost():
+            results().flush()
+        raise
     with told_if_lost():
         results().flush()
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether an error is that of writing to a standard stream, which has no name."""
+    lost = (errno.EBADF, errno.EIO, errno.ENOSPC, errno.EDQUOT)
+    return error.filename is None and error.errno in lost
 
 
 def give_up_output() -> None:
