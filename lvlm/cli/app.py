@@ -24,9 +24,11 @@ from lvlm.cli.data import data_app, tokenizer_app
 from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
+from lvlm.cli.streams import NO_RESULT, give_up_output, is_of_output, prepare, put, say, told_at_the_end
 from lvlm.cli.words import Described, described_by
-from lvlm.errors import Interrupted, Remark, RunsFailed, UserError
+from lvlm.errors import Interrupted, Remark, RunsFailed, UserError, bounded
 from lvlm.system.files import given_path
+from lvlm.system.plain import printable
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
 # process wants a core, spinning makes a training step several times slower.
@@ -41,9 +43,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            with _remarks_as_lines():
+            with _remarks_as_lines(), _usage_in_plain_words(), told_at_the_end():
                 result = super().invoke(ctx)
-            sys.stdout.flush()
         except UserError as error:
             _end(2, str(error))
         except RunsFailed as error:
@@ -53,9 +54,35 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             _end(128 + getattr(error, "signal_number", signal.SIGINT), "stopped")
         except BrokenPipeError:  # `lvlm kinds | head`: whoever read is gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            give_up_output()
             sys.exit(141)
         return result
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the program."""
+        prepare()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # of the parser's own words, such as --help
+            if not is_of_output(error):
+                raise
+            _end(2, NO_RESULT.format(reason=error.strerror))
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the options that come before a command."""
+        with _usage_in_plain_words():
+            return super().make_context(*args, **options)
+
+
+@contextmanager
+def _usage_in_plain_words() -> Iterator[None]:
+    """A context in which what the parser says of wrong options is bounded, and obeyed by no terminal."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
+            error.message = bounded(printable(error.message))  # type: ignore[attr-defined]
+        raise
 
 
 @contextmanager
@@ -78,7 +105,8 @@ def _remarks_as_lines() -> Iterator[None]:
 
 def _end(status: int, message: str) -> NoReturn:
     if message:  # another process of the same training tells
-        print(f"lvlm: {message}", file=sys.stderr)
+        say(f"lvlm: {message}")
+    give_up_output()
     sys.exit(status)
 
 
@@ -116,7 +144,7 @@ def train(
         plugin_files=plugin or [],
         console=progress(),
     )
-    print(folder)
+    put(folder)
 
 
 def _folder(out: str | None, source: str) -> Path:
@@ -150,7 +178,7 @@ def study(
 
 
 def _show_report(page: Path) -> None:
-    print(f"report: {page.resolve().as_uri()}")
+    put(f"report: {page.resolve().as_uri()}")
 
 
 @described_by("lvlm.report.page:report_folder", control="controls", format="kind")
@@ -170,7 +198,7 @@ def report(
         kind=format,  # type: ignore[arg-type]  # checked there
         console=progress(),
     )
-    print(f"report: {page.resolve().as_uri()}")
+    put(f"report: {page.resolve().as_uri()}")
 
 
 @app.callback(invoke_without_command=True)
@@ -180,7 +208,7 @@ def _version(
     if version:
         from lvlm import __version__
 
-        print(__version__)
+        put(__version__)
         raise typer.Exit
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lvlm.cli.shared import AsJSON, Overrides, PluginFiles, listed, progress, show
+from lvlm.cli.shared import AsJSON, Overrides, PluginFiles, listed, progress
+from lvlm.cli.streams import put, show
 from lvlm.cli.words import described_by
 from lvlm.errors import UserError
 
@@ -49,7 +50,7 @@ def evaluate(
         console=progress(),
     )
     if as_json:
-        print(json.dumps(result, indent=1))
+        put(json.dumps(result, indent=1))
     else:
         show(*evaluation_table(result))
 
@@ -92,7 +93,7 @@ def lm_eval(
         console=progress(),
     )
     if as_json:
-        print(json.dumps(found, indent=1))
+        put(json.dumps(found, indent=1))
     else:
         show(tasks_table(found))
 
@@ -116,7 +117,7 @@ def doctor(
         run, *(overrides or []), step=step, windows=windows, plugin_files=plugin or [], console=progress()
     )
     if as_json:
-        print(json.dumps(asdict(examination), indent=1))
+        put(json.dumps(asdict(examination), indent=1))
     else:
         show(*examination_tables(examination))
 
@@ -156,6 +157,6 @@ def steer(
         console=progress(),
     )
     if as_json:
-        print(found.model_dump_json(indent=1))
+        put(found.model_dump_json(indent=1))
     else:
         show(*steering_tables(found, Gate.of([found, *controls], lvlm=found.lvlm)))

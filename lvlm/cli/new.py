@@ -6,6 +6,7 @@ import keyword
 import re
 from pathlib import Path
 
+from lvlm.cli.streams import put
 from lvlm.cli.words import described_by
 from lvlm.errors import UserError, listing, nearest
 from lvlm.system.files import entries, given_path, is_folder, is_there, writing
@@ -20,7 +21,7 @@ IN_CROSSES = ("encoder", "quantizer", "injection")
 @described_by("lvlm.cli.new:write_package")
 def new(role: str, name: str, out: str | None = None) -> None:
     """Write a plugin's package: a small working kind that passes its conformance test, to be changed into yours."""
-    print(write_package(role, name, out))
+    put(write_package(role, name, out))
 
 
 def templates_dir() -> Path:

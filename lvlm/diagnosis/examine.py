@@ -18,10 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lvlm.data.source import need_windows
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
 from lvlm.diagnosis.measured import Measured
-from lvlm.errors import UserError
+from lvlm.errors import check_count
 from lvlm.interfaces.brief import Brief
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.progress import Display
@@ -65,13 +66,15 @@ def doctor(
         UserError: no such run or checkpoint, a damaged one, other data than it was trained on, or
             fewer windows than are asked for.
     """
-    if windows is not None and windows < 1:
-        raise UserError(f"windows is {windows}; it is at least 1")
+    if windows is not None:
+        check_count("windows", windows)
     with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
         opened = open_run(run, overrides, step=step, plugin_files=plugin_files)
         measured = None
         if opened.model.latent is not None:
-            held_out = opened.data.windows(windows or opened.recipe.train.evaluate_windows)
+            count = windows or opened.recipe.train.evaluate_windows
+            need_windows(f"windows is {count}", count, opened.recipe.data.tokens)
+            held_out = opened.data.windows(count)
             measured = measure(
                 opened.model, opened.recipe, held_out, opened.checkpoint, progress=display.share
             )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from lvlm.data.source import need_windows
+from lvlm.errors import UserError
 from lvlm.evaluation.compare import ends, gaps, worth
 from lvlm.evaluation.result import Choice, Estimated, Evaluation, LatentUsed
 from lvlm.evaluation.settings import Settings
@@ -25,6 +27,7 @@ from lvlm.likelihood import Estimator, EstimatorParams
 from lvlm.likelihood.estimate import Estimates, Quality, estimate
 from lvlm.likelihood.estimators import make_estimators, status_of
 from lvlm.likelihood.names import LOWEST, Resampling
+from lvlm.likelihood.particles import need_draws
 from lvlm.likelihood.reading import is_read
 from lvlm.objective import NATS_PER_BIT
 from lvlm.recipe.assemble import build_loss, estimator_kind
@@ -92,7 +95,7 @@ def evaluate(
             data, or other data than it was trained on; options out of range; an estimator that the
             model doesn't allow.
     """
-    ks = [k] if isinstance(k, int) else k
+    ks = k if k is None or isinstance(k, Sequence) else [k]
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below, repeats)
     folder = run.folder if isinstance(run, OpenedRun) else Path(run)
     label = label or f"evaluating {run}"
@@ -101,8 +104,13 @@ def evaluate(
         Display(console or Console(quiet=True), label, 100) as display,
     ):
         opened = open_run(run, overrides, plugin_files=plugin_files, step=step)
-        recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
-        windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
+        recipe, spec = opened.recipe, opened.recipe.evaluate
+        count = settings.windows or spec.windows
+        need_windows(f"windows is {count}", count, recipe.data.tokens)
+        model = opened.on_device()
+        _refuse_estimators_of_latents(opened, settings)
+        need_draws(model, 1, recipe.data.tokens, max(settings.ks or [spec.k]))
+        windows_used = opened.data.windows(count, split="test")
         kinds = [estimator_kind(opened.registry, name) for name in settings.estimators or spec.estimators]
         used = _estimators(kinds, settings, opened)
         headline, chosen_on = _headline(opened, used, settings)
@@ -146,6 +154,20 @@ def evaluate(
         if settings.as_declared and opened.step == opened.selected_step:
             _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
+
+
+def _refuse_estimators_of_latents(run: OpenedRun, settings: Settings) -> None:
+    """Refuse what was asked for by name and can't be had.
+
+    Raises:
+        UserError: an estimator other than 'exact' of a model without a latent.
+    """
+    named = [str(name) for name in settings.estimators or () if name != "exact"]
+    if run.model.latent is None and named:
+        raise UserError(
+            f"{run}: a model without a latent has its exact likelihood alone, and no {', '.join(named)}; "
+            f"leave the estimators out"
+        )
 
 
 def _bounds(run: OpenedRun, labels: Iterable[str]) -> set[str]:

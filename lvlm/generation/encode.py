@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,11 +170,27 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
     return path
 
 
+NO_CODES = (
+    *(
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What NumPy and the archive raise at a file of another kind."""
+
+
 def read_codes(path: Path) -> Tensor:
     """Read the codes of the first piece in a file that `write_codes` wrote.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it holds something else.
     """
     way_out = "; codes come from a file that `lvlm encode --out` wrote"
     if not is_file(path):
@@ -182,5 +200,5 @@ def read_codes(path: Path) -> Tensor:
             with np.load(path, allow_pickle=False) as arrays:
                 codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
                 return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
-        except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+        except NO_CODES:
             raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None

@@ -52,6 +52,11 @@ def _ids(model: LatentLM, prompt: Prompt, what: str) -> list[int]:
         raise UserError(f"a {what} is {prompt!r}; it is a text, or a list of token ids") from None
 
 
+def tokens_that_fit(model: LatentLM, rows: list[list[int]], most: int) -> int:
+    """So many tokens, or as many as the model's context has room for after the longest prompt; 1 at least."""
+    return max(1, min(most, model.backbone.context + 1 - max(map(len, rows), default=1)))
+
+
 def check_rows(model: LatentLM, rows: list[list[int]], tokens: int, *, what: str = "prompt") -> None:
     """Check that the model can read all prompts and has room for `tokens` tokens after each.
 

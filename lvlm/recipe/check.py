@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,7 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
 from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.recipe.recipe import Resolved
+from lvlm.recipe.study import Study, read_study
 
 
 def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
@@ -49,7 +51,38 @@ def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     Raises:
         UserError: with all faults of the recipe.
     """
-    resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
+    return checked(read_recipe(recipe, overrides, plugin_files=plugin_files))
+
+
+def check_study(
+    source: str | Path, *overrides: str, plugin_files: Sequence[str] = ()
+) -> tuple[Study, dict[str, Checked]]:
+    """Validate every run of a study, and build the model of every arm without memory; no data is read.
+
+    Args:
+        source: a study's YAML file, or the name of a shipped study.
+        overrides: as for `study`.
+        plugin_files: as for `build`.
+
+    Returns:
+        The study, and what was found of each arm, with the first seed.
+
+    Raises:
+        UserError: with the faults of all arms.
+    """
+    found = read_study(source, overrides, plugin_files=plugin_files)
+    arms: dict[str, Resolved] = {}
+    for run in found.runs:
+        arms.setdefault(run.arm, run.resolved)
+    return found, {arm: checked(resolved) for arm, resolved in arms.items()}
+
+
+def checked(resolved: Resolved) -> Checked:
+    """Parameters and shapes of a recipe that is read.
+
+    Raises:
+        BeyondMachine: its sizes are beyond what can be counted.
+    """
     with torch.device("meta"):
         model = assemble(resolved.recipe).eval()
     rows, tokens = resolved.recipe.train.micro_rows or resolved.recipe.train.rows, resolved.recipe.data.tokens

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from lvlm.errors import listing, nearest
+from lvlm.errors import UserError, listing, nearest
 from lvlm.interfaces import Section
 from lvlm.recipe.faults import in_words
 from lvlm.recipe.files import expand, load_plugins, locate
@@ -76,6 +76,22 @@ class Study:
     def arms(self) -> list[str]:
         """The names of the arms, in the order of the study."""
         return list(dict.fromkeys(run.arm for run in self.runs))
+
+
+def is_study(source: object) -> bool:
+    """Whether a source is a study's file, or the name of a shipped study and of no recipe."""
+    if not isinstance(source, str | Path):
+        return False
+    try:
+        try:
+            return "study" in read_yaml(locate(source).resolve()).values
+        except RecipeError:
+            return False
+        except UserError:
+            locate(source, studies=True)
+            return True
+    except UserError:
+        return False
 
 
 def read_study(

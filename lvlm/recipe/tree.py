@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, bounded
 from lvlm.system.limits import RECIPE_DEPTH, RECIPE_DIGITS, RECIPE_VALUES
 
 Keys = tuple[str | int, ...]
@@ -55,7 +55,7 @@ class RecipeError(UserError):
             fault: (fault.origin.line is None, fault.origin.source, fault.origin.line) for fault in faults
         }
         self.faults = tuple(sorted(where, key=lambda fault: where[fault]))
-        super().__init__("\n".join(map(str, self.faults)))
+        super().__init__(bounded("\n".join(map(str, self.faults))))
 
 
 @contextmanager

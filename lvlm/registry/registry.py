@@ -198,7 +198,9 @@ class Registry:
                     raise PluginError(f"{kind.role} {kind.name!r} is supplied by {supplier} already")
         except PluginError as failure:
             kinds, error = [], str(failure)
-        except (Exception, SystemExit) as failure:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # a SystemExit or a BaseExceptionGroup is no reason to end, either
             kinds, error = [], in_words(failure)
         for kind in kinds:
             self.kinds[kind.role][kind.name] = kind

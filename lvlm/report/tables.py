@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from lvlm.report.numbers import in_digits
 from lvlm.report.rows import EXACT, Report, Row
 from lvlm.report.words import about
 from lvlm.statistics import Interval, clopper_pearson
+from lvlm.system.terminal import plain
 
 ROOMY = 120  # console width from which what matters less is shown
 
@@ -269,7 +269,7 @@ def comparison_table(report: Report, width: int = 150) -> RichTable:
     fit.
     """
     source = comparison(report)
-    table = RichTable(title=Text(report.title), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    table = RichTable(title=plain(report.title), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     shown = [number for number, header in enumerate(source.headers) if header.room <= width]
     for number in shown:
         header = source.headers[number]
@@ -277,8 +277,8 @@ def comparison_table(report: Report, width: int = 150) -> RichTable:
         whole = not (
             number == 0 or (number < len(source.headers) - 1 and header.text not in ("estimator", "raw KL"))
         )
-        head = Text("\n".join(filter(None, header[:2])))
+        head = plain("\n".join(filter(None, header[:2])))
         table.add_column(head, justify="right" if number else "left", no_wrap=whole, overflow="fold")
     for row in source.rows:
-        table.add_row(*(Text("\n".join(filter(None, row[number]))) for number in shown))
+        table.add_row(*(plain("\n".join(filter(None, row[number]))) for number in shown))
     return table

@@ -24,6 +24,8 @@ MOST_RECIPE_BYTES = 4 * MIB
 MOST_KEPT_BYTES = 1024 * MIB
 """Of a file of RUN/files: tokenizers of 100 MiB are known."""
 
+SHOWN_RUNS = 12
+
 
 def read_run(
     folder: str | Path,
@@ -43,7 +45,7 @@ def read_run(
         siblings = [p.name for p in entries(folder.parent) if is_run(p)] if is_folder(folder.parent) else []
         raise UserError(f"{folder}: no such run{nearest(folder.name, siblings)}")
     if not is_run(folder):
-        raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json)")
+        raise UserError(f"{folder}: holds no run (a run has recipe.yaml and run.json){_runs_below(folder)}")
     record = read_record(folder)
     content = _recipe(folder / "recipe.yaml", record)
     files = _kept_files(folder, record)
@@ -58,6 +60,17 @@ def read_run(
     for plugin in resolved.registry.plugins:
         _warn_of_another(folder, record, plugin)
     return resolved
+
+
+def _runs_below(folder: Path) -> str:
+    """What to name in place of a folder that holds runs, in words."""
+    try:
+        found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/run.json"))
+    except OSError:
+        return ""
+    runs = [str(path) for path in found if is_run(path)]
+    more = f" and {len(runs) - SHOWN_RUNS:,} more" if len(runs) > SHOWN_RUNS else ""
+    return f"; name one of the runs in it: {', '.join(runs[:SHOWN_RUNS])}{more}" if runs else ""
 
 
 def onset(folder: Path) -> int | None:

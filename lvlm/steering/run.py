@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from lvlm.data.source import need_windows
 from lvlm.errors import UserError
+from lvlm.generation.generate import BYTES_OF_A_TOKEN
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.recipe.sections import SteerParams
 from lvlm.runs.opened import OpenedRun, open_run
@@ -26,6 +28,7 @@ from lvlm.steering.measure import measure
 from lvlm.steering.probe import HALVINGS, Prober, Prompts
 from lvlm.steering.record import FILE, VERSION, Steering, read_steering
 from lvlm.system.files import write_atomically, writing
+from lvlm.system.machine import need_memory
 from lvlm.system.progress import Display
 
 if TYPE_CHECKING:
@@ -113,13 +116,18 @@ def _with(declared: SteerParams, said: dict[str, Any]) -> SteerParams:
 
 def _windows(run: OpenedRun, params: SteerParams) -> Windows:
     """The test windows whose beginnings are prompts, and whose codes are carried over."""
-    data = run.data
+    data, tokens = run.data, run.recipe.data.tokens
+    count = max(params.groups, params.sources)
+    need_windows(f"steer.groups is {params.groups}, steer.sources {params.sources}", count, tokens)
+    texts = params.groups * params.samples
+    what = f"steer.groups is {params.groups} and steer.samples {params.samples}"
+    need_memory(what, texts * tokens * BYTES_OF_A_TOKEN, mend="fewer of either need less")
     if (params.prompt_tokens or 0) > run.recipe.data.tokens:
         raise UserError(
             f"steer.prompt_tokens is {params.prompt_tokens}, but a window has {run.recipe.data.tokens} tokens"
         )
     try:
-        return data.windows(max(params.groups, params.sources), split="test")
+        return data.windows(count, split="test")
     except UserError as error:
         asked = f"steer.groups is {params.groups}, steer.sources {params.sources}"
         raise UserError(f"{error} ({asked}: as many windows as the larger)") from None

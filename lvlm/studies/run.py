@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
+from lvlm.errors import BeyondMachine, Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
 from lvlm.recipe.paths import where_data_are
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
@@ -31,6 +31,7 @@ from lvlm.steering.run import steer
 from lvlm.system.device import is_out_of_memory, pick_device
 from lvlm.system.files import given_path, is_folder, is_there, left_unfinished, writing
 from lvlm.system.lock import Busy
+from lvlm.system.terminal import tell
 from lvlm.system.world import join_world, place_of
 from lvlm.training.train import recipe_changes, train_resolved
 
@@ -71,9 +72,7 @@ def run_study(
     )
     write_record(out, record)
     total, began, worked = len(study.runs), time.monotonic(), 0
-    console.print(
-        f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}", highlight=False
-    )
+    tell(console, f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}")
     reported = [ReportRun(run.arm, run.seed, out / run.arm / f"seed{run.seed}") for run in study.runs]
     waiting, asked, told = deque(range(total)), 0, set[int]()
     failures: dict[int, str] = {}
@@ -99,7 +98,7 @@ def run_study(
         elif done:
             worked += 1
             minutes = (time.monotonic() - began) / worked * len(waiting) / 60
-            console.print(f"{label}  done; about {minutes:.1f} min left", highlight=False, markup=False)
+            tell(console, f"{label}  done; about {minutes:.1f} min left")
     failed = [failures[number] for number in sorted(failures)]
     if len(failed) == total:
         raise RunsFailed(f"{out}: no run of the study came to its end: {'; '.join(failed)}", None)
@@ -145,7 +144,7 @@ def _finish_alone(resolved: Resolved, folder: Path, console: Console, label: str
     """`_finish` of a run that no other process works on."""
 
     def told(line: str) -> str:
-        console.print(f"{label}  {line}", highlight=False, soft_wrap=True, markup=False)
+        tell(console, f"{label}  {line}")
         return line
 
     before = divergence_of(folder)
@@ -161,6 +160,10 @@ def _finish_alone(resolved: Resolved, folder: Path, console: Console, label: str
     except Diverged as error:
         told(f"diverged: {error}")
         return str(Divergence(error.step, error.reason))
+    except BeyondMachine as error:
+        if place_of(os.environ)["WORLD_SIZE"] != "1":
+            raise
+        return told(f"is too large for this machine: {error}")
     except (MemoryError, RuntimeError) as error:
         if place_of(os.environ)["WORLD_SIZE"] != "1" or not is_out_of_memory(error):
             raise  # of several processes the others wait for this one

@@ -19,7 +19,9 @@ from lvlm.runs.read import read_run
 from lvlm.runs.work import working_on
 from lvlm.system.device import pick_device, threads_restored
 from lvlm.system.files import given_path, refused
+from lvlm.system.terminal import tell
 from lvlm.system.world import is_loss_of_another, join_world, led
+from lvlm.training.room import refuse_options
 from lvlm.training.signals import stop_signals
 from lvlm.training.trainer import Trainer
 from lvlm.training.watch import Watch
@@ -90,6 +92,7 @@ def train_resolved(
         label: what stands in front of each line; the recipe's name and seed unless given.
 
     Raises:
+        BeyondMachine: the recipe needs more memory, threads or processes than this machine has.
         UserError: the folder is taken, or another process works on it; the data can't be read, the
             loss isn't finite, the disk is full, torch can't compile what it was told to,
             another process is lost.
@@ -102,13 +105,13 @@ def train_resolved(
     watch = Watch(world, spec.timeout_seconds)
     work = ExitStack()
     try:
+        refuse_options(resolved.recipe, ranks=world.ranks)
         resuming = led(world, lambda: _prepare(work, resolved, out, resume=resume, overwrite=overwrite))
         trainer = Trainer(resolved, out, world, watch)
         if resuming:
-            trainer.restore(lambda line: console.print(f"{label}  {line}", highlight=False, markup=False))
+            trainer.restore(lambda line: tell(console, f"{label}  {line}"))
             if trainer.step >= spec.steps:
-                line = f"{label}  finished already ({trainer.step} steps)"
-                console.print(line, highlight=False, markup=False)
+                tell(console, f"{label}  finished already ({trainer.step} steps)")
                 return out
         led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
         if world.ranks > 1:  # torchrun ends those that survive, which have a word to say before

@@ -27,7 +27,7 @@ from lvlm.errors import Diverged, Interrupted, NotFinite, UserError
 from lvlm.interfaces import Batch, RowGenerator
 from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
-from lvlm.recipe.assemble import assemble, build_loss
+from lvlm.recipe.assemble import assemble, build_loss, count_parameters
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
 from lvlm.runs.divergence import Divergence, note_divergence
 from lvlm.runs.folder import parameters_record, read_record, refuse_other_data, update_record
@@ -35,6 +35,7 @@ from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.weights import load_optimiser, load_weights, tensors_of
 from lvlm.system.device import PeakMemory, keep_freed_memory, peak_tflops, pick_autocast, pick_device
 from lvlm.system.progress import Display, describe
+from lvlm.system.terminal import tell
 from lvlm.system.world import World, led
 from lvlm.training.lost import refuse_lost_checkpoints
 from lvlm.training.metrics import Metrics, read_metrics
@@ -48,6 +49,7 @@ from lvlm.training.parallel import (
     whole_state,
 )
 from lvlm.training.recompute import keep_fewer_activations
+from lvlm.training.room import refuse_step
 from lvlm.training.signals import STOP_SIGNALS, stop_signals
 from lvlm.training.spikes import Spikes
 from lvlm.training.validation import Validated, Validation, onset
@@ -103,7 +105,9 @@ class Trainer:
             pin=self.device.type == "cuda",
             length=self.spec.length,
         )
-        self.model = assemble(recipe).to(self.device)
+        model = assemble(recipe)
+        refuse_step(recipe, count_parameters(model).total, self.device, ranks=self.world.ranks)
+        self.model = model.to(self.device)
         self.model.logits_chunk = self.spec.logits_chunk
         self.parameters_record = parameters_record(self.model)
         self.loss = build_loss(recipe).to(self.device)
@@ -267,7 +271,7 @@ class Trainer:
                 step = reading["onset"]
                 unread = "validation doesn't show that codes are read"
                 shown = unread if step is None else f"codes are read from step {step} on"
-                console.print(f"{label}  {shown}", highlight=False, markup=False)
+                tell(console, f"{label}  {shown}")
         if stop:  # what would come after this run shall not begin
             raise Interrupted(stop[0], f"stopped; {self.out} had just finished" if self.world.leads else "")
 
