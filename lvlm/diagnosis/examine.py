@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
 from lvlm.diagnosis.measured import Measured
@@ -40,6 +41,7 @@ class Examination(Brief):
     findings: list[Finding]
 
 
+@checked
 def doctor(
     run: str | Path | OpenedRun,
     *,

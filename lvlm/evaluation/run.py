@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.evaluation.compare import ends, gaps, worth
 from lvlm.evaluation.result import Choice, Estimated, Evaluation, LatentUsed
 from lvlm.evaluation.settings import Settings
@@ -44,6 +45,7 @@ SCHEMA = 3
 SAMPLE_TOKENS = 120
 
 
+@checked
 def evaluate(
     run: str | Path | OpenedRun,
     *,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lvlm.arguments import checked
 from lvlm.errors import UserError, one_of
 from lvlm.generation.codes import from_bits, path_of, to_bits
 from lvlm.generation.encode import encode
@@ -22,6 +23,7 @@ MOST_STEPS = 1024
 # ------------------------------------------------------------------------------------ from one to another
 
 
+@checked
 def interpolate(
     model: LatentLM, one: Tensor, other: Tensor, steps: int, *, how: Way | None = None, seed: int = 0
 ) -> list[Tensor]:

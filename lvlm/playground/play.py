@@ -7,9 +7,11 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lvlm.arguments import checked
 from lvlm.errors import MissingLibrary
 
 
+@checked
 def play(
     run: str | Path,
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lvlm.arguments import checked
 from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
@@ -14,6 +15,7 @@ from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.recipe.recipe import Resolved
 
 
+@checked
 def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
     """Build the model of a recipe, untrained: an ordinary `nn.Module`.
 
@@ -38,6 +40,7 @@ class Checked(Brief):
     shapes: dict[str, tuple[int, ...]]
 
 
+@checked
 def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
     """Resolve a recipe and build its model without memory (on the meta device); no data is read.
 

@@ -52,6 +52,8 @@ def locate(source: str | Path, folder: Path | None = None, *, studies: bool = Fa
     if "=" in name:
         raise UserError(f"{str(source)!r} is an override; name the {what} before it")
     hint = "; a file's name ends in .yaml" if Path(source).is_file() else nearest(name, names)
+    if (Path(source) / "recipe.yaml").is_file():
+        hint = "; it is a run's folder: lvlm.load gives its model, and a training goes on with resume"
     raise UserError(f"no {what} {str(source)!r}; shipped: {listing(names)}{hint}")
 
 

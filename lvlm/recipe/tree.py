@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
+from lvlm.arguments import unwrapped
 from lvlm.errors import UserError
 
 Keys = tuple[str | int, ...]
+
+DEEPEST = 64
+"""Levels of a mapping made in Python."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +165,17 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def plain(value: Any, origin: Origin, path: Keys = ()) -> Tree:
-    """A tree of a mapping made in Python, with one origin for all values.
+    """A tree of a mapping made in Python, with one origin for all values. Numbers and arrays of NumPy and
+    torch are the plain numbers that they hold.
 
     Raises:
-        RecipeError: when a value cannot be written as plain YAML.
+        RecipeError: when a value cannot be written as plain YAML, or a mapping holds itself.
     """
+    if len(path) > DEEPEST:
+        raise RecipeError([Fault(origin, path[:3], f"is more than {DEEPEST} levels deep")])
+    value = unwrapped(value)
+    if isinstance(value, np.ndarray | Tensor) and not getattr(value, "is_meta", False):
+        value = value.tolist()
     if isinstance(value, Mapping):
         parts = {str(key): plain(item, origin, (*path, str(key))) for key, item in value.items()}
         return Tree(
@@ -173,6 +186,8 @@ def plain(value: Any, origin: Origin, path: Keys = ()) -> Tree:
         return Tree([item.values for item in items], {path: origin} | _joined(items))
     if isinstance(value, Path):
         value = str(value)
+    if isinstance(value, str | float) and not isinstance(value, int):
+        value = str(value) if isinstance(value, str) else float(value)  # without a class of NumPy's
     if value is None or isinstance(value, str | int | float):
         return Tree(value, {path: origin})
     raise RecipeError([Fault(origin, path, f"a {type(value).__name__} is no plain value")])

@@ -8,17 +8,19 @@ from typing import Unpack
 
 import torch
 
+from lvlm.arguments import checked
 from lvlm.generation.encode import Encoded, encode_in_windows
 from lvlm.generation.generate import Sample, generate
 from lvlm.generation.options import GenerateOptions, shows_options
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.precision import Precision, check_precision, convert
-from lvlm.runs.opened import open_run
+from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.device import pick_device
 
 
+@checked
 def load(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     *,
     plugin_files: Sequence[str] = (),
     step: int | None = None,
@@ -30,7 +32,7 @@ def load(
     Executes nothing that the run holds.
 
     Args:
-        run: a run's folder.
+        run: a run's folder, or a run that is open.
         plugin_files: as for `build`.
         step: of which checkpoint; the one that the run's `train.select` chooses unless given.
         precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for
@@ -47,8 +49,9 @@ def load(
 
 
 @shows_options
+@checked
 def sample(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     prompt: str | Sequence[str],
     tokens: int = 200,
     *,
@@ -75,8 +78,9 @@ def sample(
     return generate(model, prompt, tokens, **options)
 
 
+@checked
 def encode_text(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     text: str | bytes,
     *,
     seed: int = 0,

@@ -17,6 +17,7 @@ from lvlm.data import Source
 from lvlm.errors import UserError
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import assemble
+from lvlm.recipe.files import shipped
 from lvlm.recipe.recipe import Recipe, Resolved
 from lvlm.registry.registry import Registry
 from lvlm.runs.checkpoint import Checkpoints, selected_of
@@ -141,6 +142,7 @@ def open_run(
             raise UserError(f"{run}: is open at step {run.step}; open it anew for step {step}")
         return run
     folder = Path(run)
+    _refuse_recipe(folder)
     if (folder / "export.json").is_file():
         raise UserError(f"{folder}: graphs for other runtimes; lvlm reads runs, and exports as safetensors")
     resolved = read_run(folder, registry=registry, plugin_files=plugin_files)
@@ -148,6 +150,21 @@ def open_run(
     selected = selected_of(found, resolved.recipe.train.select)
     checkpoint = selected if step is None else _of_step(found, step, folder)
     return OpenedRun(folder, resolved, checkpoint, newest_step=found[-1].step, selected_step=selected.step)
+
+
+def _refuse_recipe(folder: Path) -> None:
+    """Make sure that a path isn't that of a recipe.
+
+    Raises:
+        UserError: it is a file, or the name of a recipe that comes with lvlm.
+    """
+    if folder.is_dir():
+        return
+    is_file = folder.suffix in (".yaml", ".yml") and folder.is_file()
+    if is_file or folder.as_posix() in shipped():
+        raise UserError(
+            f"{folder}: a recipe, not a run; lvlm.train makes a run of it, and lvlm.build an untrained model"
+        )
 
 
 def _of_step(found: Sequence[Checkpoint], step: int, folder: Path) -> Checkpoint:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.recipe.sections import SteerParams
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lvlm.data.source import Windows
 
 
+@checked
 def steer(
     run: str | Path | OpenedRun,
     *,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
@@ -182,6 +183,7 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
             raise UserError(f"{out}: holds other files and no study; name another folder with --out")
 
 
+@checked
 def study(
     source: str | Path,
     out: str | Path,

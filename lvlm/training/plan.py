@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh
 
+from lvlm.arguments import checked
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces.brief import Brief
 from lvlm.nn.device import standing_for
@@ -263,6 +264,7 @@ def amount_of(said: str | float, what: str, units: Sequence[str]) -> float:
     return amount
 
 
+@checked
 def plan(
     recipe: RecipeSource,
     *overrides: str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.errors import UserError
 from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.runs.divergence import forget_divergence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lvlm.recipe.recipe import Resolved
 
 
+@checked
 def train(
     recipe: RecipeSource | None,
     out: str | Path,
