@@ -21,12 +21,13 @@ from rich.console import Console
 from lvlm.arguments import checked
 from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
+from lvlm.recipe.arm_names import refuse_twins
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
 from lvlm.runs.folder import is_run
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.steering.run import steer
 from lvlm.system.device import is_out_of_memory
-from lvlm.system.files import writing
+from lvlm.system.files import ignores_case, writing
 from lvlm.system.world import place_of
 from lvlm.training.train import recipe_changes, train_resolved
 
@@ -169,9 +170,11 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
     run.
 
     Raises:
-        UserError: it holds something that is no study.
+        UserError: it holds something that is no study, or takes two arms for one.
     """
     with writing(out):  # whose name may be too long
+        if ignores_case(out):
+            refuse_twins(arms)
         if not out.exists():
             return
         if not out.is_dir():
