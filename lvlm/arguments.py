@@ -14,7 +14,6 @@ import inspect
 import math
 import operator
 import os
-import reprlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,17 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, short_repr
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NO = object()  # what no hint takes
 
-LONGEST = 80
-"""Characters of a wrong value that a message shows."""
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST
+MOST_BITS = 64
+"""Of a whole number; what is longer is no count, seed or id, and can't even be printed."""
 
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False"),
@@ -137,6 +133,8 @@ def fitted(value: Any, hint: Any, what: str) -> Any:
         words = _words(what, members)
         if isinstance(value, float) and not math.isfinite(value):
             words = words.replace("a number", "a finite number")
+        if is_whole(value) and value.bit_length() > MOST_BITS:
+            words += f" of at most {MOST_BITS} bits"
         raise UserError(f"{what} is {told(value)}; it is {words}{_instead(what, value)}")
     return taken
 
@@ -202,11 +200,7 @@ def told(value: object) -> str:
         value = unwrapped(value)
     if isinstance(value, Path):
         value = str(value)
-    try:
-        text = " ".join(_SHORT.repr(value).split())
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 2 * LONGEST else f"{text[: 2 * LONGEST]}…"
+    return short_repr(value)
 
 
 def sort_of(value: object) -> str:
@@ -250,7 +244,7 @@ def _one(value: Any, hint: Any, members: tuple[Any, ...]) -> Any:
     if origin is bool:
         return value if isinstance(value, bool) else _NO
     if origin is int:
-        return operator.index(value) if is_whole(value) else _NO
+        return operator.index(value) if is_whole(value) and value.bit_length() <= MOST_BITS else _NO
     if origin is float:
         return value if is_finite(value) else _NO
     if origin is str:

@@ -121,12 +121,12 @@ def _plain_codes(codes: Any) -> Any:
         UserError: they are something else.
     """
     if codes is None or is_whole(codes):
-        return codes
+        return fitted(codes, int | None, "codes")
     if isinstance(codes, list | tuple):
         return [_tensor(one) if isinstance(one, np.ndarray) else one for one in codes]
     if isinstance(codes, np.generic | np.ndarray):
         plain = unwrapped(codes)
-        return plain if is_whole(plain) else _tensor(np.asarray(codes))
+        return _plain_codes(plain) if is_whole(plain) else _tensor(np.asarray(codes))
     if isinstance(codes, Tensor):
         return codes
     raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lvlm.arguments import checked
-from lvlm.errors import MissingLibrary
+from lvlm.errors import MissingLibrary, UserError
 
 
 @checked
@@ -38,11 +38,14 @@ def play(
         lvlm.errors.MissingLibrary: Gradio isn't installed.
     """
     try:
-        from lvlm.playground.page import is_loopback, serve
+        from lvlm.playground.page import serve
     except ImportError as error:
         raise MissingLibrary.of("Gradio", "play") from error
+    from lvlm.playground.hosts import is_loopback
     from lvlm.playground.player import Player
 
+    if not host:
+        raise UserError("host is ''; it is an address of this machine: 127.0.0.1")
     folder = None if study is None else Path(study)
     served = serve(
         Player.load(Path(run), study=folder, plugin_files=tuple(plugin_files)), host=host, port=port

@@ -24,6 +24,9 @@ Keys = tuple[str | int, ...]
 DEEPEST = 64
 """Levels of a mapping made in Python."""
 
+MOST_BITS = 1024
+"""Of a whole number in one: what is longer is no float either, and can't be printed."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -188,6 +191,8 @@ def plain(value: Any, origin: Origin, path: Keys = ()) -> Tree:
         value = str(value)
     if isinstance(value, str | float) and not isinstance(value, int):
         value = str(value) if isinstance(value, str) else float(value)  # without a class of NumPy's
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise RecipeError([Fault(origin, path, f"is a number of more than {MOST_BITS} bits")])
     if value is None or isinstance(value, str | int | float):
         return Tree(value, {path: origin})
     raise RecipeError([Fault(origin, path, f"a {type(value).__name__} is no plain value")])

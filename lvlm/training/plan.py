@@ -294,6 +294,7 @@ def plan(
     Raises:
         UserError: the recipe is wrong, `train.shard_over` doesn't divide `gpus`, or the GPU is unknown.
     """
+    _peak_of(gpu)  # a wrong name is told before a recipe is read
     resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
     return make_plan(
         resolved.recipe,
