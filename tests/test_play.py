@@ -249,7 +249,7 @@ def asked_of(host: str, said: list[str]) -> int:
     """The status that a request gets from a page that listens at `host`, port 7860."""
     statuses: list[int] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(_: Any, __: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def receive() -> dict[str, Any]:

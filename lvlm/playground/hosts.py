@@ -34,19 +34,26 @@ class OnlyAddressed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
-        if scope["type"] not in ("http", "websocket"):
-            return await self.app(scope, receive, send)
+        if scope["type"] in ("http", "websocket") and not self._is_asked(scope):
+            await (self._refuse if scope["type"] == "http" else _hang_up)(send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_asked(self, scope: Scope) -> bool:
+        """Whether a request has one Host, and that is the page's."""
         said = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
-        if len(said) == 1 and is_addressed(said[0], self.host, self.port):
-            return await self.app(scope, receive, send)
-        if scope["type"] == "websocket":
-            return await send({"type": "websocket.close", "code": 1008})
-        words = (
-            f"this page is at http://{shown_host(self.host)}:{self.port}/ and has no other name\n".encode()
-        )
+        return len(said) == 1 and is_addressed(said[0], self.host, self.port)
+
+    async def _refuse(self, send: Send) -> None:
+        where = f"http://{shown_host(self.host)}:{self.port}/"
+        words = f"this page is at {where} and answers to no other name\n".encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(words))]
         await send({"type": "http.response.start", "status": 403, "headers": headers})
         await send({"type": "http.response.body", "body": words})
+
+
+async def _hang_up(send: Send) -> None:
+    await send({"type": "websocket.close", "code": 1008})  # against the server's policy
 
 
 def is_addressed(said: str, host: str, port: int) -> bool:

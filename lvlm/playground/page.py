@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 
 from lvlm.errors import UserError
 from lvlm.playground import markup
-from lvlm.playground.hosts import OnlyAddressed, is_loopback, shown_host
+from lvlm.playground.hosts import OnlyAddressed, shown_host
 from lvlm.playground.player import Player
 from lvlm.playground.writing import MOST_CHARACTERS, MOST_COLUMNS, MOST_TOKENS, Control
 
