@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -154,7 +155,18 @@ def one_of(value: T, choices: Any, what: str, *, or_: str = "", no: str = "unkno
     if isinstance(value, str) and value in known:
         return value
     words = listing(known) + (f", or {or_}" if or_ else "")
-    raise UserError(f"{no} {what} {value!r}; known: {words}{nearest(value, known)}")
+    raise UserError(f"{no} {what} {short_repr(value)}; known: {words}{nearest(value, known)}")
+
+
+def short_repr(value: object) -> str:
+    """The repr of any value on one line, cut in the middle where it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    try:
+        text = " ".join(short.repr(value).split())
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 160 else f"{text[:160]}…"
 
 
 def check_count(what: str, value: object) -> None:

@@ -27,6 +27,7 @@ import lvlm_free
 import lvlm_gptvae
 from lvlm.errors import UserError, literals, nearest, one_of
 from lvlm.registry.registry import Registry
+from lvlm.report import Report
 
 # What the core says of itself, and nobody chooses: no option, and `lvlm.interfaces` stands on nothing.
 SAID = {"Case.trouble", "Finding.tone", "from_kind.trouble"}
@@ -329,7 +330,9 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "Checkpoints.select": made("lvlm.runs.checkpoint", "Checkpoints", Path("run"), option="select"),
     "selected_of.rule": made("lvlm.runs.checkpoint", "selected_of", [Unrated()], option="rule"),
     "report_folder.kind": made("lvlm.report.page", "report_folder", "no folder", option="kind"),
-    "write_figures.kind": made("lvlm.report.files", "write_figures", None, "", option="kind"),
+    "write_figures.kind": made(
+        "lvlm.report.files", "write_figures", object.__new__(Report), " ", option="kind"
+    ),
     "Picture.file.kind": picture("file"),
     "Picture.saved.kind": picture("saved"),
     "Binary.estimator": binary,

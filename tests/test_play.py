@@ -4,6 +4,7 @@ one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import shutil
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +28,7 @@ from lvlm.generation.encode import encode_in_windows
 from lvlm.generation.kl_by_token import ACTIVE_NATS_PER_SLOT, reading_of
 from lvlm.model.latent_lm import LatentLM
 from lvlm.playground import markup
+from lvlm.playground.hosts import OnlyAddressed
 from lvlm.playground.player import Player
 from lvlm.playground.writing import Asked, Control, Written, control_of, write
 from lvlm.report.folder import read_folder, study_of
@@ -186,11 +189,79 @@ def test_without_a_latent_it_says_so_and_writes(study: Path) -> None:
         ({"temperature": -1.0}, "temperature"),
         ({"tokens": 500}, "context is 64"),
         ({"columns": 9}, "ask for 1 to 4"),
+        ({"prompt": "a" * 20_001}, "20001 characters; the page takes at most 20000"),
+        ({"source": "text", "text": "a" * 20_001}, "the text has 20001 characters"),
+        ({"tokens": 10**9}, "the page writes at most"),
+        ({"tokens": "many"}, "a whole number"),
+        ({"tokens": 1e300}, "a whole number"),
+        ({"seed": 2**63}, "seed is"),
+        ({"temperature": float("nan")}, "a finite number"),
+        ({"prompt": ["a"]}, "prompt is"),
+        ({"source": "given", "bits": tuple(range(10**5))}, "more than 65536 bits"),
+        ({"source": "given", "slot": "x"}, "slot is"),
+        ({"columns": 10**5000}, "at most 64 bits"),
     ],
 )
 def test_mistakes_are_words_on_the_page(player: Player, said: dict[str, Any], message: str) -> None:
     (page,) = player.write(**{"prompt": "10 l", "tokens": 3, **said})
     assert 'role="alert"' in page and message in page
+
+
+def test_a_text_that_is_too_long_is_not_read(player: Player) -> None:
+    assert "at most 20000" in player.read("a" * 20_001)
+    assert "text is 3" in player.read(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "said", "answers"),
+    [
+        ("127.0.0.1", "127.0.0.1:7860", True),
+        ("127.0.0.1", "localhost:7860", True),
+        ("127.0.0.1", "LOCALHOST:7860", True),
+        ("127.0.0.1", "[::1]:7860", True),
+        ("::1", "[::1]:7860", True),
+        ("192.168.0.7", "192.168.0.7:7860", True),
+        ("box.example", "box.example:7860", True),
+        ("0.0.0.0", "192.168.0.7:7860", True),
+        ("0.0.0.0", f"{socket.gethostname()}:7860", True),
+        ("0.0.0.0", "evil.example:7860", False),
+        ("127.0.0.1", "evil.example:7860", False),
+        ("127.0.0.1", "192.168.0.7:7860", False),
+        ("127.0.0.1", "localhost", False),
+        ("127.0.0.1", "localhost:80", False),
+        ("127.0.0.1", "localhost.evil.example:7860", False),
+        ("127.0.0.1", "127.0.0.1:7860@evil.example", False),
+        ("127.0.0.1", "[::1]", False),
+        ("127.0.0.1", "", False),
+        ("127.0.0.1", ":7860", False),
+    ],
+)
+def test_a_foreign_host_is_refused(host: str, said: str, answers: bool) -> None:
+    assert asked_of(host, [said]) == (200 if answers else 403)
+
+
+def test_a_request_has_one_host() -> None:
+    assert asked_of("127.0.0.1", []) == 403
+    assert asked_of("127.0.0.1", ["localhost:7860", "evil.example"]) == 403
+
+
+def asked_of(host: str, said: list[str]) -> int:
+    """The status that a request gets from a page that listens at `host`, port 7860."""
+    statuses: list[int] = []
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    scope = {"type": "http", "headers": [(b"host", one.encode()) for one in said]}
+    asyncio.run(OnlyAddressed(app, host=host, port=7860)(scope, receive, send))
+    (status,) = statuses
+    return status
 
 
 def test_what_is_typed_is_escaped(player: Player) -> None:
@@ -277,8 +348,7 @@ def test_a_port_that_is_taken_is_told(page_module: Any, player: Player) -> None:
 
 
 def test_loopback() -> None:
-    pytest.importorskip("gradio", reason="needs the extra play")
-    from lvlm.playground.page import is_loopback
+    from lvlm.playground.hosts import is_loopback
 
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.0.1")] == [
         True,
@@ -404,6 +474,9 @@ def test_the_command_says_where_the_page_is_and_ctrl_c_ends_it(study: Path, tmp_
         with urllib.request.urlopen(found[1]) as answer:
             page = answer.read().decode()
         assert "lvlm play" in page and "fonts.googleapis" not in page
+        foreign = urllib.request.Request(found[1], headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(foreign)
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=30) == 0
     assert "Traceback" not in (tmp_path / "errors").read_text()

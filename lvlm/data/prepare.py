@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.data.bins import check_files, codec_of, read_manifest
 from lvlm.data.bins_writer import write_bins
 from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
@@ -128,6 +129,7 @@ def _text(piece: Piece) -> tuple[str, int]:
         return piece.content.decode(errors="replace"), len(piece.content) - whole_bytes
 
 
+@checked
 def train_tokenizer(
     inputs: Sequence[str],
     out: str | Path,
@@ -169,11 +171,12 @@ def train_tokenizer(
         )
 
 
+@checked
 def prepare_data(
     inputs: Sequence[str],
     out: str | Path,
     *,
-    tokenizer: str | None = None,
+    tokenizer: str | Path | None = None,
     field: str = "text",
     end_of_document: str | None = None,
     held_out: float = 0.05,
@@ -201,7 +204,7 @@ def prepare_data(
         return prepare_bins(
             inputs,
             given_path(out, "--out"),
-            tokenizer=tokenizer,
+            tokenizer=None if tokenizer is None else str(tokenizer),
             field=field,
             end_of_document=end_of_document,
             held_out=held_out,
@@ -209,6 +212,7 @@ def prepare_data(
         )
 
 
+@checked
 def check_data(folder: str | Path) -> None:
     """Read all of what `prepare_data` wrote and compare it with its manifest.
 

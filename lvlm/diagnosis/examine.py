@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.data.source import need_windows
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
@@ -41,6 +42,7 @@ class Examination(Brief):
     findings: list[Finding]
 
 
+@checked
 def doctor(
     run: str | Path | OpenedRun,
     *overrides: str,

@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.files import given_path
 from lvlm.system.progress import Display
 
 
+@checked
 def lm_eval(
     run: str | Path | OpenedRun,
     tasks: Sequence[str],

@@ -17,6 +17,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from lvlm.arguments import checked
 from lvlm.errors import NotFinite, OutOfDistribution, UserError
 from lvlm.generation.decoding import Decoding, Given, RowCodes
 from lvlm.generation.options import GenerateOptions, Options, shows_options
@@ -74,6 +75,7 @@ class Piece:
 
 
 @shows_options
+@checked
 def generate(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],
@@ -127,6 +129,7 @@ def generate(
 
 
 @shows_options
+@checked
 def stream(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],

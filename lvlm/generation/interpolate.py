@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lvlm.arguments import checked, told
 from lvlm.errors import UserError, one_of
 from lvlm.generation.codes import from_bits, path_of, to_bits
 from lvlm.generation.encode import encode
@@ -22,6 +24,7 @@ MOST_STEPS = 1024
 # ------------------------------------------------------------------------------------ from one to another
 
 
+@checked
 def interpolate(
     model: LatentLM, one: Tensor, other: Tensor, steps: int, *, how: Way | None = None, seed: int = 0
 ) -> list[Tensor]:
@@ -43,7 +46,10 @@ def interpolate(
     """
     if not 2 <= steps <= MOST_STEPS:
         raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}; it is a whole number from 0 to 2^63 - 1")
     quantizer = path_of(model).quantizer
+    one, other = _codes(model, one, "one"), _codes(model, other, "other")
     discrete = quantizer.num_codes is not None
     fits = ("hamming",) if discrete else ("linear", "spherical")
     kind = "discrete" if discrete else "continuous"
@@ -66,6 +72,27 @@ def interpolate(
         now_SH = torch.where(changed.view_as(from_SH), to_SH, from_SH)
         between.append(from_bits(now_SH) if bits else now_SH[:, 0])
     return between
+
+
+def _codes(model: LatentLM, given: Any, what: str) -> Tensor:
+    """Codes of a row, as a tensor of numbers that the model's codes may be.
+
+    Raises:
+        UserError: they are something else.
+    """
+    quantizer = path_of(model).quantizer
+    codes = (
+        torch.from_numpy(given.copy())
+        if isinstance(given, np.ndarray) and given.dtype.kind in "iuf"
+        else given
+    )
+    shape = "[S]" if quantizer.num_codes is not None else "[S, Z]"
+    if not isinstance(codes, Tensor) or codes.ndim != len(shape.split(",")) or not len(codes):
+        raise UserError(
+            f"{what} is {told(given)}; it is a tensor {shape} of codes, as lvlm.encode gives them"
+        )
+    quantizer.given(codes.to(model.device)[None])
+    return codes
 
 
 def _slerp(one: Tensor, other: Tensor, share: float) -> Tensor:

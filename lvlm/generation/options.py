@@ -8,22 +8,29 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from lvlm.arguments import fitted, is_whole, told, unwrapped
 from lvlm.errors import UserError, nearest, one_of
 from lvlm.generation.decoding import PromptCodes
 from lvlm.generation.sampling import Sampling
 
-_NUMBER, _WHOLE = (int, float), int
-
-_TYPES: tuple[tuple[str, Any, str], ...] = (
-    *((name, _NUMBER, "a number") for name in ("temperature", "top_p", "min_p", "repetition_penalty")),
-    *((name, _WHOLE, "a whole number") for name in ("top_k", "samples")),
-    *((name, (_WHOLE, Sequence), "a whole number, or one for each row") for name in ("seed", "code_seed")),
-    ("stop", Sequence, "a text, or several"),
-    ("hold", Iterable, "the numbers of slots"),
-    ("codes", (Tensor, int, list, tuple), "a tensor, a list of one a row, or a whole number"),
-)
+_TYPES: dict[str, Any] = {
+    "temperature": float,
+    "top_k": int | None,
+    "top_p": float | None,
+    "min_p": float | None,
+    "repetition_penalty": float,
+    "seed": int | Sequence[int],
+    "samples": int,
+    "share_codes": bool,
+    "code_seed": int | Sequence[int] | None,
+    "hold": Iterable[int] | None,
+    "stop": str | Sequence[str],
+    "compile": bool,
+}
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -66,18 +73,9 @@ class Options(Sampling):
     compile: bool = False
 
     def __post_init__(self) -> None:
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name, of, what in _TYPES:
-            value = getattr(self, name)
-            if value is None and defaults[name] is None:
-                continue
-            if not isinstance(value, of) or isinstance(value, bool):
-                raise UserError(f"{name} is {value!r}; it is {what}")
-        for name in ("share_codes", "compile"):  # any word would be true
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name} is {getattr(self, name)!r}; it is True or False")
-        if not all(isinstance(text, str) for text in self.stops):
-            raise UserError(f"stop is {self.stop!r}; it is a text, or several")
+        for name, hint in _TYPES.items():
+            object.__setattr__(self, name, fitted(getattr(self, name), hint, name))
+        object.__setattr__(self, "codes", _plain_codes(self.codes))
         super().__post_init__()
         if self.samples < 1:
             raise UserError(f"samples is {self.samples}; ask for at least one")
@@ -114,6 +112,39 @@ class Options(Sampling):
         if self.code_seed is None:
             return self.row_seeds(prompts)
         return row_seeds(self.code_seed, prompts * self.samples, step=0)
+
+
+def _plain_codes(codes: Any) -> Any:
+    """Codes as tensors, a list of them, or a whole number.
+
+    Raises:
+        UserError: they are something else.
+    """
+    if codes is None or is_whole(codes):
+        return fitted(codes, int | None, "codes")
+    if isinstance(codes, list | tuple):
+        return [_tensor(one) if isinstance(one, np.ndarray) else one for one in codes]
+    if isinstance(codes, np.generic | np.ndarray):
+        plain = unwrapped(codes)
+        return _plain_codes(plain) if is_whole(plain) else _tensor(np.asarray(codes))
+    if isinstance(codes, Tensor):
+        return codes
+    raise UserError(
+        f"codes is {told(codes)}; it is a tensor [S, …] or [B, S, …], a list of one tensor a row, or a whole "
+        f"number"
+    )
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    """An array as a tensor.
+
+    Raises:
+        UserError: it holds no numbers.
+    """
+    try:
+        return torch.from_numpy(array.astype(np.int64) if array.dtype.kind in "iu" else array.copy())
+    except TypeError:
+        raise UserError(f"codes is {told(array)}; an array of codes holds numbers") from None
 
 
 def row_seeds(seed: int | Sequence[int], rows: int, *, step: int = 1) -> list[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lvlm.arguments import is_whole, token_ids, told
 from lvlm.data.codecs import ByteCodec
 from lvlm.errors import UserError
 from lvlm.model.latent_lm import LatentLM
@@ -27,29 +29,52 @@ def token_rows(
     Raises:
         UserError: there is no prompt, or one is neither text nor ids, or the model's codec can't read it.
     """
-    if isinstance(prompts, str | bytes) or (hasattr(prompts, "ndim") and prompts.ndim == 1):
-        return [_ids(model, cast(Prompt, prompts), what)]
-    if not isinstance(prompts, Iterable):
-        raise UserError(f"the {what} is {prompts!r}; it is a text, or a list of token ids, or several")
-    listed = list(prompts)
+    listed = _listed(prompts, what)
+    if isinstance(listed, str | bytes):
+        return [_ids(model, listed, what)]
     if not listed:
         raise UserError(f"no {what}: give at least one")
-    if not any(isinstance(one, str | bytes | Iterable) for one in listed):
-        return [_ids(model, cast(Prompt, listed), what)]  # ids of a single prompt
+    if not any(_holds_several(one) for one in listed):
+        return [_ids(model, listed, what)]  # ids of a single prompt
     return [_ids(model, one, what) for one in listed]
 
 
-def _ids(model: LatentLM, prompt: Prompt, what: str) -> list[int]:
+def _listed(prompts: Any, what: str) -> str | bytes | list[Any]:
+    """A text, or what a list, an array or a tensor holds.
+
+    Raises:
+        UserError: it is none of them, or a tensor of other dimensions or of no whole numbers.
+    """
+    if isinstance(prompts, np.ndarray) and prompts.dtype.kind in "USO":
+        prompts = prompts.tolist()  # texts
+    if isinstance(prompts, np.ndarray | Tensor):
+        if prompts.ndim not in (1, 2):
+            raise UserError(f"the {what} is {told(prompts)}; token ids are [T], or [B, T] for several")
+        return [prompts] if prompts.ndim == 1 else list(prompts)
+    if isinstance(prompts, str | bytes):
+        return prompts
+    if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping | AbstractSet):
+        raise UserError(f"the {what} is {told(prompts)}; it is a text, or a list of token ids, or several")
+    return list(prompts)
+
+
+def _holds_several(one: object) -> bool:
+    """Whether it is a text or several ids, not one id."""
+    if isinstance(one, np.generic | np.ndarray | Tensor) and not isinstance(one, str | bytes):
+        return one.ndim > 0
+    return isinstance(one, str | bytes | Iterable)
+
+
+def _ids(model: LatentLM, prompt: Any, what: str) -> list[int]:
     if isinstance(prompt, str | bytes):
         if model.codec is None:
             raise UserError(f"a {what} is text, but the model has no codec; give token ids, or use lvlm.load")
         if isinstance(prompt, bytes) and isinstance(model.codec, ByteCodec):
             return list(prompt)
         return model.codec.encode(prompt if isinstance(prompt, str) else prompt.decode(errors="replace"))
-    try:
-        return [operator.index(token) for token in prompt]
-    except TypeError:
-        raise UserError(f"a {what} is {prompt!r}; it is a text, or a list of token ids") from None
+    if not isinstance(prompt, Iterable) or isinstance(prompt, Mapping | AbstractSet):
+        raise UserError(f"a {what} is {told(prompt)}; it is a text, or a list of token ids")
+    return token_ids(prompt, f"a {what}", or_="a text, or ")
 
 
 def tokens_that_fit(model: LatentLM, rows: list[list[int]], most: int) -> int:
@@ -64,8 +89,8 @@ def check_rows(model: LatentLM, rows: list[list[int]], tokens: int, *, what: str
         UserError: it can't read one or has no room, or `tokens` is not a number from 1 up.
     """
     vocab, context = model.backbone.vocab, model.backbone.context
-    if not isinstance(tokens, int):
-        raise UserError(f"tokens is {tokens!r}; it is a whole number")
+    if not is_whole(tokens):
+        raise UserError(f"tokens is {told(tokens)}; it is a whole number")
     if tokens < 1:
         raise UserError(f"tokens is {tokens}; ask for at least one")
     for number, row in enumerate(rows):

@@ -12,7 +12,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from lvlm.arguments import checked, token_ids
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.filter import Filter, run_filter
@@ -34,11 +36,12 @@ class Score:
     log_prob_nats: float
 
 
+@checked
 @torch.no_grad()
 def score(
     model: LatentLM,
-    prompt: Sequence[int],
-    continuation: Sequence[int],
+    prompt: Sequence[int] | Tensor,
+    continuation: Sequence[int] | Tensor,
     *,
     k: int = 16,
     seed: int = 0,
@@ -53,8 +56,8 @@ def score(
 
     Args:
         model: any model of the zoo; its training mode is restored.
-        prompt: token ids, at least one.
-        continuation: token ids, at least one.
+        prompt: token ids, at least one; a list, or a tensor [T].
+        continuation: as the prompt.
         k: particles.
         seed: of the codes' noise.
         chunk: tokens between resampling checks of the particle filter.
@@ -64,27 +67,31 @@ def score(
     Raises:
         UserError: no prompt, no continuation, more tokens than the context holds, ids outside the vocabulary.
     """
-    prompt, continuation = list(prompt), list(continuation)
-    _check(model, prompt, continuation, k, chunk)
-    tokens = torch.tensor([prompt + continuation], device=model.device)
+    given = token_ids(prompt, "the prompt")
+    scored = token_ids(continuation, "the continuation")
+    _check(model, given, scored, k=k, chunk=chunk, rows=rows, seed=seed)
+    tokens = torch.tensor([given + scored], device=model.device)
     inputs_BT, targets_BT = tokens[:, :-1], tokens[:, 1:].clone()
-    targets_BT[:, : len(prompt) - 1] = IGNORE
+    targets_BT[:, : len(given) - 1] = IGNORE
     batch = Batch(inputs_BT, targets_BT, torch.ones_like(inputs_BT, dtype=torch.bool))
     with evaluating(model):
-        one = Rows(model, batch, seeds=[seed], at_once=rows, autocast=autocast, prompt=len(prompt))
+        one = Rows(model, batch, seeds=[seed], at_once=rows, autocast=autocast, prompt=len(given))
         if model.latent is None:
             return Score(-float(one.exact_by_target().sum()))
         found = run_filter(one, Filter(k, chunk, proposal="prior"))
     return Score(-float(found.nats))
 
 
-def _check(model: LatentLM, prompt: list[int], continuation: list[int], k: int, chunk: int) -> None:
+def _check(model: LatentLM, prompt: list[int], continuation: list[int], *, seed: int, **counts: int) -> None:
     if not prompt:
         raise UserError("the prompt is empty; there is no start symbol, so give at least one token")
     if not continuation:
         raise UserError("the continuation is empty; there is nothing to score")
-    if k < 1 or chunk < 1:
-        raise UserError(f"k is {k} and chunk is {chunk}; each is at least 1")
+    for what, count in counts.items():
+        if count < 1:
+            raise UserError(f"{what} is {count}; it is at least 1")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}; it is a whole number from 0 to 2^63 - 1")
     context, total = model.backbone.context, len(prompt) + len(continuation)
     if total > context + 1:
         raise UserError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lvlm.arguments import told
 from lvlm.errors import NotFinite, UserError, one_of
 from lvlm.interfaces import (
     Backbone,
@@ -226,12 +227,13 @@ class LatentLM(nn.Module):
             dropout_generator: decides what latent and token dropout drop in training; may be the same.
 
         Raises:
-            UserError: no tokens, more than the backbone's context, codes that don't fit, or a word for them
-                that isn't known, with a latent or without.
+            UserError: no tokens, more than the backbone's context, ids that are no int64 [B, T] or not in
+                the vocabulary (looked at on the CPU), codes that don't fit, or a word for them that isn't
+                known, with a latent or without.
             NotFinite: the encoder yields NaN or infinity.
         """
         check_codes(z)
-        self._check_length(tokens_BT.shape[1])
+        self._check_ids(tokens_BT, keep_BT)
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
@@ -324,7 +326,22 @@ class LatentLM(nn.Module):
             source_BUD = shift_BUD = None  # the port is the block at the seam alone
         return x_BTD[:, prefix:] if prefix else x_BTD
 
-    def _check_length(self, tokens: int) -> None:
+    def _check_ids(self, tokens_BT: Tensor, keep_BT: Tensor | None) -> None:
+        if not isinstance(tokens_BT, Tensor):
+            raise UserError(
+                f"tokens is {told(tokens_BT)}; it is a tensor [B, T] of token ids: "
+                f"torch.tensor([model.codec.encode(text)])"
+            )
+        if tokens_BT.ndim != 2:
+            one = "; a single row is x[None]" if tokens_BT.ndim == 1 else ""
+            raise UserError(f"tokens is {told(tokens_BT)}; token ids are [B, T]{one}")
+        if tokens_BT.dtype not in (torch.int64, torch.int32):
+            raise UserError(f"tokens is {told(tokens_BT)}; token ids are int64: x.long()")
+        if keep_BT is not None and (keep_BT.shape != tokens_BT.shape or keep_BT.dtype != torch.bool):
+            raise UserError(f"keep is {told(keep_BT)}; it is bool{list(tokens_BT.shape)}, as the tokens are")
+        rows, tokens = tokens_BT.shape
+        if rows == 0:
+            raise UserError("no rows: a batch has at least one")
         if tokens == 0:
             raise UserError("no tokens: a sequence has at least one")
         if tokens > self.backbone.context:
@@ -332,6 +349,13 @@ class LatentLM(nn.Module):
                 f"a sequence of {tokens} tokens is longer than the model allows "
                 f"(model.backbone.context: {self.backbone.context})"
             )
+        # A tensor without numbers has none to look at, and a GPU would be waited for.
+        if type(tokens_BT) is Tensor and tokens_BT.is_cpu and not torch.compiler.is_compiling():
+            low, high = (int(end) for end in tokens_BT.aminmax())
+            if low < 0 or high >= self.backbone.vocab:
+                raise UserError(
+                    f"token ids from {low} to {high}; the vocabulary is 0 to {self.backbone.vocab - 1}"
+                )
 
     def _seen(self, tokens_BT: Tensor, generator: torch.Generator | None) -> Tensor:
         """Tokens that the decoder sees, bool [B, T].

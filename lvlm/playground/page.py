@@ -7,7 +7,6 @@ otherwise.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -19,11 +18,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = (
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from lvlm.errors import UserError
 from lvlm.playground import markup
+from lvlm.playground.hosts import OnlyAddressed, shown_host
 from lvlm.playground.player import Player
-from lvlm.playground.writing import MOST_COLUMNS, Control
+from lvlm.playground.writing import MOST_CHARACTERS, MOST_COLUMNS, MOST_TOKENS, Control
 
 FIRST_PORT = 7860
 MOST_SLIDERS = 32
@@ -73,22 +74,14 @@ def serve(player: Player, *, host: str = "127.0.0.1", port: int | None = None) -
             mcp_server=False,
             show_error=True,
             css=markup.STYLE,
+            app_kwargs={"middleware": [Middleware(OnlyAddressed, host=host, port=port)]},
             theme=gr.themes.Default(
                 primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
             ),
         )
     except OSError as error:
         raise UserError(f"{host}:{port}: the page could not be put up: {error}") from None
-    shown = f"[{host}]" if ":" in host else host
-    return Served(f"http://{shown}:{port}/", lambda: page.close(verbose=False))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return Served(f"http://{shown_host(host)}:{port}/", lambda: page.close(verbose=False))
 
 
 def _free_port(host: str, port: int | None) -> int:
@@ -133,9 +126,11 @@ def layout(player: Player) -> Any:
 
 def _write(page: Any, player: Player) -> None:
     control = player.control
-    prompt = gr.Textbox(player.prompt, label="Prompt", lines=2, elem_id="prompt")
+    prompt = gr.Textbox(player.prompt, label="Prompt", lines=2, max_length=MOST_CHARACTERS, elem_id="prompt")
     with gr.Row():
-        tokens = gr.Number(player.first_tokens, label="Tokens", precision=0, minimum=1, min_width=90)
+        tokens = gr.Number(
+            player.first_tokens, label="Tokens", precision=0, minimum=1, maximum=MOST_TOKENS, min_width=90
+        )
         temperature = gr.Number(1.0, label="Temperature", minimum=0, step=0.1, min_width=90)
         top_p = gr.Number(1.0, label="Top-p", minimum=0, maximum=1, step=0.05, min_width=90)
         columns = gr.Number(
@@ -157,7 +152,12 @@ def _write(page: Any, player: Player) -> None:
     names = list(widgets)
 
     def said(*values: Any) -> Iterator[str]:
-        yield from player.write(**_asked(control, dict(zip(names, values, strict=True))))
+        try:
+            asked = _asked(control, dict(zip(names, values, strict=True)))
+        except (TypeError, ValueError):  # of no widget: whoever talks to the server without the page
+            yield markup.told("the codes are no numbers")
+            return
+        yield from player.write(**asked)
 
     when = [button.click, prompt.submit, page.load]
     for name, widget in widgets.items():
@@ -188,7 +188,10 @@ def _codes(control: Control) -> dict[str, Any]:
             )
         with gr.Column(visible=False) as of_text:
             found["text"] = gr.Textbox(
-                "", label="Text whose codes are taken; the prompt, where empty", lines=2
+                "",
+                label="Text whose codes are taken; the prompt, where empty",
+                lines=2,
+                max_length=MOST_CHARACTERS,
             )
         with gr.Column(visible=False) as given:
             if control.form == "bits":
@@ -251,7 +254,7 @@ def _read(player: Player) -> None:
     if player.control is None:
         gr.HTML(markup.told("This run has no latent: nothing in a text is told by codes."))
         return
-    text = gr.Textbox("", label="Text", lines=6, elem_id="text")
+    text = gr.Textbox("", label="Text", lines=6, max_length=MOST_CHARACTERS, elem_id="text")
     button = gr.Button("Read", variant="primary", elem_id="read")
     shown = gr.HTML(elem_id="reading")
     gr.on([button.click], player.read, text, shown, trigger_mode="always_last", **QUIET)

@@ -7,10 +7,12 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lvlm.errors import MissingLibrary
+from lvlm.arguments import checked
+from lvlm.errors import MissingLibrary, UserError
 from lvlm.system.files import given_path
 
 
+@checked
 def play(
     run: str | Path,
     *,
@@ -37,11 +39,14 @@ def play(
         lvlm.errors.MissingLibrary: Gradio isn't installed.
     """
     try:
-        from lvlm.playground.page import is_loopback, serve
+        from lvlm.playground.page import serve
     except ImportError as error:
         raise MissingLibrary.of("Gradio", "play") from error
+    from lvlm.playground.hosts import is_loopback
     from lvlm.playground.player import Player
 
+    if not host:
+        raise UserError("host is ''; it is an address of this machine: 127.0.0.1")
     folder = None if study is None else given_path(study, "the study's folder")
     served = serve(
         Player.load(Path(run), study=folder, plugin_files=tuple(plugin_files)), host=host, port=port

@@ -13,7 +13,7 @@ from lvlm.generation.encode import encode_in_windows
 from lvlm.generation.kl_by_token import reading_of
 from lvlm.model.latent_lm import LatentLM
 from lvlm.playground import markup
-from lvlm.playground.writing import Asked, Control, control_of, write
+from lvlm.playground.writing import Asked, Control, check_typed, control_of, write
 from lvlm.report.folder import study_of
 from lvlm.runs.opened import open_run
 from lvlm.system.files import is_folder
@@ -101,6 +101,7 @@ class Player:
     def read(self, text: str) -> str:
         """A text coloured by KL, with its units."""
         try:
+            check_typed(text, "text")
             return markup.reading(reading_of(encode_in_windows(self.model, text, self.window)))
         except UserError as error:
             return markup.told(str(error))

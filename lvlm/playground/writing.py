@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
+from lvlm.arguments import fitted
 from lvlm.errors import OutOfDistribution, UserError, one_of
 from lvlm.generation.codes import code_of, numbers_of_code, to_bits
 from lvlm.generation.encode import encode
@@ -27,6 +28,8 @@ Source = Literal["prior", "text", "given"]
 Form = Literal["bits", "numbers", "index"]
 SHOWN_CODES = 12
 MOST_COLUMNS = 4
+MOST_CHARACTERS = 20_000  # of a prompt or a text that is typed
+MOST_TOKENS = 65_536
 SECONDS_BETWEEN_LOOKS = 0.15
 
 
@@ -77,7 +80,44 @@ class Asked:
     slot: int | None = None
 
     def __post_init__(self) -> None:
+        """Check all that is said: whoever talks to the server isn't bound by the page's widgets."""
         one_of(self.source, Source, "source")
+        for name, hint in _TYPES.items():
+            object.__setattr__(self, name, fitted(getattr(self, name), hint, name.replace("_", " ")))
+        for name in ("prompt", "text"):
+            check_typed(getattr(self, name), name)
+        if self.tokens > MOST_TOKENS:
+            raise UserError(f"tokens is {self.tokens}; the page writes at most {MOST_TOKENS}")
+        if max(len(self.bits), len(self.numbers)) > MOST_TOKENS:
+            raise UserError(f"a code of more than {MOST_TOKENS} bits or numbers")
+
+
+_TYPES: dict[str, Any] = {
+    "prompt": str,
+    "tokens": int,
+    "temperature": float,
+    "top_p": float,
+    "seed": int,
+    "columns": int,
+    "code_seed": int,
+    "text": str,
+    "bits": Sequence[int],
+    "numbers": Sequence[float],
+    "index": int,
+    "slot": int | None,
+}
+
+
+def check_typed(text: object, what: str) -> None:
+    """Check what a person typed.
+
+    Raises:
+        UserError: it is no text, or longer than the page takes.
+    """
+    if len(fitted(text, str, what)) > MOST_CHARACTERS:
+        raise UserError(
+            f"the {what} has {len(str(text))} characters; the page takes at most {MOST_CHARACTERS}"
+        )
 
 
 @dataclass(frozen=True)

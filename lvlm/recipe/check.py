@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lvlm.arguments import checked
 from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
@@ -16,6 +17,7 @@ from lvlm.recipe.recipe import Resolved
 from lvlm.recipe.study import Study, read_study
 
 
+@checked
 def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
     """Build the model of a recipe, untrained: an ordinary `nn.Module`.
 
@@ -40,6 +42,7 @@ class Checked(Brief):
     shapes: dict[str, tuple[int, ...]]
 
 
+@checked
 def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
     """Resolve a recipe and build its model without memory (on the meta device); no data is read.
 
@@ -51,9 +54,10 @@ def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     Raises:
         UserError: with all faults of the recipe.
     """
-    return checked(read_recipe(recipe, overrides, plugin_files=plugin_files))
+    return shapes_of(read_recipe(recipe, overrides, plugin_files=plugin_files))
 
 
+@checked
 def check_study(
     source: str | Path, *overrides: str, plugin_files: Sequence[str] = ()
 ) -> tuple[Study, dict[str, Checked]]:
@@ -74,10 +78,10 @@ def check_study(
     arms: dict[str, Resolved] = {}
     for run in found.runs:
         arms.setdefault(run.arm, run.resolved)
-    return found, {arm: checked(resolved) for arm, resolved in arms.items()}
+    return found, {arm: shapes_of(resolved) for arm, resolved in arms.items()}
 
 
-def checked(resolved: Resolved) -> Checked:
+def shapes_of(resolved: Resolved) -> Checked:
     """Parameters and shapes of a recipe that is read.
 
     Raises:

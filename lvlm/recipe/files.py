@@ -54,6 +54,8 @@ def locate(source: str | Path, folder: Path | None = None, *, studies: bool = Fa
     if "=" in name:
         raise UserError(f"{str(source)!r} is an override; name the {what} before it")
     hint = "; a file's name ends in .yaml" if is_file(given) else nearest(name, names)
+    if is_file(given / "recipe.yaml"):
+        hint = "; it is a run's folder: lvlm.load gives its model, and a training goes on with resume"
     raise UserError(f"no {what} {str(source)!r}; shipped: {listing(names)}{hint}")
 
 

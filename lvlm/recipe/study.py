@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from lvlm.errors import UserError, listing, nearest
 from lvlm.interfaces import Section
+from lvlm.recipe.arm_names import fault_of_name
 from lvlm.recipe.faults import in_words
 from lvlm.recipe.files import expand, load_plugins, locate
 from lvlm.recipe.plain_yaml import parse_overrides, read_yaml
@@ -184,8 +185,7 @@ def _params(tree: Tree) -> StudyParams:
         faults.append(Fault(tree.origin(("seeds",)), ("seeds",), "a seed is said twice"))
     for arm in params.arms:
         path = ("arms", arm)
-        if not re.fullmatch(r"[\w.+-]+", arm):
-            message = "an arm's name is a folder's: letters, digits and any of . _ + - only"
+        if message := fault_of_name(arm, in_file=True):
             faults.append(Fault(tree.origin(path), path, message))
         if params.base is None and "extends" not in (params.arms[arm] or {}):
             message = "has no recipe to start from; set the study's base, or extends in the arm"
@@ -214,6 +214,9 @@ def _arms(tree: Tree, params: StudyParams, folder: Path, overrides: Tree) -> lis
                 name = ",".join(part for part in (arm, label) if part)
                 if name in arms:
                     message = f"two arms would be called {name!r}; give the grid values of other names"
+                    raise RecipeError([Fault(tree.origin(("grid",)), ("grid",), message)])
+                if fault := fault_of_name(name):
+                    message = f"makes an arm {name[:60]!r}{'…' * (len(name) > 60)}: {fault}"
                     raise RecipeError([Fault(tree.origin(("grid",)), ("grid",), message)])
                 arms[name] = apply_overrides(merge(whole, point), overrides)
     if faults:

@@ -13,10 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
+from lvlm.arguments import unwrapped
 from lvlm.errors import UserError, bounded
 from lvlm.system.limits import RECIPE_DEPTH, RECIPE_DIGITS, RECIPE_VALUES
 
 Keys = tuple[str | int, ...]
+
+DEEPEST = 64
+"""Levels of a mapping made in Python."""
+
+MOST_BITS = 1024
+"""Of a whole number in one: what is longer is no float either, and can't be printed."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,8 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def plain(value: Any, origin: Origin) -> Tree:
-    """A tree of a mapping made in Python, with one origin for all values.
+    """A tree of a mapping made in Python, with one origin for all values. Numbers and arrays of NumPy and
+    torch are the plain numbers that they hold.
 
     Raises:
         RecipeError: when a value cannot be written as plain YAML, or is beyond a limit of recipes.
@@ -183,12 +194,17 @@ def plain(value: Any, origin: Origin) -> Tree:
         origins[path] = origin
         if (beyond := beyond_limits(values=len(origins), depth=len(path))) is not None:
             raise RecipeError([Fault(origin, path[:3], beyond)])
+        value = unwrapped(value)
+        if isinstance(value, np.ndarray | Tensor) and not getattr(value, "is_meta", False):
+            value = value.tolist()
         if isinstance(value, Mapping):
             return {str(key): read(item, (*path, str(key))) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [read(item, (*path, index)) for index, item in enumerate(value)]
         if isinstance(value, Path):
             value = str(value)
+        if isinstance(value, str | float) and not isinstance(value, int):
+            value = str(value) if isinstance(value, str) else float(value)  # without a class of NumPy's
         if value is None or isinstance(value, str | int | float):
             if (unfit := unfit_scalar(value)) is not None:
                 raise RecipeError([Fault(origin, path, unfit)])

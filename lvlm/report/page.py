@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
+from lvlm.arguments import checked
 from lvlm.errors import one_of
 from lvlm.report import canvas, steering, tables, verdicts, words
 from lvlm.report.canvas import FigureFormat
@@ -101,6 +102,7 @@ def write_report(
     )
 
 
+@checked
 def report_folder(
     out: str | Path,
     *,

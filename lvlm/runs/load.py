@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 
+from lvlm.arguments import checked
 from lvlm.generation.encode import Encoded, encode_in_windows
 from lvlm.generation.generate import Sample, generate
-from lvlm.generation.options import GenerateOptions, shows_options
+from lvlm.generation.options import GenerateOptions, Options, shows_options
+from lvlm.generation.prompts import Prompt
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.precision import Precision, check_precision, convert
-from lvlm.runs.opened import open_run
+from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.device import pick_device
 
 
+@checked
 def load(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     *,
     plugin_files: Sequence[str] = (),
     step: int | None = None,
@@ -30,7 +33,7 @@ def load(
     Executes nothing that the run holds.
 
     Args:
-        run: a run's folder.
+        run: a run's folder, or a run that is open.
         plugin_files: as for `build`.
         step: of which checkpoint; the one that the run's `train.select` chooses unless given.
         precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for
@@ -47,9 +50,10 @@ def load(
 
 
 @shows_options
+@checked
 def sample(
-    run: str | Path,
-    prompt: str | Sequence[str],
+    run: str | Path | OpenedRun,
+    prompt: Prompt | Sequence[Prompt],
     tokens: int = 200,
     *,
     plugin_files: Sequence[str] = (),
@@ -61,7 +65,7 @@ def sample(
 
     Args:
         run: as for `load`.
-        prompt: what the text begins with. A list gives several.
+        prompt: what the text begins with; text, bytes or token ids. A list gives several.
         tokens: as for `generate`.
         plugin_files: as for `build`.
         precision: as for `load`.
@@ -71,12 +75,14 @@ def sample(
     Raises:
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
+    plain = cast(GenerateOptions, vars(Options.of(options)))  # looked at before a checkpoint is read
     model = load(run, plugin_files=plugin_files, precision=precision, device=device)
-    return generate(model, prompt, tokens, **options)
+    return generate(model, prompt, tokens, **plain)
 
 
+@checked
 def encode_text(
-    run: str | Path,
+    run: str | Path | OpenedRun,
     text: str | bytes,
     *,
     seed: int = 0,
@@ -100,6 +106,7 @@ def encode_text(
         UserError: no such run, one without a latent, an empty text, or one that the model can't read.
     """
     check_precision(precision)
+    place = pick_device(device)
     opened = open_run(run, plugin_files=plugin_files)
-    model = convert(opened.model.to(pick_device(device)), precision)
+    model = convert(opened.model.to(place), precision)
     return encode_in_windows(model, text, opened.recipe.data.tokens, seed=seed)

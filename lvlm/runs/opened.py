@@ -17,6 +17,7 @@ from lvlm.data import Source
 from lvlm.errors import UserError, listing, nearest
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import assemble
+from lvlm.recipe.files import shipped
 from lvlm.recipe.paths import path_places
 from lvlm.recipe.recipe import Recipe, Resolved
 from lvlm.recipe.tree import dotted, short
@@ -27,7 +28,7 @@ from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.read import read_run
 from lvlm.runs.weights import load_weights
 from lvlm.system.device import Autocast, pick_autocast, pick_device
-from lvlm.system.files import given_path, is_file, is_there
+from lvlm.system.files import given_path, is_file, is_folder, is_there
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def open_run(
             raise UserError(f"{run}: is open already; say where its data are when it is opened")
         return run
     folder = given_path(run, "the run's folder")
+    _refuse_recipe(folder)
     if is_file(folder / "export.json"):
         raise UserError(f"{folder}: graphs for other runtimes; lvlm reads runs, and exports as safetensors")
     resolved = read_run(folder, overrides, registry=registry, plugin_files=plugin_files)
@@ -186,6 +188,21 @@ def _refuse_other_changes(folder: Path, overrides: Sequence[str], resolved: Reso
             raise UserError(
                 f"{folder}: {short(key)!r} can't be changed: of a run, only where its data are{known}"
             )
+
+
+def _refuse_recipe(folder: Path) -> None:
+    """Make sure that a path isn't that of a recipe.
+
+    Raises:
+        UserError: it is a file, or the name of a recipe that comes with lvlm.
+    """
+    if is_folder(folder):
+        return
+    is_recipe = folder.suffix in (".yaml", ".yml") and is_file(folder)
+    if is_recipe or folder.as_posix() in shipped():
+        raise UserError(
+            f"{folder}: a recipe, not a run; lvlm.train makes a run of it, and lvlm.build an untrained model"
+        )
 
 
 def _of_step(found: Sequence[Checkpoint], step: int, folder: Path) -> Checkpoint:

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from lvlm.arguments import checked
 from lvlm.errors import BeyondMachine, Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
+from lvlm.recipe.arm_names import refuse_twins
 from lvlm.recipe.paths import where_data_are
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
 from lvlm.runs.folder import is_run
@@ -29,7 +31,7 @@ from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.runs.work import working_on
 from lvlm.steering.run import steer
 from lvlm.system.device import is_out_of_memory, pick_device
-from lvlm.system.files import given_path, is_folder, is_there, left_unfinished, writing
+from lvlm.system.files import given_path, ignores_case, is_folder, is_there, left_unfinished, writing
 from lvlm.system.lock import Busy
 from lvlm.system.terminal import tell
 from lvlm.system.world import join_world, place_of
@@ -214,9 +216,11 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
     run.
 
     Raises:
-        UserError: it holds something that is no study.
+        UserError: it holds something that is no study, or takes two arms for one.
     """
     with writing(out):  # whose name may be too long
+        if ignores_case(out):
+            refuse_twins(arms)
         if not is_there(out):
             return
         if not is_folder(out):
@@ -230,6 +234,7 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
             raise UserError(f"{out}: holds other files and no study; name another folder with --out")
 
 
+@checked
 def study(
     source: str | Path,
     out: str | Path,

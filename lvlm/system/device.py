@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lvlm.errors import UserError, nearest, one_of
+from lvlm.errors import UserError, nearest, one_of, short_repr
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
@@ -43,7 +43,7 @@ def pick_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
     if isinstance(name, torch.device):
         name = str(name)
     if not isinstance(name, str):
-        raise UserError(f"there is no device {name!r}; it is a name: {DEVICES}")
+        raise UserError(f"there is no device {short_repr(name)}; it is a name: {DEVICES}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -307,6 +307,17 @@ def refused(error: OSError, folder: Path, out: Path | None = None) -> UserError:
     return UserError(f"cannot use {shown(name)!r}: {reason_of(error)}")
 
 
+def ignores_case(path: Path) -> bool:
+    """Whether names that differ only in case are one, where a path is or will be; False where its folders
+    have no letters to tell by.
+    """
+    for folder in (path, *path.absolute().parents):
+        other = folder.with_name(folder.name.swapcase()) if folder.name else folder
+        if other.name != folder.name and folder.exists():
+            return other.exists() and other.samefile(folder)
+    return False
+
+
 def delete(path: Path) -> None:
     """Delete a file, a folder with all that it holds, or nothing; of a link, the link."""
     try:

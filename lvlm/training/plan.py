@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh
 
+from lvlm.arguments import checked
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces.brief import Brief
 from lvlm.nn.device import standing_for
@@ -294,6 +295,7 @@ def _memory_of(said: str | float) -> float:
     return amount
 
 
+@checked
 def plan(
     recipe: RecipeSource,
     *overrides: str,
@@ -323,6 +325,7 @@ def plan(
     Raises:
         UserError: the recipe is wrong, `train.shard_over` doesn't divide `gpus`, or the GPU is unknown.
     """
+    _peak_of(gpu)  # a wrong name is told before a recipe is read
     resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
     return make_plan(
         resolved.recipe,
