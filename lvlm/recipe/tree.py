@@ -22,12 +22,6 @@ from lvlm.system.limits import RECIPE_DEPTH, RECIPE_DIGITS, RECIPE_VALUES
 
 Keys = tuple[str | int, ...]
 
-DEEPEST = 64
-"""Levels of a mapping made in Python."""
-
-MOST_BITS = 1024
-"""Of a whole number in one: what is longer is no float either, and can't be printed."""
-
 
 @dataclass(frozen=True)
 class Origin:
