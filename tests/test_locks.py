@@ -149,7 +149,7 @@ def verbs(text: Path, run: Path) -> dict[str, Callable[[], Any]]:
         "overwrite": lambda: lvlm.train(recipe, run, overwrite=True),
         "evaluate": lambda: lvlm.evaluate(run),
         "evaluate with options": lambda: lvlm.evaluate(run, estimators=["elbo"]),
-        "steer": lambda: lvlm.steer(run),
+        "steer": lambda: lvlm.steer(run, groups=2, samples=2, sources=2),
     }
 
 
