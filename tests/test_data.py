@@ -286,7 +286,7 @@ def test_errors_in_words(tmp_path: Path, write: Callable[[Path], None], path: st
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, mode: str) -> None:
+    def refuse(self: Path, _mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
     (tmp_path / "a.txt").write_text(LINE)
