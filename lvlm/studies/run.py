@@ -20,6 +20,7 @@ from rich.console import Console
 
 from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
+from lvlm.recipe.paths import where_data_are
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
 from lvlm.runs.folder import is_run
 from lvlm.runs.opened import OpenedRun, open_run
@@ -31,8 +32,7 @@ from lvlm.training.train import recipe_changes, train_resolved
 
 if TYPE_CHECKING:
     from lvlm.evaluation.result import Evaluation
-    from lvlm.recipe.paths import where_data_are
-from lvlm.recipe.recipe import Resolved
+    from lvlm.recipe.recipe import Resolved
 
 
 def run_study(
