@@ -86,8 +86,7 @@ def run_study(
         if isinstance(done, Busy):  # of another study, perhaps, on the same folder: the work is shared
             if number not in told:
                 told.add(number)
-                line = f"{label}  {done.holder} works on it; back to it later"
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                tell(console, f"{label}  {done.holder} works on it; back to it later")
             waiting.append(number)
             asked += 1
             if asked >= len(waiting):  # all that is left is in the hands of others
