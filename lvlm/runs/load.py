@@ -33,7 +33,7 @@ def load(
     Executes nothing that the run holds.
 
     Args:
-        run: a run's folder, or a run that is open.
+        run: a run's folder. From Python also a run that is open.
         plugin_files: as for `build`.
         step: of which checkpoint; the one that the run's `train.select` chooses unless given.
         precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for
@@ -65,7 +65,7 @@ def sample(
 
     Args:
         run: as for `load`.
-        prompt: what the text begins with; text, bytes or token ids. A list gives several.
+        prompt: what the text begins with. A list gives several; from Python they are also bytes or token ids.
         tokens: as for `generate`.
         plugin_files: as for `build`.
         precision: as for `load`.
