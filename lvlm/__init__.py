@@ -9,13 +9,13 @@ imported when it is first used, so that `import lvlm` takes no time.
         Resolve a recipe and build its model without memory (on the meta device); no data is read.
     check_data(folder)
         Read all of what `prepare_data` wrote and compare it with its manifest.
-    doctor(run, …) -> Examination
+    doctor(run, *overrides, …) -> Examination
         Examine whether the decoder of a run reads its codes, and find what to try when it doesn't.
     encode(model, texts, …) -> list[Encoded]
         Encode texts: the posterior of each, and codes drawn from it.
     encode_text(run, text, …) -> list[Encoded]
         Encode a text of any length with the model of a run, in windows.
-    evaluate(run, …) -> Evaluation
+    evaluate(run, *overrides, …) -> Evaluation
         Evaluate a run's selected checkpoint on its test windows.
     export(run, out, …) -> Path
         Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
@@ -25,7 +25,7 @@ imported when it is first used, so that `import lvlm` takes no time.
         Interpolate between the codes of two rows, both ends among them, in the slots that both have.
     kinds(role=None, …) -> list[Kind]
         List every kind of a role, or of all.
-    lm_eval(run, tasks, …) -> dict[str, Any]
+    lm_eval(run, tasks, *overrides, …) -> dict[str, Any]
         Run tasks of EleutherAI's lm-evaluation-harness on a run; needs the extra lm-eval.
     load(run, …) -> LatentLM
         Load the model of a run, in evaluation mode, with the weights of a checkpoint.
@@ -43,7 +43,7 @@ imported when it is first used, so that `import lvlm` takes no time.
         Make the JSON Schema of recipes, for the kinds that are installed.
     score(model, prompt, continuation, …) -> Score
         Log-probability of a continuation after a prompt, as generation has it.
-    steer(run, …) -> Steering
+    steer(run, *overrides, …) -> Steering
         Measure what the codes of a run's selected checkpoint steer, and keep it in the run's steering.json.
     stream(model, prompts, tokens=200, …) -> Generator[Piece, None, list[Sample]]
         Continue prompts piece by piece; the pieces of a row, joined, are its text.

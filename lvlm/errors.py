@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
+
+
+MOST_LINES = 50
+"""Lines of a message; what is left out is counted."""
+
+MOST_IN_A_LINE = 2000
+"""Characters of a line of a message; a longer one loses its middle."""
+
+MOST_WORDS = 200
+"""Words of a list of what is known."""
+
+
+def shortened(text: str, most: int = MOST_IN_A_LINE) -> str:
+    """A line of at most about `most` characters: its beginning, how much is left out, and its end."""
+    if len(text) <= most:
+        return text
+    begin, end = most * 2 // 3, most // 3
+    return f"{text[:begin]} … {len(text) - begin - end:,} characters … {text[-end:]}"
+
+
+def bounded(message: str) -> str:
+    """A message that a person can read: few lines, none of them long."""
+    lines = message.split("\n")
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], f"and {len(lines) - MOST_LINES + 1:,} more"]
+    return "\n".join(map(shortened, lines))
 
 
 class UserError(ValueError):
@@ -39,6 +66,12 @@ changes this line, README's "Install" and nothing else.
 """
 
 
+class BeyondMachine(UserError):
+    """More memory, threads or parts than this machine has, or than can be counted. The message says what was
+    asked for, what it needs and what there is.
+    """
+
+
 class MissingLibrary(UserError):
     """A library that comes with an extra isn't installed; the message says with which."""
 
@@ -55,15 +88,27 @@ class MissingLibrary(UserError):
         return cls(f"{prefix}{library} isn't installed: {INSTALL.format(extra=extra)}")
 
 
+class Remark(UserWarning):
+    """Something failed that the work under way can do without."""
+
+
 class OutOfDistribution(UserWarning):
     """What was asked for is nothing that the model saw in training."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; what was under way is saved. `signal_number` says which signal."""
+    """Ctrl-C, SIGTERM or SIGHUP; what was under way is saved. `signal_number` says which signal."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the command line where it is; Ctrl-C is one, and so is SIGTERM there."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
         self.signal_number = signal_number
 
 
@@ -81,11 +126,14 @@ class RunsFailed(Exception):
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """'; did you mean 'bits'?' when a known word is near, whatever its case, else the empty string."""
-    if not isinstance(word, str):
+    """'; did you mean 'bits'?' when a known word is near or contained, whatever its case, else the
+    empty string.
+    """
+    if not isinstance(word, str) or len(word) > MOST_IN_A_LINE:
         return ""
     lower = {one.lower(): one for one in known}
     close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    close = close or sorted((one for one in lower if len(one) > 2 and one in word.lower()), key=len)[-1:]
     return f"; did you mean {lower[close[0]]!r}?" if close else ""
 
 
@@ -121,6 +169,18 @@ def short_repr(value: object) -> str:
     return text if len(text) <= 160 else f"{text[:160]}…"
 
 
+def check_count(what: str, value: object) -> None:
+    """Make sure that an option which counts something is a whole number from 1 up.
+
+    Raises:
+        UserError: it isn't.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise UserError(f"{what} is {value!r}; it is a whole number")
+    if operator.index(value) < 1:
+        raise UserError(f"{what} is {value}; it is at least 1")
+
+
 def literals(annotation: Any) -> tuple[str, ...]:
     """Words of the `Literal`s in an annotation."""
     if get_origin(annotation) is Literal:
@@ -129,5 +189,9 @@ def literals(annotation: Any) -> tuple[str, ...]:
 
 
 def listing(words: Iterable[str]) -> str:
-    """The known words, sorted and comma-separated; 'none' when there are none."""
-    return ", ".join(sorted(words)) or "none"
+    """The known words, sorted and comma-separated; 'none' when there are none, and a count of those beyond
+    the first 200.
+    """
+    known = sorted(words)
+    more = f" and {len(known) - MOST_WORDS:,} more" if len(known) > MOST_WORDS else ""
+    return ", ".join(known[:MOST_WORDS]) + more or "none"

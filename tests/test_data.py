@@ -249,7 +249,7 @@ def writes(**contents: str) -> Callable[[Path], None]:
         ),
         (writes(corpus__txt=LINE), "nowhere/at/all.txt", r"the folder '.*' holds no 'nowhere'$"),
         (writes(corpus__txt=LINE), "corpus.txt/a", r"corpus.txt' is no folder"),
-        (writes(a__md=LINE), "", r"holds no file that ends in .txt, .jsonl, .gz"),
+        (writes(a__md=LINE), "", r"holds no file that ends in .txt, .jsonl, .*; it holds 1 file \(a.md\)"),
         (writes(a__txt="", b__txt=""), "", r"no text in "),
         (
             writes(a__txt=LINE),
@@ -286,11 +286,11 @@ def test_errors_in_words(tmp_path: Path, write: Callable[[Path], None], path: st
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
     (tmp_path / "a.txt").write_text(LINE)
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"cannot read '.*a.txt': Permission denied"):
         TextData(path=str(tmp_path / "a.txt")).open()
 

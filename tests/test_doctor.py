@@ -323,7 +323,8 @@ def test_kl_at_its_budget_is_no_praise(examined: Examined) -> None:
     ("low", "high", "kl", "verdict"),
     [
         (0.001, 0.1, 0.3, "read"),
-        (0.0001, 0.0002, 0.3, "read"),
+        (0.00011, 0.0002, 0.3, "read"),
+        (0.0001, 0.0002, 0.3, "not read"),
         (-0.1, -0.01, 0.3, "not read"),
         (-0.001, 0.0005, 0.3, "not read"),
         (0.0, 0.0, 0.3, "not read"),

@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import torch
 
 import lvlm
 from lvlm.errors import UserError
-from lvlm.system.world import place_of
+from lvlm.system.world import World, place_of
+from lvlm.training import watch
 from lvlm.training.parallel import layout
 from tests.tiny import logged, steps_of, tiny, weights, write_text
 
@@ -266,3 +269,117 @@ def test_where_a_process_finds_its_place() -> None:
 def test_one_process_is_not_wrapped(text: Path, tmp_path: Path) -> None:
     run = lvlm.train(tiny("baseline", text, train={"steps": 2, "shard_over": 1}), tmp_path / "run")
     assert steps_of(run)[-1] == 2
+
+
+# -------------------------------------------------------------------------------------- verdicts and torchrun
+
+
+def note(store: Any, rank: int, step: int, number: int, **more: Any) -> None:
+    store.set(
+        f"rank {rank}", json.dumps({"step": step, "number": number, "host": "h", "pid": 100 + rank, **more})
+    )
+
+
+@pytest.mark.parametrize("me", [0, 1])
+@pytest.mark.parametrize(
+    ("mine", "other", "told"),
+    [
+        (7, {"step": 7}, "is lost or stopped"),
+        (7, {"step": 3}, "is lost or stopped"),
+        (3, {"step": 7}, "is lost or stopped"),
+        (7, {"step": 7, "ended": True}, "has ended before"),
+        (7, {"step": 3, "alive": True}, "hangs before step 8"),
+        (3, {"step": 7, "alive": True}, "the other processes are alive, and wait in step 8"),
+        (7, {"step": 7, "alive": True}, "all 2 processes are alive, in step 8"),
+    ],
+)
+def test_a_verdict_names_others_and_never_the_process_that_speaks(
+    me: int, mine: int, other: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_NOTES", 0.05)
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True)
+    it = 1 - me
+    note(store, it, number=0, **other)
+    looking = watch.Watch(World(rank=me, ranks=2, store=store), timeout_seconds=100)
+    ending = threading.Event()
+
+    def live() -> None:
+        for number in range(10**6):
+            if ending.wait(0.01):
+                return
+            note(store, it, number=number, **other)
+
+    living = threading.Thread(target=live)
+    if other.pop("alive", False):
+        living.start()
+    try:
+        looking.moved(mine)
+        said = looking.verdict()
+    finally:
+        ending.set()
+        looking.close()
+        if living.ident is not None:
+            living.join()
+    assert told in said
+    assert f"rank {me} " not in said
+    assert f"process {os.getpid()}" not in said
+
+
+def children_of(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_survivor_under_torchrun_says_who_was_killed(victim: int, text: Path, tmp_path: Path) -> None:
+    """Though torchrun tells it to end at once."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("no /proc")
+    run, recipe = tmp_path / "run", tmp_path / "long.yaml"
+    recipe.write_text(json.dumps(recipe_of("baseline", text, **ENDLESS)))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "lvlm",
+    ]
+    agent = subprocess.Popen([*command, "train", recipe, "--out", run], stdout=-1, stderr=-1, text=True)
+    ranks = {}
+    try:
+        wait_for_a_step(run, agent)
+        for child in children_of(agent.pid):
+            environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            ranks |= {int(one[5:]): child for one in environment if one.startswith(b"RANK=")}
+        os.kill(ranks[victim], signal.SIGKILL)
+        _, told = agent.communicate(timeout=100)
+    finally:
+        for process in (agent.pid, *ranks.values()):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        agent.communicate()
+    (words,) = [line for line in told.splitlines() if line.startswith("lvlm: ")]
+    assert f"rank {victim} (process {ranks[victim]} on " in words
+    assert "is lost or stopped" in words
+    assert f"rank {1 - victim} " not in words
+
+
+def test_a_process_that_waits_for_a_hung_one_ends_upon_a_signal_and_says_why(
+    text: Path, tmp_path: Path
+) -> None:
+    """It waits in C++, where no handler of Python runs."""
+    recipe = recipe_of("baseline", text, **(ENDLESS | {"timeout_seconds": 100}))
+    first, second = launch(2, recipe, tmp_path / "run")
+    try:
+        wait_for_a_step(tmp_path / "run", first)
+        second.send_signal(signal.SIGSTOP)
+        first.send_signal(signal.SIGTERM)
+        _, told = first.communicate(timeout=60)
+        assert first.returncode == watch.LOST_STATUS
+        assert f"lvlm: stopped: rank 1 (process {second.pid} on " in told
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()

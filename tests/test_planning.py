@@ -200,7 +200,7 @@ def test_time_and_cost_follow() -> None:
         ),
         ({"mfu": float("nan")}, "^mfu is nan; it is a finite number$"),
         ({"tokens": float("inf")}, "^tokens is inf; it is a text, or a finite number$"),
-        ({"gpu": "H1000"}, "unknown GPU 'H1000'; known: H200, H100"),
+        ({"gpu": "H1000"}, "unknown GPU 'H1000'; known: A100, .*H200.*; did you mean 'H100'?"),
         ({"memory": "80 apples"}, "memory is '80 apples'"),
         ({"tokens": "many"}, "tokens is 'many'"),
     ],

@@ -173,7 +173,7 @@ def test_a_recipe_by_name_by_path_and_as_a_mapping(toy: Registry) -> None:
     assert (recipe.data.kind, recipe.train.learning_rate, recipe.evaluate.headline) == (
         "letters",
         3e-3,
-        "smc_mixture",
+        "lowest",
     )
     assert by_name.source == "free"
     for source in ("recipes/free.yaml", Path("recipes/free.yaml").absolute(), recipe, recipe.model_dump()):

@@ -29,7 +29,7 @@ from lvlm.runs.checkpoint import Checkpoints
 from lvlm.runs.weights import tensors_of
 from lvlm.system.files import file_digest, write_atomically
 from lvlm.training.metrics import Metrics
-from tests.tiny import before_step, edit_json, logged, steps_of, tiny, weights, write_text
+from tests.tiny import before_step, edit_json, logged, steps_of, tiny, weights, write_recipe, write_text
 
 NEWEST = "checkpoints/step-000006"
 
@@ -231,17 +231,22 @@ def test_a_broken_record_is_told(content: str | bytes, run: Path) -> None:
         assert f"{run / 'run.json'}: not a run's record: " in refused(verb)
 
 
-@pytest.mark.parametrize("plugins", [None, 3, ["free"], [{}], [{"name": "gone"}]])
-def test_a_record_of_odd_plugins_is_not_in_the_way(plugins: Any, run: Path) -> None:
+@pytest.mark.parametrize("plugins", [None, 3, ["free"], [{}]])
+def test_a_record_of_odd_plugins_is_told(plugins: Any, run: Path) -> None:
     edit_json(run / "run.json", lambda record: record.update(plugins=plugins))
+    assert f"{run / 'run.json'}: not a run's record: plugins" in refused(lambda: lvlm.load(run))
+
+
+def test_a_plugin_of_the_record_that_nothing_needs_is_not_in_the_way(run: Path) -> None:
+    edit_json(run / "run.json", lambda record: record.update(plugins=[{"name": "gone"}]))
     lvlm.load(run)
-    (run / "recipe.yaml").write_text("name: nothing\n")
+    write_recipe(run, "name: nothing\n")
     assert "missing required key 'model'" in refused(lambda: lvlm.load(run))
 
 
 @pytest.mark.parametrize("content", ["{", "name: x\nname: y\n", "!!python/object/apply:os.system [exit]\n"])
 def test_a_broken_saved_recipe_is_told_and_not_executed(content: str, run: Path) -> None:
-    (run / "recipe.yaml").write_text(content)
+    write_recipe(run, content)
     message = refused(lambda: lvlm.load(run))
     assert "recipe.yaml" in message
     assert "--plugin" not in message, "no plugin would help"
@@ -327,8 +332,11 @@ def test_a_file_is_no_folder(flags: dict[str, bool], text: Path, tmp_path: Path)
 def test_a_run_that_died_while_it_was_made_is_not_in_the_way(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def interrupted_at_the_recipe(path: Path, content: str | bytes) -> None:
+        write_atomically(path, interrupted() if path.name == "recipe.yaml" else content)
+
     with monkeypatch.context() as patch:
-        patch.setattr("lvlm.recipe.recipe.Resolved.to_yaml", interrupted)
+        patch.setattr("lvlm.runs.folder.write_atomically", interrupted_at_the_recipe)
         with pytest.raises(KeyboardInterrupt):
             lvlm.train(tiny("baseline", text, train={"steps": 2}), tmp_path)
     assert set(everything(tmp_path)) == {"run.json"}
@@ -384,7 +392,7 @@ def test_an_empty_folder_is_fine(text: Path, tmp_path: Path) -> None:
 # disk
 
 
-def interrupted(*_: Any, **__: Any) -> None:
+def interrupted(*_: Any, **__: Any) -> Any:
     raise KeyboardInterrupt
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 import lvlm
-from lvlm.errors import MissingLibrary, UserError
+from lvlm.errors import MissingLibrary, Remark, UserError
+from lvlm.training.trackers import TensorBoard, Views
 from tests.tiny import logged, tiny, write_text
 
 
@@ -79,3 +81,64 @@ def test_a_strangers_tracker_is_one_function_behind_an_entry_point(
         UserError, match="unknown tracker 'linse'; known: broken, lines, trackio, wandb; did you mean 'lines'"
     ):
         lvlm.check(tiny("free", text, train={"trackers": ["linse"]}))
+
+
+class Failing:
+    """A tracker that fails where it is told to."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.calls = where, 0
+        self._fail("begin")
+
+    def _fail(self, where: str) -> None:
+        if where == self.where:
+            self.calls += 1
+            raise OSError(28, "No space left on device")
+
+    def log(self, event: str, step: int, numbers: Any) -> None:
+        self._fail("log")
+
+    def close(self) -> None:
+        self._fail("close")
+
+
+@pytest.mark.parametrize("where", ["begin", "log", "close"])
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_tracker_that_fails_is_one_warning_and_the_training_goes_on(
+    where: str, tensorboard: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lvlm.training import trackers
+
+    if tensorboard:
+        monkeypatch.setattr(trackers, "TensorBoard", lambda *_: Failing(where))
+    else:
+        monkeypatch.setattr(trackers, "tracker_factory", lambda _: lambda *_: Failing(where))
+    recipe = tiny("baseline", write_text(tmp_path), train={"trackers": [] if tensorboard else ["wandb"]})
+    with pytest.warns(Remark, match=r"the tracker \w+ failed, .*No space left") as told:
+        run = lvlm.train(recipe, tmp_path / "run")
+    assert len(told) == 1
+    assert [entry["step"] for entry in logged(run)] == list(range(1, 11))
+
+
+def test_tensorboard_on_a_full_disk_ends_no_training(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    run = tmp_path / "run"
+    run.mkdir()
+    views = Views(run, [], {}, purge_after=None)
+    (board,) = views._open.values()
+    with open("/dev/full", "wb") as full:
+        board._file, board._writer._writer = full, full  # type: ignore[attr-defined]
+        with pytest.warns(Remark, match="the tracker TensorBoard failed"):
+            views.log("train", 1, {"loss": 1.0})
+        views.log("train", 2, {"loss": 1.0})  # warnings are errors: once is enough
+        views.close()
+        full.detach()  # its buffer can't be written
+
+
+def test_tensorboard_has_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    board = TensorBoard(tmp_path, None)
+    board.log("train", 1, {"loss": 1.0})
+    assert set(threading.enumerate()) == before
+    board.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -104,3 +105,10 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
+
+
+def write_recipe(run: Path, content: str) -> None:
+    """Change the saved recipe and the record of its sha256, as someone would who means harm."""
+    (run / "recipe.yaml").write_text(content)
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    edit_json(run / "run.json", lambda record: record.update(recipe_sha256=sha256))

@@ -10,7 +10,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -22,8 +24,11 @@ from lvlm.cli.data import data_app, tokenizer_app
 from lvlm.cli.new import new
 from lvlm.cli.play import play
 from lvlm.cli.shared import Overrides, PluginFiles, progress
+from lvlm.cli.streams import NO_RESULT, give_up_output, is_of_output, prepare, put, say, told_at_the_end
 from lvlm.cli.words import Described, described_by
-from lvlm.errors import Interrupted, RunsFailed, UserError
+from lvlm.errors import Interrupted, Remark, RunsFailed, UserError, bounded
+from lvlm.system.files import given_path
+from lvlm.system.plain import printable
 
 # Before a command imports torch: threads that wait for each other sleep instead of spinning. Where another
 # process wants a core, spinning makes a training step several times slower.
@@ -38,25 +43,70 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            with _remarks_as_lines(), _usage_in_plain_words(), told_at_the_end():
+                result = super().invoke(ctx)
         except UserError as error:
             _end(2, str(error))
         except RunsFailed as error:
             _end(1, str(error))
         except Interrupted as error:
             _end(128 + error.signal_number, str(error))
-        except KeyboardInterrupt:
-            _end(128 + signal.SIGINT, "stopped")
+        except KeyboardInterrupt as error:
+            _end(128 + getattr(error, "signal_number", signal.SIGINT), "stopped")
         except BrokenPipeError:  # `lvlm kinds | head`: whoever read is gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            give_up_output()
             sys.exit(141)
         return result
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the program."""
+        prepare()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # of the parser's own words, such as --help
+            if not is_of_output(error):
+                raise
+            _end(2, NO_RESULT.format(reason=error.strerror))
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the options that come before a command."""
+        with _usage_in_plain_words():
+            return super().make_context(*args, **options)
+
+
+@contextmanager
+def _usage_in_plain_words() -> Iterator[None]:
+    """A context in which what the parser says of wrong options is bounded, and obeyed by no terminal."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
+            error.message = bounded(printable(error.message))  # type: ignore[attr-defined]
+        raise
+
+
+@contextmanager
+def _remarks_as_lines() -> Iterator[None]:
+    """Warnings of ours are lines like all that the program says; those of others are shown as ever."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, Remark):
+            print(f"lvlm: {message}", file=sys.stderr)
+        else:
+            before(message, category, *where, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _end(status: int, message: str) -> NoReturn:
     if message:  # another process of the same training tells
-        print(f"lvlm: {message}", file=sys.stderr)
+        say(f"lvlm: {message}")
+    give_up_output()
     sys.exit(status)
 
 
@@ -94,16 +144,14 @@ def train(
         plugin_files=plugin or [],
         console=progress(),
     )
-    print(folder)
+    put(folder)
 
 
 def _folder(out: str | None, source: str) -> Path:
     """Folder of a recipe's run or of a study."""
     if out is None:
         return Path("runs") / Path(source).stem
-    if not out.strip():  # `--out "$RUN"` of a variable that isn't set
-        raise UserError("--out is empty; name a folder")
-    return Path(out)
+    return given_path(out, "--out")  # empty where it is `--out "$RUN"` of a variable that isn't set
 
 
 @described_by("study")
@@ -130,7 +178,7 @@ def study(
 
 
 def _show_report(page: Path) -> None:
-    print(f"report: {page.resolve().as_uri()}")
+    put(f"report: {page.resolve().as_uri()}")
 
 
 @described_by("lvlm.report.page:report_folder", control="controls", format="kind")
@@ -150,7 +198,7 @@ def report(
         kind=format,  # type: ignore[arg-type]  # checked there
         console=progress(),
     )
-    print(f"report: {page.resolve().as_uri()}")
+    put(f"report: {page.resolve().as_uri()}")
 
 
 @app.callback(invoke_without_command=True)
@@ -160,7 +208,7 @@ def _version(
     if version:
         from lvlm import __version__
 
-        print(__version__)
+        put(__version__)
         raise typer.Exit
 
 
@@ -191,4 +239,4 @@ for name, command in COMMANDS.items():
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 
-main = app  # the entry point
+main = app

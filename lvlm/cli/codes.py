@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvlm.cli.shared import listed
 from lvlm.errors import UserError
+from lvlm.system.files import given_path
 
 if TYPE_CHECKING:
     from lvlm.model.latent_lm import LatentLM
@@ -34,7 +34,7 @@ def given_codes(
     if codes_of is not None:
         return encode.encode(model, codes_of, seed=seed)[0].codes
     if codes is not None:
-        return encode.read_codes(Path(codes))
+        return encode.read_codes(given_path(codes, "--codes"))
     if code is not None:
         numbers = _numbers(code, "--code", int)
         return turn.code_of(model, index=numbers[0] if len(numbers) == 1 else numbers)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lvlm.cli.shared import progress
+from lvlm.cli.streams import put
 from lvlm.cli.words import Described, described_by
 
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True, rich_markup_mode=None)
@@ -31,9 +32,7 @@ def train_tokenizer(
     """Learn a byte-level BPE from text; the end of a document is <|endoftext|>."""
     import lvlm
 
-    print(
-        lvlm.train_tokenizer(inputs, out, vocab=vocab, field=field, overwrite=overwrite, console=progress())
-    )
+    put(lvlm.train_tokenizer(inputs, out, vocab=vocab, field=field, overwrite=overwrite, console=progress()))
 
 
 @data_app.command(name="prepare", cls=Described)
@@ -60,7 +59,7 @@ def prepare_data(
         held_out=held_out,
         console=progress(),
     )
-    print(folder)
+    put(folder)
 
 
 @data_app.command(name="check", cls=Described)
@@ -70,4 +69,4 @@ def check_data(folder: str) -> None:
     import lvlm
 
     lvlm.check_data(folder)
-    print(f"{folder}: as it was written")
+    put(f"{folder}: as it was written")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lvlm.cli.shared import AsJSON, Overrides, PluginFiles, show
+from lvlm.cli.shared import AsJSON, Overrides, PluginFiles
+from lvlm.cli.streams import put, say, show
 from lvlm.cli.words import described_by
 
 
@@ -17,13 +17,26 @@ from lvlm.cli.words import described_by
 def check(
     recipe: str, overrides: Overrides = None, as_json: AsJSON = False, plugin: PluginFiles = None
 ) -> None:
-    """Resolve a recipe: values with their origins, parameters by part, shapes at the seam. Trains nothing."""
+    """Resolve a recipe: values with their origins, parameters by part, shapes at the seam; or a study: every
+    arm. Trains nothing.
+    """
     import lvlm
-    from lvlm.cli.tables import checked_record, checked_tables
+    from lvlm.cli.tables import checked_record, checked_study, checked_tables
+    from lvlm.recipe.study import is_study
 
+    if is_study(recipe):
+        from lvlm.recipe.check import check_study
+
+        study, arms = check_study(recipe, *(overrides or []), plugin_files=plugin or [])
+        if as_json:
+            records = {arm: checked_record(checked) for arm, checked in arms.items()}
+            put(json.dumps({"study": study.name, "seeds": study.seeds, "arms": records}, indent=1))
+        else:
+            show(*checked_study(study, arms))
+        return
     checked = lvlm.check(recipe, *(overrides or []), plugin_files=plugin or [])
     if as_json:
-        print(json.dumps(checked_record(checked), indent=1))
+        put(json.dumps(checked_record(checked), indent=1))
     else:
         show(*checked_tables(checked))
 
@@ -61,7 +74,7 @@ def plan(
         plugin_files=plugin or [],
     )
     if as_json:
-        print(json.dumps(asdict(found) | {"fits": found.fits}, indent=1))
+        put(json.dumps(asdict(found) | {"fits": found.fits}, indent=1))
     else:
         show(*plan_tables(found))
 
@@ -86,11 +99,11 @@ def export(
         step=step,
         plugin_files=plugin or [],
     )
-    print(folder)
+    put(folder)
     record = Path(out) / "export.json"
     if record.exists():
         off = json.loads(record.read_text())["check"]["largest_difference"]
-        print(f"differs from PyTorch by {max(off.values()):.2g} at most", file=sys.stderr)
+        say(f"differs from PyTorch by {max(off.values()):.2g} at most")
 
 
 @described_by("plugins")
@@ -103,7 +116,7 @@ def plugins(as_json: AsJSON = False, plugin: PluginFiles = None) -> None:
 
     found = lvlm.plugins(plugin_files=plugin or [])
     if as_json:
-        print(json.dumps([asdict(p) for p in found], indent=1))
+        put(json.dumps([asdict(p) for p in found], indent=1))
     else:
         show(plugins_table(found))
 
@@ -120,7 +133,7 @@ def kinds(
 
     found = lvlm.kinds(role, plugin_files=plugin or [])
     if as_json:
-        print(json.dumps(kinds_record(found), indent=1))
+        put(json.dumps(kinds_record(found), indent=1))
     else:
         show(*kinds_tables(found))
 
@@ -130,4 +143,4 @@ def schema(plugin: PluginFiles = None) -> None:
     """Print the JSON Schema of recipes, for editors."""
     import lvlm
 
-    print(json.dumps(lvlm.schema(plugin_files=plugin or []), indent=1))
+    put(json.dumps(lvlm.schema(plugin_files=plugin or []), indent=1))

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lvlm.cli.shared import AsJSON, PluginFiles, listed, progress, show
+from lvlm.cli.shared import AsJSON, Overrides, PluginFiles, listed, progress
+from lvlm.cli.streams import put, show
 from lvlm.cli.words import described_by
 from lvlm.errors import UserError
 
@@ -15,6 +16,7 @@ from lvlm.errors import UserError
 @described_by("evaluate")
 def evaluate(
     run: str,
+    overrides: Overrides = None,
     estimators: Annotated[str | None, typer.Option(metavar="NAME,…")] = None,
     k: Annotated[str | None, typer.Option(metavar="N,…")] = None,
     windows: int | None = None,
@@ -35,6 +37,7 @@ def evaluate(
     names: Any = None if estimators is None else listed(estimators)
     result = lvlm.evaluate(
         run,
+        *(overrides or []),
         estimators=names,
         k=None if k is None else [_whole(number) for number in listed(k)],
         windows=windows,
@@ -47,7 +50,7 @@ def evaluate(
         console=progress(),
     )
     if as_json:
-        print(json.dumps(result, indent=1))
+        put(json.dumps(result, indent=1))
     else:
         show(*evaluation_table(result))
 
@@ -62,6 +65,8 @@ def _whole(text: str) -> int:
 @described_by("lm_eval")
 def lm_eval(
     run: str,
+    overrides: Overrides = None,
+    *,
     tasks: Annotated[str, typer.Option(metavar="NAME,…")],
     k: int = 16,
     seed: int = 0,
@@ -79,6 +84,7 @@ def lm_eval(
     found = lvlm.lm_eval(
         run,
         listed(tasks),
+        *(overrides or []),
         k=k,
         seed=seed,
         limit=limit,
@@ -87,7 +93,7 @@ def lm_eval(
         console=progress(),
     )
     if as_json:
-        print(json.dumps(found, indent=1))
+        put(json.dumps(found, indent=1))
     else:
         show(tasks_table(found))
 
@@ -95,6 +101,7 @@ def lm_eval(
 @described_by("doctor")
 def doctor(
     run: str,
+    overrides: Overrides = None,
     step: int | None = None,
     windows: int | None = None,
     as_json: AsJSON = False,
@@ -106,9 +113,11 @@ def doctor(
     import lvlm
     from lvlm.cli.latent_tables import examination_tables
 
-    examination = lvlm.doctor(run, step=step, windows=windows, plugin_files=plugin or [], console=progress())
+    examination = lvlm.doctor(
+        run, *(overrides or []), step=step, windows=windows, plugin_files=plugin or [], console=progress()
+    )
     if as_json:
-        print(json.dumps(asdict(examination), indent=1))
+        put(json.dumps(asdict(examination), indent=1))
     else:
         show(*examination_tables(examination))
 
@@ -116,6 +125,7 @@ def doctor(
 @described_by("steer", entropy="entropy_nats_per_token")
 def steer(
     run: str,
+    overrides: Overrides = None,
     groups: int | None = None,
     samples: int | None = None,
     sources: int | None = None,
@@ -136,6 +146,7 @@ def steer(
     controls = [read_control(control)] if control else []
     found = lvlm.steer(
         run,
+        *(overrides or []),
         groups=groups,
         samples=samples,
         sources=sources,
@@ -146,6 +157,6 @@ def steer(
         console=progress(),
     )
     if as_json:
-        print(found.model_dump_json(indent=1))
+        put(found.model_dump_json(indent=1))
     else:
         show(*steering_tables(found, Gate.of([found, *controls], lvlm=found.lvlm)))

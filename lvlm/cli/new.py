@@ -6,8 +6,10 @@ import keyword
 import re
 from pathlib import Path
 
+from lvlm.cli.streams import put
 from lvlm.cli.words import described_by
 from lvlm.errors import UserError, listing, nearest
+from lvlm.system.files import entries, given_path, is_folder, is_there, writing
 
 FILES = ("README.md", "pyproject.toml", "tests/test_conformance.py")
 """What a package has beside its module, relative to its folder."""
@@ -19,7 +21,7 @@ IN_CROSSES = ("encoder", "quantizer", "injection")
 @described_by("lvlm.cli.new:write_package")
 def new(role: str, name: str, out: str | None = None) -> None:
     """Write a plugin's package: a small working kind that passes its conformance test, to be changed into yours."""
-    print(write_package(role, name, out))
+    put(write_package(role, name, out))
 
 
 def templates_dir() -> Path:
@@ -48,19 +50,15 @@ def write_package(role: str, name: str, out: str | Path | None = None) -> Path:
     if role not in roles():
         raise UserError(f"no template of a role {role!r}; known: {listing(roles())}{nearest(role, roles())}")
     _check_name(role, name)
-    if out is not None and not str(out).strip():
-        raise UserError("--out is empty; name a folder")
     project = f"lvlm-{name.replace('_', '-')}"
-    folder = Path(project if out is None else out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = Path(project) if out is None else given_path(out, "--out")
+    if is_there(folder) and (not is_folder(folder) or entries(folder)):
         raise UserError(f"{folder} is there already; name another folder with --out")
     texts = {f"lvlm_{name}.py": _module(role, name)} | {file: _text(file, role, name) for file in FILES}
-    try:
+    with writing(folder):
         for file, text in texts.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder} can't be written: {error.strerror}") from error
     return folder
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lvlm.cli.shared import PluginFiles
+from lvlm.cli.streams import put
 from lvlm.cli.words import described_by
 
 
@@ -29,5 +30,5 @@ def play(
         port=port,
         open_browser=open_browser,
         plugin_files=plugin or [],
-        tell=lambda line: print(line, flush=True),
+        tell=lambda line: put(line, flush=True),
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,17 +19,9 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def progress() -> Console:
     """Progress goes to the standard error, results to the standard output."""
-    from rich.console import Console
+    from lvlm.system.terminal import PlainConsole
 
-    return Console(stderr=True)
-
-
-def show(*things: Any) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=160)
-    for thing in things:
-        console.print(thing, highlight=False)
+    return PlainConsole(stderr=True)
 
 
 def listed(text: str) -> list[str]:

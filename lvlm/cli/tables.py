@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
+from lvlm.errors import shortened
 from lvlm.evaluation.words import suggestions
 
 if TYPE_CHECKING:
     from lvlm.evaluation.result import Evaluation
     from lvlm.recipe.check import Checked
+    from lvlm.recipe.study import Study
     from lvlm.registry.plugin import Kind
     from lvlm.registry.registry import PluginInfo
     from lvlm.training.plan import Plan
@@ -121,7 +123,7 @@ def checked_tables(checked: Checked) -> Iterator[Table | Text]:
     yield heading(f"{checked.resolved.recipe.name}: resolved values")
     values = new_table("key", "value", "origin")
     for path, value, origin in checked.resolved.describe():
-        values.add_row(path, repr(value), origin)
+        values.add_row(path, shortened(repr(value)), origin)
     yield values
     yield heading("\nparameters")
     parameters = new_table("part", "count", numbers=("count",))
@@ -134,6 +136,18 @@ def checked_tables(checked: Checked) -> Iterator[Table | Text]:
         shapes.add_row(name, str(list(shape)))
     yield shapes
     yield Text("\nno data were read: `lvlm train` opens them first")
+
+
+def checked_study(study: Study, arms: Mapping[str, Checked]) -> Iterator[Table | Text]:
+    """A study's arms with their parameters."""
+    seeds = f"{len(study.seeds)} {'seed' if len(study.seeds) == 1 else 'seeds'}"
+    yield heading(f"{study.name}: {len(arms)} {'arm' if len(arms) == 1 else 'arms'} x {seeds}, all valid")
+    parts = ("backbone", "latent", "table", "total")
+    table = new_table("arm", *parts, numbers=parts)
+    for arm, checked in arms.items():
+        table.add_row(arm, *(f"{getattr(checked.parameters, part):,}" for part in parts))
+    yield table
+    yield Text("\nno data were read: `lvlm study` opens them first")
 
 
 def checked_record(checked: Checked) -> dict[str, Any]:

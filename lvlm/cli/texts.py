@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 from rich.table import Table
@@ -25,7 +24,7 @@ def reading_tables(found: Reading) -> Iterator[Table | Text]:
     text = Text()
     for span in found.spans:
         shade = min(int(span.kl_nats_per_token / most * len(SHADES)), len(SHADES) - 1)
-        text.append(printable(span.text), style=_style(shade))
+        text.append(span.text, style=_style(shade))
     yield text
     legend = Text("\nKL, nats/token: ")
     for number in range(len(SHADES)):
@@ -48,15 +47,6 @@ def reading_tables(found: Reading) -> Iterator[Table | Text]:
     )
 
 
-def printable(text: str) -> str:
-    """A text without control characters but line breaks and tabs: models write any, and a terminal obeys
-    them.
-    """
-    return "".join(
-        c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text
-    )
-
-
 def _style(shade: int) -> str:
     return f"{'black' if shade < len(SHADES) // 2 else 'white'} on {SHADES[shade]}"
 
@@ -66,5 +56,5 @@ def columns(texts: Sequence[tuple[str, str]]) -> Table:
     table = Table(header_style="dim", show_lines=False, expand=True)
     for name, _ in texts:
         table.add_column(name, overflow="fold", ratio=1)
-    table.add_row(*(Text(printable(text)) for _, text in texts))
+    table.add_row(*(Text(text) for _, text in texts))
     return table

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 import lvlm
+from lvlm.cli.streams import results_apart
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -37,7 +38,14 @@ def described_by(*functions: str, **renamed: str) -> Callable[[F], F]:
 
 
 class Described(TyperCommand):
-    """A command whose options are described where the verb is; that is read only when help is asked for."""
+    """A command whose options are described where the verb is; that is read only when help is asked for. What
+    it prints as a result stands alone on the standard output.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with results_apart():
+            return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""

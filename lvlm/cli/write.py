@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lvlm.cli.codes import given_codes, slots_of
-from lvlm.cli.shared import AsJSON, PluginFiles, show
+from lvlm.cli.shared import AsJSON, PluginFiles
+from lvlm.cli.streams import put, say, show
 from lvlm.cli.words import described_by
 from lvlm.errors import OutOfDistribution, UserError
-from lvlm.system.files import reading
+from lvlm.system.files import given_path, read_named, reading
 
 if TYPE_CHECKING:
     from lvlm.generation.generate import Sample
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 
 SHOWN_OF_A_PROMPT = 20  # tokens, in a title
+
+TOKENS = 200  # of a sample, unless told
 
 MOST_COLUMNS = 3  # that a terminal has room for unasked
 
@@ -34,7 +37,7 @@ def _warnings_as_lines() -> Iterator[None]:
     from unittest import mock
 
     def told(message: Warning | str, *_where: Any, **_how: Any) -> None:
-        print(f"lvlm: {message}", file=sys.stderr)
+        say(f"lvlm: {message}")
 
     with warnings.catch_warnings(), mock.patch.object(warnings, "showwarning", told):
         warnings.simplefilter("always", OutOfDistribution)
@@ -46,7 +49,9 @@ def _warnings_as_lines() -> Iterator[None]:
 def sample(
     run: str,
     prompt: Annotated[list[str], typer.Option()],
-    tokens: int = 200,
+    tokens: Annotated[
+        int | None, typer.Option(show_default=f"{TOKENS}, or as many as the context has room for")
+    ] = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -84,6 +89,7 @@ def sample(
     """Continue prompts. Codes come from the prior, from another text, or from you."""
     import lvlm
     from lvlm.generation import codes as turn
+    from lvlm.generation.prompts import token_rows, tokens_that_fit
 
     options: dict[str, Any] = {
         "temperature": temperature,
@@ -102,6 +108,8 @@ def sample(
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
     model = lvlm.load(run, **_loading(plugin, precision, device))
+    if tokens is None:
+        tokens = tokens_that_fit(model, token_rows(model, prompt), TOKENS)
     given = given_codes(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes_file)
     if given is not None:
         options["codes"] = given
@@ -120,7 +128,7 @@ def sample(
             options["codes"] = [turn.flip(model, codes_S, bit) for codes_S in base]
             found[f"bit {bit} flipped"] = lvlm.generate(model, prompt, tokens, **options)
     if as_json:
-        print(json.dumps([_record(one, how) for how, group in found.items() for one in group], indent=1))
+        put(json.dumps([_record(one, how) for how, group in found.items() for one in group], indent=1))
     else:
         few = len(prompt) * samples * len(found) <= MOST_COLUMNS
         _print(model, found, side_by_side=side_by_side or bool(flip and few))
@@ -156,9 +164,9 @@ def encode(
     if out is not None:
         from lvlm.generation.encode import write_codes
 
-        print(write_codes(found, Path(out), overwrite=overwrite), file=sys.stderr)
+        say(write_codes(found, Path(out), overwrite=overwrite))
     if as_json:
-        print(json.dumps([one.record() for one in found], indent=1))
+        put(json.dumps([one.record() for one in found], indent=1))
     elif out is None:
         from lvlm.cli.texts import reading_tables
         from lvlm.generation.kl_by_token import reading_of
@@ -209,7 +217,7 @@ def interpolate(
     shares = [f"{number / (steps - 1):.0%}" for number in range(steps)]
     if as_json:
         records = [_record(sample, share) for share, sample in zip(shares, found, strict=True)]
-        print(json.dumps(records, indent=1))
+        put(json.dumps(records, indent=1))
     else:
         _print(
             model,
@@ -231,10 +239,10 @@ def _stream(model: LatentLM, prompt: str, tokens: int, options: dict[str, Any]) 
     for piece in lvlm.stream(model, [ids], tokens, **options):
         new.append(piece.token)
         if piece.text and not begun:
-            print(joined(model.codec, ids, new).prompt, end="")
+            put(joined(model.codec, ids, new).prompt, end="")
             begun = True
-        print(piece.text, end="", flush=True)
-    print("" if begun else joined(model.codec, ids, new).prompt)
+        put(piece.text, end="", flush=True)
+    put("" if begun else joined(model.codec, ids, new).prompt)
 
 
 def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str, Any]:
@@ -244,8 +252,11 @@ def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str,
 
 def _read(file: str) -> str | bytes:
     """A file's text; its bytes where it isn't UTF-8, which a model of bytes can read all the same."""
-    with reading(f"cannot read {file!r}"):
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    if file == "-":
+        with reading("cannot read the standard input"):
+            content = sys.stdin.buffer.read()
+    else:
+        content = read_named(given_path(file, "the text's file"))
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -268,7 +279,7 @@ def _record(sample: Sample, how: str) -> dict[str, Any]:
 
 def _print(model: LatentLM, found: dict[str, list[Sample]], *, side_by_side: bool) -> None:
     """Texts below each other, or in columns."""
-    from lvlm.cli.texts import columns, printable
+    from lvlm.cli.texts import columns
 
     several = len({tuple(one.prompt) for group in found.values() for one in group}) > 1
     named = [
@@ -281,8 +292,8 @@ def _print(model: LatentLM, found: dict[str, list[Sample]], *, side_by_side: boo
         return
     for name, text in named:
         if len(named) > 1:
-            print(f"--- {name}")
-        print(printable(text) if sys.stdout.isatty() else text)
+            put(f"--- {name}")
+        put(text)
 
 
 def _title(model: LatentLM, how: str, sample: Sample, *, several: bool) -> str:

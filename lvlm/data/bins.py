@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -25,7 +24,7 @@ from lvlm.data.documents import SPLITS
 from lvlm.data.rows import Documents, TokenFile, TokenSource
 from lvlm.errors import UserError, listing
 from lvlm.interfaces import Section
-from lvlm.system.files import missing
+from lvlm.system.files import given_path, is_file, is_folder, is_there, missing
 
 FORMAT: Final = "lvlm bins 1"
 
@@ -97,10 +96,12 @@ class Manifest(Section):
 class BinsData(WindowParams):
     """Tokens that `lvlm data prepare` wrote, memory-mapped; documents joined, or one a row and padded."""
 
+    path_options: ClassVar[tuple[str, ...]] = ("path",)
+
     kind: Literal["bins"] = "bins"
 
     path: str = Field(min_length=1)
-    """The folder, relative to the working directory."""
+    """The folder, relative to the recipe's folder."""
     documents: Documents = "join"
     """How documents fill rows: 'join' takes windows of all documents joined; 'pad' puts a document, or a
     piece of a long one, in each row.
@@ -126,7 +127,7 @@ class BinsData(WindowParams):
 
     @property
     def _folder(self) -> Path:
-        return Path(os.path.expanduser(self.path))
+        return given_path(self.path, "data.path")
 
     def files(self) -> dict[str, bytes]:
         """The manifest and the tokenizer."""
@@ -171,8 +172,8 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: there is no folder, or it holds no bins.
     """
-    if not folder.is_dir():
-        where = missing(str(folder), folder) if not folder.exists() else f"{str(folder)!r} is no folder"
+    if not is_folder(folder):
+        where = missing(str(folder), folder) if not is_there(folder) else f"{str(folder)!r} is no folder"
         raise UserError(f"{where}; `lvlm data prepare` makes one")
     try:
         content = (folder / "manifest.json").read_text()
@@ -230,7 +231,7 @@ def check_files(folder: Path, manifest: Manifest, *, limit_bytes: float = float(
     """
     for name, sha256 in manifest.sha256.items():
         path, wanted_bytes = folder / name, manifest.bytes[name]
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"{path}: is missing; prepare the bins again")
         if (size_bytes := path.stat().st_size) != wanted_bytes:
             raise UserError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
-from lvlm.system.files import reading
+from lvlm.system.files import given_path, is_file, is_folder, no_such_file, reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -159,14 +159,14 @@ def open_codec(tokenizer: str | Path | None) -> TextCodec:
     """
     if tokenizer is None:
         return ByteCodec()
-    path = Path(os.path.expanduser(tokenizer))
-    if path.is_dir():
+    path = given_path(tokenizer, "the tokenizer's file")
+    if is_folder(path):
         path /= "tokenizer.json"
-    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    way_out = f"{nearest(path.name, there)}; `lvlm tokenizer train` makes one"
-    with reading(f"tokenizer {str(tokenizer)!r}: cannot be read", way_out):
-        changed = path.stat().st_mtime_ns
-    return _read(path, changed)
+    if not is_file(path):
+        said = f"tokenizer {str(tokenizer)!r}: cannot be read: {no_such_file(path)}"
+        raise UserError(f"{said}; `lvlm tokenizer train` makes one")
+    with reading(f"tokenizer {str(tokenizer)!r}: cannot be read"):
+        return _read(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)

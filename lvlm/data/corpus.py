@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -108,6 +108,8 @@ class WindowParams(DataParams):
 
 class TokenizedParams(WindowParams):
     """Base of the params of text that is tokenised when it is read."""
+
+    path_options: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     tokenizer: str | None = Field(default=None, min_length=1)
     """A tokenizer.json, or the folder of one, of which a run keeps a copy; null for bytes."""

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from lvlm.data.codecs import end_of
 from lvlm.data.corpus import TokenizedParams
 from lvlm.data.documents import datasets_library, is_saved_dataset, reason_of, saved_splits
+from lvlm.data.files import endings
 from lvlm.data.rows import Documents
 from lvlm.errors import UserError, listing, nearest
-from lvlm.system.files import missing
+from lvlm.system.files import given_path, is_file, is_folder, is_there, missing
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+BUILDERS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
 
 
 class DatasetParams(TokenizedParams):
     """The options of kind 'huggingface', and the way to its documents; `HuggingFaceData` opens them."""
 
+    path_options: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
+
     kind: Literal["huggingface"] = "huggingface"
 
     path: str | None = Field(default=None, min_length=1)
     """A folder that `save_to_disk` wrote, or a file or folder of .jsonl, .csv, .parquet or .txt, perhaps
-    gzipped; nothing is downloaded."""
+    gzipped; relative to the recipe's folder. Nothing is downloaded."""
     hub: str | None = Field(default=None, min_length=1)
     """The name of a dataset on the hub, in place of `path`; it is downloaded or, if streamed, read over the
     network.
@@ -130,16 +139,16 @@ class DatasetParams(TokenizedParams):
         """
         if self.path is None:
             return []
-        path = Path(os.path.expanduser(self.path))
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files = [file for file in found if file.is_file() and not file.name.startswith(".")]
+        path = given_path(self.path, "data.path")
+        found = sorted(path.rglob("*")) if is_folder(path) else [path]
+        files = [file for file in found if is_file(file) and not file.name.startswith(".")]
         return [(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]
 
     def _load(self) -> dict[str, Any]:
         datasets = datasets_library()
-        path = Path(os.path.expanduser(self.path or ""))
+        path = Path() if self.path is None else given_path(self.path, "data.path")
         if self.hub is None:
-            if not path.exists():
+            if not is_there(path):
                 raise UserError(f"data.path: {missing(str(self.path), path)}")
             if is_saved_dataset(path):
                 known = saved_splits(str(path))
@@ -160,12 +169,12 @@ class DatasetParams(TokenizedParams):
 
     def _load_files(self, datasets: Any, path: Path) -> Any:
         """Load files as a stream in any case, which needs no cache."""
-        if path.is_dir():
+        if is_folder(path):
             return datasets.load_dataset(str(path), self.subset, streaming=True)
-        suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
+        suffix, _ = endings(path)
         if suffix not in BUILDERS:
             raise UserError(
-                f"{self.where}: a file ends in one of {', '.join(BUILDERS)}, perhaps with .gz behind it"
+                f"{self.where}: a file ends in one of {', '.join(BUILDERS)}, perhaps packed (.gz, .xz, .bz2)"
             )
         sampled = {"sample_by": "document"} if suffix == ".txt" else {}
         return datasets.load_dataset(

@@ -6,25 +6,23 @@ Hugging Face datasets ───┴─► pieces ─ plan_splits ─► Plan ─ 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvlm.data.codecs import BLOCK_BYTES, BLOCKS_AT_ONCE, ByteCodec, TextCodec, id_type
 from lvlm.data.cuts import cut_near, near_bytes
+from lvlm.data.files import find, has_rows, lines, opened, text_of
 from lvlm.data.round_trip import lost
-from lvlm.data.text import find, text_of
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
-from lvlm.system.files import reading
+from lvlm.system.files import given_path, is_file
 
 SPLITS = ("train", "validation", "test")
 
@@ -165,37 +163,27 @@ def pieces_of(inputs: Sequence[str], field_name: str) -> Pieces:
     Raises:
         UserError: an input is missing. Reading raises it for a corrupt one.
     """
-    for given in inputs:
-        if not is_saved_dataset(Path(os.path.expanduser(given))):
-            list(find([given], "input"))
+    saved = [given for given in inputs if is_saved_dataset(given_path(given, "input"))]
+    found = find([given for given in inputs if given not in saved], "input")
+    found.tell()
 
     def read() -> Iterator[Piece]:
-        files = [given for given in inputs if not is_saved_dataset(Path(os.path.expanduser(given)))]
-        for given in inputs:
-            if given not in files:
-                yield from pieces_of_splits(saved_splits(given), field_name, given)
-        for name, path in find(files, "input"):
+        for given in saved:
+            yield from pieces_of_splits(saved_splits(given), field_name, given)
+        for name, path in found.files:
             yield from _pieces_of_file(name, path, field_name)
 
     return read
 
 
 def _pieces_of_file(name: str, path: Path, field_name: str) -> Iterator[Piece]:
-    suffixes = path.suffixes
-    zipped = suffixes[-1:] == [".gz"]
-    rows = suffixes[: -1 if zipped else None][-1:] == [".jsonl"]
-    with reading(f"input: cannot read '{path}'"):
-        try:
-            with cast("IO[bytes]", gzip.open(path) if zipped else open(path, "rb")) as file:
-                if rows:
-                    for number, line in enumerate(file, start=1):
-                        if line.strip():
-                            text = text_of(line.rstrip(b"\n"), field_name, f"{path}:{number}")
-                            yield Piece(text, text, ends=True)
-                else:
-                    yield from _stretches(file, name.encode(errors="surrogateescape"))
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"input: '{path}' is not a whole gzip file: {error}") from None
+    with opened(path, "input") as file:
+        if has_rows(path):
+            for number, line in lines(file, path):
+                text = text_of(line, field_name, f"{path}:{number}")
+                yield Piece(text, text, ends=True)
+        else:
+            yield from _stretches(file, name.encode(errors="surrogateescape"))
 
 
 def _stretches(file: IO[bytes], key: bytes) -> Iterator[Piece]:
@@ -214,7 +202,7 @@ def _stretches(file: IO[bytes], key: bytes) -> Iterator[Piece]:
 
 def is_saved_dataset(path: Path) -> bool:
     """Whether a folder was written by `save_to_disk` of Hugging Face `datasets`."""
-    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return any(is_file(path / name) for name in ("dataset_dict.json", "state.json"))
 
 
 def saved_splits(path: str) -> dict[str, Any]:

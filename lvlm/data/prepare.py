@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.data.bins import check_files, codec_of, read_manifest
 from lvlm.data.bins_writer import write_bins
 from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
 from lvlm.data.documents import Piece, pieces_of
 from lvlm.errors import UserError
-from lvlm.system.files import new_folder, write_atomically, writing
+from lvlm.system.files import given_path, is_folder, is_there, new_folder, write_atomically, writing
 from lvlm.system.progress import Display
 
 SMALLEST_VOCAB = 257  # all bytes and the end of a document
@@ -76,11 +76,9 @@ def train_bpe(
         )
     if vocab > LARGEST_VOCAB:
         raise UserError(f"vocab is {vocab}; it is at most {LARGEST_VOCAB}, as an id has 32 bits")
-    with writing(out):  # its name may be too long
-        is_folder, is_there = out.is_dir(), out.exists()
-    if is_folder:
+    if is_folder(out):
         raise UserError(f"{out}: is a folder; name a file")
-    if is_there and not overwrite:
+    if is_there(out) and not overwrite:
         raise UserError(f"{out}: is there already; name another file, or replace it with --overwrite")
     pieces, library = pieces_of(inputs, field), tokenizers_library()
     total_bytes = sum(len(piece.content) for piece in pieces())
@@ -131,7 +129,7 @@ def _text(piece: Piece) -> tuple[str, int]:
         return piece.content.decode(errors="replace"), len(piece.content) - whole_bytes
 
 
-@checked
+@checks_arguments
 def train_tokenizer(
     inputs: Sequence[str],
     out: str | Path,
@@ -144,7 +142,8 @@ def train_tokenizer(
     """Learn a byte-level BPE from text; needs the extra tokenizers.
 
     Args:
-        inputs: files and folders: .txt, .jsonl, either gzipped; or a saved Hugging Face dataset.
+        inputs: files and folders: .txt, .jsonl, either packed (.gz, .xz, .bz2); or a saved Hugging Face
+            dataset.
         out: the file to write.
         vocab: number of ids, with those of all bytes and of the end of a document; fewer where the text
             gives no more.
@@ -163,7 +162,7 @@ def train_tokenizer(
     with Display(console or Console(quiet=True), "learning a tokenizer", 100) as display:
         return train_bpe(
             inputs,
-            Path(out),
+            given_path(out, "--out"),
             vocab=vocab,
             field=field,
             overwrite=overwrite,
@@ -172,7 +171,7 @@ def train_tokenizer(
         )
 
 
-@checked
+@checks_arguments
 def prepare_data(
     inputs: Sequence[str],
     out: str | Path,
@@ -204,7 +203,7 @@ def prepare_data(
     with Display(console or Console(quiet=True), f"preparing {out}", 100) as display:
         return prepare_bins(
             inputs,
-            Path(out),
+            given_path(out, "--out"),
             tokenizer=None if tokenizer is None else str(tokenizer),
             field=field,
             end_of_document=end_of_document,
@@ -213,7 +212,7 @@ def prepare_data(
         )
 
 
-@checked
+@checks_arguments
 def check_data(folder: str | Path) -> None:
     """Read all of what `prepare_data` wrote and compare it with its manifest.
 
@@ -223,4 +222,4 @@ def check_data(folder: str | Path) -> None:
     Raises:
         UserError: a file has changed.
     """
-    check_bins(Path(folder))
+    check_bins(given_path(folder, "the folder of bins"))

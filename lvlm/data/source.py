@@ -22,9 +22,13 @@ from pydantic import PrivateAttr
 from lvlm.data.attributes import Attribute, text_attributes
 from lvlm.errors import one_of
 from lvlm.interfaces import Batch, Codec, Params
+from lvlm.system.machine import need_memory
 
 Split = Literal["validation", "test"]
 """The held-out splits."""
+
+TOKEN_BYTES = 17
+"""Bytes of a token of a batch: input, target, and whether it is kept."""
 
 _DOMAINS: dict[str, int] = {"train": 0, "validation": 1, "test": 2, "mixture": 3}
 
@@ -44,6 +48,20 @@ class Windows:
         for x_BT in (batch.inputs_BT, batch.targets_BT, batch.keep_BT):
             sha.update(x_BT.cpu().contiguous().numpy().tobytes())
         return cls(batch, sha.hexdigest())
+
+
+def need_windows(what: str, count: int, tokens: int) -> None:
+    """Make sure that the memory holds so many held-out windows.
+
+    Args:
+        what: the option with its value, for the message.
+        count: of windows.
+        tokens: of a window.
+
+    Raises:
+        BeyondMachine: it doesn't.
+    """
+    need_memory(what, count * tokens * TOKEN_BYTES, mend="fewer windows are measured as well")
 
 
 class Source(abc.ABC):
@@ -133,6 +151,10 @@ class DataParams(Params):
     holds: ClassVar[str | None] = None
     """The option that holds other data by name, each of any kind that may be a part; None for no such option.
     It is declared as `dict[str, SerializeAsAny[DataParams]]`."""
+
+    path_options: ClassVar[tuple[str, ...]] = ()
+    """The options that hold a path, or a list of them. A relative one starts from the folder of the recipe
+    that says it, and a run keeps the whole path."""
 
     _kept: Path | None = PrivateAttr(default=None)
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
+from lvlm.data.source import need_windows
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
 from lvlm.diagnosis.measured import Measured
-from lvlm.errors import UserError
+from lvlm.errors import check_count
 from lvlm.interfaces.brief import Brief
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.progress import Display
@@ -41,10 +42,10 @@ class Examination(Brief):
     findings: list[Finding]
 
 
-@checked
+@checks_arguments
 def doctor(
     run: str | Path | OpenedRun,
-    *,
+    *overrides: str,
     step: int | None = None,
     windows: int | None = None,
     plugin_files: Sequence[str] = (),
@@ -56,6 +57,7 @@ def doctor(
 
     Args:
         run: as for `load`, or a run that is open.
+        overrides: as for `evaluate`.
         step: as for `load`.
         windows: how many validation windows, as many as in training unless given. With more of them intervals
             are narrower.
@@ -66,13 +68,15 @@ def doctor(
         UserError: no such run or checkpoint, a damaged one, other data than it was trained on, or
             fewer windows than are asked for.
     """
-    if windows is not None and windows < 1:
-        raise UserError(f"windows is {windows}; it is at least 1")
+    if windows is not None:
+        check_count("windows", windows)
     with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
-        opened = open_run(run, step=step, plugin_files=plugin_files)
+        opened = open_run(run, overrides, step=step, plugin_files=plugin_files)
         measured = None
         if opened.model.latent is not None:
-            held_out = opened.data.windows(windows or opened.recipe.train.evaluate_windows)
+            count = windows or opened.recipe.train.evaluate_windows
+            need_windows(f"windows is {count}", count, opened.recipe.data.tokens)
+            held_out = opened.data.windows(count)
             measured = measure(
                 opened.model, opened.recipe, held_out, opened.checkpoint, progress=display.share
             )

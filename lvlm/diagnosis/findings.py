@@ -26,6 +26,7 @@ from lvlm.diagnosis.remedies import (
     to_vary,
 )
 from lvlm.diagnosis.verdict import Reading, has_one_code, is_alike, is_silent, is_slight, reading_of
+from lvlm.likelihood.reading import LEAST_WORTH_NATS_PER_TOKEN
 
 if TYPE_CHECKING:
     from lvlm.diagnosis.measured import Measured
@@ -119,7 +120,7 @@ def _not_read(m: Measured, options: Options) -> Finding:
         say += f"no more of their text than that. {worth}"
         return Finding("not read", say, tuple(to_say_something(options, m)))
     say = f"The decoder doesn't read the codes: the right code is worth {_worth(m)} to it, an interval that "
-    say += "doesn't lie above 0."
+    say += f"doesn't lie above {LEAST_WORTH_NATS_PER_TOKEN:.4f}."
     if m.worth_high_nats_per_token is not None and m.worth_high_nats_per_token < 0:
         say += " Codes of the posterior mislead it: those of the prior predict better."
     if m.output_change_nats_per_token < SAME_OUTPUT_NATS_PER_TOKEN:

@@ -15,6 +15,7 @@ from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch, Loss, Output
 from lvlm.likelihood.estimate import Array, Estimates, estimate
 from lvlm.likelihood.estimators import Elbo, PriorRollout
+from lvlm.likelihood.reading import is_read
 from lvlm.model.latent_lm import LatentLM
 from lvlm.objective import cross_entropy_of, per_token, wide
 from lvlm.recipe.assemble import build_loss
@@ -71,7 +72,7 @@ def measure(
     with_others = shuffled is not None
     worth_low, worth_high = _ends(estimates, "worth")
     cost_low, cost_high = _ends(estimates, "shuffling_cost") if with_others else (None, None)
-    is_read = worth_low is not None and worth_low > 0
+    read = is_read(worth_low)
     return Measured(
         windows=len(windows.batch),
         windows_hash=windows.digest,
@@ -94,7 +95,7 @@ def measure(
         shuffling_cost_low_nats_per_token=cost_low,
         shuffling_cost_high_nats_per_token=cost_high,
         output_change_nats_per_token=probe.output_change_nats() / float(estimates.targets.sum()),
-        exchange_efficiency=of_token("worth") / of_token("kl") if is_read and of_token("kl") > 0 else None,
+        exchange_efficiency=of_token("worth") / of_token("kl") if read and of_token("kl") > 0 else None,
         **norms,
         **trained,
     )

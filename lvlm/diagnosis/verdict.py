@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from lvlm.likelihood.reading import is_read
+
 if TYPE_CHECKING:
     from lvlm.diagnosis.measured import Measured
 
 Reading = Literal["read", "not read", "can't tell"]
 """What the windows say of a latent.
 
-read         the interval of the worth lies above 0
+read         the interval of the worth lies above 0.0001 nats/token
 not read     it doesn't, and either its upper end is negligible or the codes say nothing that could be read
-can't tell   it reaches from 0 or below to a worth that would matter: more windows are needed
+can't tell   it reaches from next to nothing or below to a worth that would matter: more windows are needed
 """
 
 NEGLIGIBLE_SHARE_OF_KL = 0.05
@@ -28,7 +30,7 @@ ONE_CODE_PERPLEXITY = 1.05
 
 def reading_of(m: Measured) -> Reading:
     """Whether the decoder reads the codes, as far as these windows can tell."""
-    if m.worth_low_nats_per_token is not None and m.worth_low_nats_per_token > 0:
+    if is_read(m.worth_low_nats_per_token):
         return "read"
     if is_silent(m) or has_one_code(m):
         return "not read"

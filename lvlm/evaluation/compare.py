@@ -16,8 +16,8 @@ from lvlm.statistics import Interval, window_interval
 def worth(estimates: Estimates) -> Interval | None:
     """What the right code is worth to the decoder: ce_prior less ce_posterior, nats per token.
 
-    Codes are read where its interval is above zero. None without a latent, or where ce_prior wasn't
-    estimated.
+    `lvlm.likelihood.reading` says from where on codes are read. None without a latent, or where ce_prior
+    wasn't estimated.
     """
     return _difference(estimates, "ce_prior", "ce_posterior")
 

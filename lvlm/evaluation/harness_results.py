@@ -11,6 +11,7 @@ from lm_eval.tasks import TaskManager
 
 from lvlm.errors import UserError, nearest
 from lvlm.evaluation.harness import HarnessLM
+from lvlm.system.files import is_folder
 
 PER_TEXT = ("bits_per_byte", "byte_perplexity", "word_perplexity")
 """Metrics that divide a log-likelihood by the length of the text, so that tokens have to hold all of it."""
@@ -22,7 +23,7 @@ def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> TaskMa
     Raises:
         UserError: no such folder, or an unknown task.
     """
-    if include_path is not None and not include_path.is_dir():
+    if include_path is not None and not is_folder(include_path):
         raise UserError(f"{include_path}: no folder of tasks")
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
     for task in tasks:

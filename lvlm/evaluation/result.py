@@ -92,7 +92,7 @@ class Evaluation(TypedDict):
     latent                    None without a latent
     worth_nats_per_token      ce_prior less ce_posterior: what the right code is worth to the decoder; None
                               without a latent or without ce_prior
-    reads                     whether that is above zero by its interval, which knows this run alone
+    reads                     whether codes are read by that interval, which knows this run alone
     parameters                by part
     tokens_per_second         of the training; None where it wasn't measured
     peak_memory_mib           of the training; None where it wasn't measured

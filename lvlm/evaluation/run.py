@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
+from lvlm.data.source import need_windows
+from lvlm.errors import UserError
 from lvlm.evaluation.compare import ends, gaps, worth
 from lvlm.evaluation.result import Choice, Estimated, Evaluation, LatentUsed
 from lvlm.evaluation.settings import Settings
@@ -26,10 +28,13 @@ from lvlm.likelihood import Estimator, EstimatorParams
 from lvlm.likelihood.estimate import Estimates, Quality, estimate
 from lvlm.likelihood.estimators import make_estimators, status_of
 from lvlm.likelihood.names import LOWEST, Resampling
+from lvlm.likelihood.particles import need_draws
+from lvlm.likelihood.reading import is_read
 from lvlm.objective import NATS_PER_BIT
 from lvlm.recipe.assemble import build_loss, estimator_kind
 from lvlm.runs.folder import parameters_record, read_record
 from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.runs.work import working_on
 from lvlm.system.files import write_atomically, writing
 from lvlm.system.progress import Display
 
@@ -45,10 +50,10 @@ SCHEMA = 3
 SAMPLE_TOKENS = 120
 
 
-@checked
+@checks_arguments
 def evaluate(
     run: str | Path | OpenedRun,
-    *,
+    *overrides: str,
     estimators: Sequence[str] | None = None,
     k: int | Sequence[int] | None = None,
     windows: int | None = None,
@@ -70,6 +75,8 @@ def evaluate(
 
     Args:
         run: as for `load`, or a run that is open.
+        overrides: where the run's data are now, if they moved: data.path=FOLDER. They are compared with those
+            that it was trained on.
         estimators: names of estimators: exact, elbo, prior, iwae, smc, smc_deferred; iwae and smc also as
             iwae_prior, smc_mixture.
         k: codes per slot and particles; one number or several.
@@ -86,58 +93,83 @@ def evaluate(
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run or checkpoint, or a damaged one; too little data, or other data than it was
-            trained on; options out of range; an estimator that the model doesn't allow.
+        UserError: no such run or checkpoint, or a damaged one; another process works on it; too little
+            data, or other data than it was trained on; options out of range; an estimator that the
+            model doesn't allow.
     """
-    ks = [k] if isinstance(k, int) else k
+    ks = k if k is None or isinstance(k, Sequence) else [k]
     settings = Settings(estimators, ks, windows, chunk, resampling, resample_below, repeats)
-    with Display(console or Console(quiet=True), label or f"evaluating {run}", 100) as display:
-        opened = open_run(run, plugin_files=plugin_files, step=step)
-        recipe, spec, model = opened.recipe, opened.recipe.evaluate, opened.on_device()
-        windows_used = opened.data.windows(settings.windows or spec.windows, split="test")
+    folder = run.folder if isinstance(run, OpenedRun) else Path(run)
+    label = label or f"evaluating {run}"
+    with (
+        working_on(folder, "an evaluation"),
+        Display(console or Console(quiet=True), label, 100) as display,
+    ):
+        opened = open_run(run, overrides, plugin_files=plugin_files, step=step)
+        recipe, spec = opened.recipe, opened.recipe.evaluate
+        count = settings.windows or spec.windows
+        need_windows(f"windows is {count}", count, recipe.data.tokens)
+        model = opened.on_device()
+        _refuse_estimators_of_latents(opened, settings)
+        need_draws(model, 1, recipe.data.tokens, max(settings.ks or [spec.k]))
+        windows_used = opened.data.windows(count, split="test")
         kinds = [estimator_kind(opened.registry, name) for name in settings.estimators or spec.estimators]
         used = _estimators(kinds, settings, opened)
         headline, chosen_on = _headline(opened, used, settings)
         estimates = _estimates(opened, windows_used, used, settings, display.share)
-    bounds = _bounds(opened, estimates.nats)
-    data = opened.data
-    read = worth(estimates)
-    latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
-    result: Evaluation = {
-        "schema": SCHEMA,
-        "step": opened.step,
-        "newest_step": opened.newest_step,
-        "steps": recipe.train.steps,
-        "select": recipe.train.select if opened.step == opened.selected_step else None,
-        "windows_hash": windows_used.digest,
-        "windows": len(windows_used.batch),
-        "target_tokens": int(estimates.targets.sum()),
-        "codec": recipe.data.codec.name,
-        "bytes_per_token": data.bytes_per_token,
-        "no_bits_per_byte": data.why_no_bytes,
-        "headline": headline if headline in estimates.nats else None,
-        "chosen_on": chosen_on,
-        "settings": {one.label: repr(one) for one in used},
-        "estimates": {
-            name: _described(estimates, name, data.bytes_per_token, bound=name in bounds)
-            for name in estimates.nats
-        },
-        "gaps": gaps(estimates, [name for name in estimates.nats if name in bounds]),
-        "excess_nats_per_sequence": _excess(estimates, bounds),
-        "ce_by_position": None
-        if estimates.ce_by_position is None
-        else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
-        "latent": latent,
-        "worth_nats_per_token": None if read is None else ends(read),
-        "reads": None if read is None else read.above_zero,
-        "parameters": parameters_record(model),
-        "tokens_per_second": record.get("tokens_per_second"),
-        "peak_memory_mib": record.get("peak_memory_mib"),
-        "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
-    }
-    if settings.as_declared and opened.step == opened.selected_step:
-        _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
+        bounds = _bounds(opened, estimates.nats)
+        data = opened.data
+        read = worth(estimates)
+        latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
+        result: Evaluation = {
+            "schema": SCHEMA,
+            "step": opened.step,
+            "newest_step": opened.newest_step,
+            "steps": recipe.train.steps,
+            "select": recipe.train.select if opened.step == opened.selected_step else None,
+            "windows_hash": windows_used.digest,
+            "windows": len(windows_used.batch),
+            "target_tokens": int(estimates.targets.sum()),
+            "codec": recipe.data.codec.name,
+            "bytes_per_token": data.bytes_per_token,
+            "no_bits_per_byte": data.why_no_bytes,
+            "headline": headline if headline in estimates.nats else None,
+            "chosen_on": chosen_on,
+            "settings": {one.label: repr(one) for one in used},
+            "estimates": {
+                name: _described(estimates, name, data.bytes_per_token, bound=name in bounds)
+                for name in estimates.nats
+            },
+            "gaps": gaps(estimates, [name for name in estimates.nats if name in bounds]),
+            "excess_nats_per_sequence": _excess(estimates, bounds),
+            "ce_by_position": None
+            if estimates.ce_by_position is None
+            else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
+            "latent": latent,
+            "worth_nats_per_token": None if read is None else ends(read),
+            "reads": None if read is None else is_read(read.low),
+            "parameters": parameters_record(model),
+            "tokens_per_second": record.get("tokens_per_second"),
+            "peak_memory_mib": record.get("peak_memory_mib"),
+            "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
+        }
+        if settings.as_declared and opened.step == opened.selected_step:
+            _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
+
+
+def _refuse_estimators_of_latents(run: OpenedRun, settings: Settings) -> None:
+    """Refuse what was asked for by name and can't be had.
+
+    Raises:
+        UserError: an estimator other than 'exact' of a model without a latent.
+    """
+    named = [str(name) for name in settings.estimators or () if name != "exact"]
+    if run.model.latent is None and named:
+        raise UserError(
+            f"{run}: a model without a latent has its exact likelihood alone, and no {', '.join(named)}; "
+            f"leave the estimators out"
+        )
 
 
 def _bounds(run: OpenedRun, labels: Iterable[str]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lvlm.errors import UserError, one_of
+from lvlm.errors import UserError, check_count, one_of
 from lvlm.likelihood.names import Resampling
 
 
@@ -30,13 +30,17 @@ class Settings:
             raise UserError(
                 f"estimators is {self.estimators!r}; it is a list of names: [{self.estimators!r}]"
             )
+        if self.estimators is not None and not list(self.estimators):
+            raise UserError("estimators is empty; name some, such as elbo,smc, or leave the option out")
+        if self.ks is not None and not list(self.ks):
+            raise UserError("k is empty; it is a whole number, or several")
         if self.resampling is not None:
             one_of(self.resampling, Resampling, "resampling")
-        smallest_k = None if self.ks is None else min(self.ks, default=0)
-        counts = {"k": smallest_k, "windows": self.windows, "chunk": self.chunk, "repeats": self.repeats}
-        for what, value in counts.items():
-            if value is not None and value < 1:
-                raise UserError(f"{what} is {value}; it is at least 1")
+        for k in self.ks or ():
+            check_count("k", k)
+        for what in ("windows", "chunk", "repeats"):
+            if (value := getattr(self, what)) is not None:
+                check_count(what, value)
         if self.resample_below is not None and not 0 <= self.resample_below <= 1:
             raise UserError(f"resample_below is {self.resample_below}; it is a share, from 0 to 1")
 

@@ -9,17 +9,18 @@ from typing import Any
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.system.files import given_path
 from lvlm.system.progress import Display
 
 
-@checked
+@checks_arguments
 def lm_eval(
     run: str | Path | OpenedRun,
     tasks: Sequence[str],
-    *,
+    *overrides: str,
     k: int = 16,
     seed: int = 0,
     limit: int | None = None,
@@ -35,6 +36,7 @@ def lm_eval(
     Args:
         run: as for `load`, or a run that is open.
         tasks: names of lm-eval's tasks, which may download their data.
+        overrides: as for `evaluate`.
         k: particles, the same for every choice.
         seed: of all noise.
         limit: documents of each task; all unless given.
@@ -65,8 +67,12 @@ def lm_eval(
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; it is at least 1")
     with Display(console or Console(quiet=True), f"lm-eval of {run}", 100) as display:
-        manager = find_tasks(tasks, None if include_path is None else Path(include_path))
-        opened = open_run(run, plugin_files=plugin_files)
+        manager = find_tasks(
+            tasks, None if include_path is None else given_path(include_path, "--include-path")
+        )
+        opened = open_run(run, overrides, plugin_files=plugin_files)
+        if overrides:
+            opened.data  # noqa: B018  which compares them with those of the training
         data = opened.recipe.data
         codec, end = data.codec, data.document_end
         adapter = HarnessLM(

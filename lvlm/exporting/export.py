@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import MissingLibrary, UserError, listing, one_of
 from lvlm.exporting.graphs import Graph, draw_prior, trace
 from lvlm.model.latent_lm import LatentLM
@@ -39,7 +39,7 @@ from lvlm.runs.checkpoint import Checkpoints
 from lvlm.runs.folder import versions
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.runs.weights import tensors_of
-from lvlm.system.files import new_folder
+from lvlm.system.files import given_path, new_folder
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 
@@ -55,7 +55,7 @@ WORTH_SHARING = 1024  # bytes
 Run = Callable[..., list[Tensor]]
 
 
-@checked
+@checks_arguments
 def export(
     run: str | Path | OpenedRun,
     out: str | Path,
@@ -86,14 +86,15 @@ def export(
     one_of(format, Format, "format")
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
-    with new_folder(Path(out)) as temporary:
+    out = given_path(out, "the folder of the export")
+    with new_folder(out) as temporary:
         opened = open_run(run, step=step, plugin_files=plugin_files)
         if format == "safetensors":
             _write_checkpoint(opened, temporary)
         else:
             _write_graphs(opened, temporary, format)
         copy_recipe(opened.folder, temporary)
-    return Path(out)
+    return out
 
 
 def _write_checkpoint(run: OpenedRun, folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError
 from lvlm.generation.codes import path_of
 from lvlm.generation.decoding import draw_codes
@@ -24,7 +27,16 @@ from lvlm.interfaces.codec import token_texts
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
-from lvlm.system.files import reading, writing
+from lvlm.system.files import (
+    given_path,
+    is_file,
+    is_folder,
+    is_there,
+    no_such_file,
+    reading,
+    write_atomically,
+    writing,
+)
 
 WINDOWS_AT_ONCE = 16
 
@@ -68,7 +80,7 @@ class Encoded(Brief):
         }
 
 
-@checked
+@checks_arguments
 @torch.no_grad()
 def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) -> list[Encoded]:
     """Encode texts: the posterior of each, and codes drawn from it.
@@ -137,10 +149,13 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
     Raises:
         UserError: the file exists, or can't be written.
     """
-    if not path.name:
+    path = given_path(path, "the file to write")
+    if path.name in ("", ".."):
         raise UserError(f"{str(path)!r} is no file's name")
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
-    if path.exists() and not overwrite:
+    if is_folder(path):
+        raise UserError(f"{path}: is a folder; name a file")
+    if is_there(path) and not overwrite:
         raise UserError(f"{path}: is there already; choose another name, or --overwrite")
     arrays = {
         "tokens": torch.tensor([token for one in found for token in one.tokens]),
@@ -150,22 +165,42 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
         "kl_nats_per_token": torch.cat([one.kl_T for one in found]),
         "slots_of_piece": torch.tensor([len(one.codes) for one in found]),
     }
+    packed = io.BytesIO()
+    np.savez(packed, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
     with writing(path):
-        np.savez(path, allow_pickle=False, **{name: x.numpy() for name, x in arrays.items()})
+        write_atomically(path, packed.getvalue())
     return path
+
+
+NO_CODES = (
+    *(
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What NumPy and the archive raise at a file of another kind."""
 
 
 def read_codes(path: Path) -> Tensor:
     """Read the codes of the first piece in a file that `write_codes` wrote.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it holds something else.
     """
     way_out = "; codes come from a file that `lvlm encode --out` wrote"
+    if not is_file(path):
+        raise UserError(f"{no_such_file(path)}{way_out}")
     with reading(f"{path}: cannot be read", way_out):
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
                 return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
-        except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+        except NO_CODES:
             raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None

@@ -17,7 +17,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import NotFinite, OutOfDistribution, UserError
 from lvlm.generation.decoding import Decoding, Given, RowCodes
 from lvlm.generation.options import GenerateOptions, Options, shows_options
@@ -29,8 +29,11 @@ from lvlm.interfaces.codec import joined
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import TOKENS, generators
+from lvlm.system.machine import need_memory
 
 MOST_ROWS = 65_536
+
+BYTES_OF_A_TOKEN = 24  # its id, its log-probability, and the number that it is drawn with
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +75,7 @@ class Piece:
 
 
 @shows_options
-@checked
+@checks_arguments
 def generate(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],
@@ -126,7 +129,7 @@ def generate(
 
 
 @shows_options
-@checked
+@checks_arguments
 def stream(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],
@@ -163,6 +166,10 @@ def _run(
         raise UserError(
             f"{len(prompts)} prompts of {options.samples} samples; at most {MOST_ROWS} texts are made at once"
         )
+    made = len(prompts) * options.samples
+    needed = model.cache_bytes(made, max(map(len, prompts)) + tokens - 1) + made * tokens * BYTES_OF_A_TOKEN
+    what = f"{made} {'text' if made == 1 else 'texts'} of {tokens} tokens"
+    need_memory(what, needed, model.device, mend="ask for fewer samples, or fewer tokens")
     seeds, code_seeds = options.row_seeds(len(prompts)), options.row_code_seeds(len(prompts))
     rows = [prompt for prompt in prompts for _ in range(options.samples)]
     leaders = [row - row % options.samples if options.share_codes else row for row in range(len(rows))]

@@ -77,6 +77,11 @@ def _ids(model: LatentLM, prompt: Any, what: str) -> list[int]:
     return token_ids(prompt, f"a {what}", or_="a text, or ")
 
 
+def tokens_that_fit(model: LatentLM, rows: list[list[int]], most: int) -> int:
+    """So many tokens, or as many as the model's context has room for after the longest prompt; 1 at least."""
+    return max(1, min(most, model.backbone.context + 1 - max(map(len, rows), default=1)))
+
+
 def check_rows(model: LatentLM, rows: list[list[int]], tokens: int, *, what: str = "prompt") -> None:
     """Check that the model can read all prompts and has room for `tokens` tokens after each.
 

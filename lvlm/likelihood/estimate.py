@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.kind import Estimator
-from lvlm.likelihood.particles import Rows
+from lvlm.likelihood.particles import Rows, need_draws
 from lvlm.likelihood.weights import Bounds, averaged, mean_of_repeats
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
@@ -127,11 +127,13 @@ def estimate(
         progress: called with the share done, 0 to 1.
 
     Raises:
+        BeyondMachine: more codes per slot than the memory holds.
         UserError: an estimator can't be had for this model.
         NotFinite: the encoder yields NaN or infinity.
     """
     k = max((one.k for one in estimators), default=1)
     describe = k if describe is None else describe
+    need_draws(model, 1, windows.inputs_BT.shape[1], max(k, describe))
     together = max(1, rows // max(k, describe))
     found: list[dict[str, Bounds]] = []
     kl_parts: list[tuple[Tensor, Tensor]] = []

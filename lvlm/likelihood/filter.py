@@ -16,6 +16,7 @@ from lvlm.likelihood.particles import Rows, parts
 from lvlm.likelihood.weights import Bounds, effective_size, variance
 from lvlm.model.noise import RESAMPLING
 from lvlm.objective import cross_entropy_nats
+from lvlm.system.machine import need_memory
 
 # ------------------------------------------------------------------------------------------ the particle
 # filter
@@ -59,6 +60,9 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     model, k, device = rows.model, spec.k, rows.hidden_BTD.device
     slots, targets_BT = rows.slots, rows.batch.targets_BT
     batch, tokens = targets_BT.shape
+    above = len(model.backbone.blocks) - model.seam
+    cache = model.cache_bytes(batch * k, tokens) * above // max(1, len(model.backbone.blocks))
+    need_memory(f"k is {k}", cache, device, mend="fewer particles need less")
     draws = rows.draws(spec.proposal, k)
     embedding_PSC = rows.embed(draws.codes.flatten(0, 1)).clone()
     layers = [

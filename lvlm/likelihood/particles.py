@@ -29,8 +29,12 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.model.noise import SLOTS_A_DRAW, WEIGHING, block, generators
 from lvlm.objective import cross_entropy_nats
 from lvlm.system.device import Autocast
+from lvlm.system.machine import need_memory
 
 MOST_CODE_SEQUENCES = 65_536
+
+BYTES_OF_A_DRAW = 16  # a code, and log p(z)/q(z given x)
+BYTES_OF_A_COST = 8  # -log p of a target
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,17 @@ class Draws:
 
     codes: Tensor
     log_ratio_BKS: Tensor
+
+
+def need_draws(model: LatentLM, rows: int, tokens: int, k: int) -> None:
+    """Make sure that K codes of each slot, and what each costs at each target, fit the memory.
+
+    Raises:
+        BeyondMachine: they don't.
+    """
+    slots = 0 if model.slots is None else model.slots.count(tokens)
+    needed = rows * k * (slots * BYTES_OF_A_DRAW + tokens * BYTES_OF_A_COST)
+    need_memory(f"k is {k}", needed, model.device, mend="fewer codes per slot need less")
 
 
 class Rows:
@@ -111,6 +126,7 @@ class Rows:
         """K codes of the proposal for each slot; the same at every call."""
         one_of(proposal, Proposal, "proposal")
         if (proposal, k) not in self._draws:
+            need_draws(self.model, len(self.batch), self.batch.inputs_BT.shape[1], k)
             drawn = [self._draw(row, proposal, k, g) for row, g in enumerate(self.generators(WEIGHING))]
             codes, log_ratio = zip(*drawn, strict=True)
             self._draws[proposal, k] = Draws(torch.stack(codes), torch.stack(log_ratio))

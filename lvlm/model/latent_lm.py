@@ -193,6 +193,13 @@ class LatentLM(nn.Module):
             for number in range(len(self.backbone.blocks))
         ]
 
+    def cache_bytes(self, rows: int, capacity: int) -> int:
+        """Memory that `make_cache` takes, without taking it."""
+        one = self.backbone.make_cache(1, 1)
+        blocks, above = len(self.backbone.blocks), len(self.backbone.blocks) - self.seam
+        places = blocks * capacity + above * self.prefix_rows
+        return rows * places * 2 * one.keys.numel() * one.keys.element_size()
+
     def place(self, positions_T: Tensor) -> Place:
         """Positions of tokens, [T] or [B, T], as `below` and `above` take them."""
         return Place(positions_T, self.backbone.locate(positions_T))

@@ -7,11 +7,12 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import MissingLibrary, UserError
+from lvlm.system.files import given_path
 
 
-@checked
+@checks_arguments
 def play(
     run: str | Path,
     *,
@@ -46,7 +47,7 @@ def play(
 
     if not host:
         raise UserError("host is ''; it is an address of this machine: 127.0.0.1")
-    folder = None if study is None else Path(study)
+    folder = None if study is None else given_path(study, "the study's folder")
     served = serve(
         Player.load(Path(run), study=folder, plugin_files=tuple(plugin_files)), host=host, port=port
     )

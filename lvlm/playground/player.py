@@ -16,6 +16,7 @@ from lvlm.playground import markup
 from lvlm.playground.writing import Asked, Control, check_typed, control_of, write
 from lvlm.report.folder import study_of
 from lvlm.runs.opened import open_run
+from lvlm.system.files import is_folder
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
@@ -48,7 +49,7 @@ class Player:
         Raises:
             UserError: no such run, or a damaged one; no such study.
         """
-        if study is not None and not study.is_dir():
+        if study is not None and not is_folder(study):
             raise UserError(f"{study}: no such folder; name the one that `lvlm study --out` wrote")
         opened = open_run(run, plugin_files=plugin_files)
         data = opened.recipe.data

@@ -9,6 +9,7 @@ import torch
 
 from lvlm.likelihood.kind import EstimatorParams
 from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.recipe.sizes import within_machine
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Backbone, Loss
@@ -20,11 +21,18 @@ def assemble(recipe: Recipe) -> LatentLM:
     """The model of a recipe, with weights drawn from the recipe's seed; the global RNG is left as it was.
 
     The backbone is drawn first, so arms that differ only in the latent start from the same decoder.
+
+    Raises:
+        BeyondMachine: weights that this machine's memory can't hold, which is found before they are
+            allocated; or more parts than are built.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
-        backbone = recipe.model.backbone.build(vocab=vocab_of(recipe))
-        model = _around(backbone, recipe)
+
+    def build() -> LatentLM:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(recipe.seed)  # and no GPU's
+            return _around(recipe.model.backbone.build(vocab=vocab_of(recipe)), recipe)
+
+    model: LatentLM = within_machine(build, f"the model of {recipe.name!r}")
     model.codec = recipe.data.codec
     return model
 
@@ -56,9 +64,14 @@ def build_loss(recipe: Recipe) -> Loss:
     """The loss of a recipe, with weights (where it has some) drawn from the recipe's seed; the global RNG
     is left as it was.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(recipe.seed)
-        return recipe.loss.build(width=recipe.model.backbone.width, vocab=vocab_of(recipe))
+
+    def build() -> Loss:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(recipe.seed)
+            return recipe.loss.build(width=recipe.model.backbone.width, vocab=vocab_of(recipe))
+
+    loss: Loss = within_machine(build, f"the loss of {recipe.name!r}")
+    return loss
 
 
 def estimator_kind(registry: Registry, name: str) -> EstimatorParams:

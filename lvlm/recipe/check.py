@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
 from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.recipe.recipe import Resolved
+from lvlm.recipe.study import Study, read_study
 
 
-@checked
+@checks_arguments
 def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
     """Build the model of a recipe, untrained: an ordinary `nn.Module`.
 
@@ -40,7 +42,7 @@ class Checked(Brief):
     shapes: dict[str, tuple[int, ...]]
 
 
-@checked
+@checks_arguments
 def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
     """Resolve a recipe and build its model without memory (on the meta device); no data is read.
 
@@ -52,7 +54,38 @@ def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     Raises:
         UserError: with all faults of the recipe.
     """
-    resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
+    return checked(read_recipe(recipe, overrides, plugin_files=plugin_files))
+
+
+def check_study(
+    source: str | Path, *overrides: str, plugin_files: Sequence[str] = ()
+) -> tuple[Study, dict[str, Checked]]:
+    """Validate every run of a study, and build the model of every arm without memory; no data is read.
+
+    Args:
+        source: a study's YAML file, or the name of a shipped study.
+        overrides: as for `study`.
+        plugin_files: as for `build`.
+
+    Returns:
+        The study, and what was found of each arm, with the first seed.
+
+    Raises:
+        UserError: with the faults of all arms.
+    """
+    found = read_study(source, overrides, plugin_files=plugin_files)
+    arms: dict[str, Resolved] = {}
+    for run in found.runs:
+        arms.setdefault(run.arm, run.resolved)
+    return found, {arm: checked(resolved) for arm, resolved in arms.items()}
+
+
+def checked(resolved: Resolved) -> Checked:
+    """Parameters and shapes of a recipe that is read.
+
+    Raises:
+        BeyondMachine: its sizes are beyond what can be counted.
+    """
     with torch.device("meta"):
         model = assemble(resolved.recipe).eval()
     rows, tokens = resolved.recipe.train.micro_rows or resolved.recipe.train.rows, resolved.recipe.data.tokens

@@ -11,7 +11,8 @@ from lvlm.errors import UserError, listing, nearest
 from lvlm.recipe.plain_yaml import read_yaml
 from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge
 from lvlm.registry.registry import Registry
-from lvlm.system.files import no_such_file, shown
+from lvlm.system.files import given_path, is_file, no_such_file, real, shown
+from lvlm.system.limits import EXTENDED_DEPTH, EXTENDED_FILES
 
 
 def recipes_dir() -> Path:
@@ -39,55 +40,89 @@ def locate(source: str | Path, folder: Path | None = None, *, studies: bool = Fa
         UserError: when there is none, with the nearest file or name.
     """
     names = shipped(studies=studies)
+    what = "study" if studies else "recipe"
+    given = given_path(source, f"the {what}'s name")
     if str(source).endswith((".yaml", ".yml")):
-        path = (folder or Path.cwd()) / source
-        if path.is_file():
+        path = (folder or Path.cwd()) / given
+        if is_file(path):
             return path
         raise UserError(f"{no_such_file(path)}; shipped: {listing(names)}")
     name = Path(source).as_posix()
     name = name.removeprefix("studies/") if studies else name
     if name in names:
         return recipes_dir() / ("studies" if studies else "") / f"{name}.yaml"
-    what = "study" if studies else "recipe"
     if "=" in name:
         raise UserError(f"{str(source)!r} is an override; name the {what} before it")
-    hint = "; a file's name ends in .yaml" if Path(source).is_file() else nearest(name, names)
-    if (Path(source) / "recipe.yaml").is_file():
+    hint = "; a file's name ends in .yaml" if is_file(given) else nearest(name, names)
+    if is_file(given / "recipe.yaml"):
         hint = "; it is a run's folder: lvlm.load gives its model, and a training goes on with resume"
     raise UserError(f"no {what} {str(source)!r}; shipped: {listing(names)}{hint}")
 
 
-def read_tree(source: str | Path, folder: Path | None = None, chain: tuple[Path, ...] = ()) -> Tree:
+def read_tree(
+    source: str | Path,
+    folder: Path | None = None,
+    chain: tuple[Path, ...] = (),
+    known: dict[Path, Tree] | None = None,
+) -> Tree:
     """A recipe file merged onto all that it extends.
+
+    Args:
+        source: as for `locate`.
+        folder: as for `locate`.
+        chain: the files that extend it, the outermost first.
+        known: what was read already, by file; what is read is added.
 
     Raises:
         UserError: when there is no such recipe.
-        RecipeError: when a file is no plain YAML, or recipes extend each other in a circle.
+        RecipeError: when a file is no plain YAML, recipes extend each other in a circle, or there are too
+            many of them.
     """
-    path = locate(source, folder).resolve()
+    known = {} if known is None else known
+    path = real(locate(source, folder))
     if path in chain:
         circle = [*chain[chain.index(path) :], path]
         raise UserError("recipes extend each other in a circle: " + " -> ".join(map(shown, circle)))
-    return expand(read_yaml(path), path.parent, (*chain, path))
+    if len(chain) > EXTENDED_DEPTH:
+        raise UserError(f"more than {EXTENDED_DEPTH} recipes extend each other in a row")
+    if path not in known:
+        tree = expand(read_yaml(path), path.parent, (*chain, path), known)
+        if len(known) > EXTENDED_FILES:
+            raise UserError(f"more than {EXTENDED_FILES} recipes are extended")
+        known[path] = tree
+    return known[path]
 
 
-def expand(tree: Tree, folder: Path, chain: tuple[Path, ...] = ()) -> Tree:
+def expand(
+    tree: Tree, folder: Path, chain: tuple[Path, ...] = (), known: dict[Path, Tree] | None = None
+) -> Tree:
     """A tree merged onto the recipes that it extends, with absolute plugin paths; both are resolved against
-    `folder`.
+    `folder`, and so are all other paths later on.
+
+    Args:
+        tree: the values.
+        folder: of the file that says them.
+        chain: as for `read_tree`.
+        known: as for `read_tree`.
 
     Raises:
         RecipeError: with the faults of every recipe that it extends.
     """
+    tree, known = tree.anchored(folder), {} if known is None else known
     parents = tree.values.get("extends", [])
+    parents = parents if isinstance(parents, list) else [parents]
+    if len(parents) > EXTENDED_FILES:
+        message = f"names {len(parents):,} recipes; {EXTENDED_FILES} is the most"
+        raise RecipeError([Fault(tree.origin(("extends",)), ("extends",), message)])
     under, faults = Tree({}), list[Fault]()
-    for index, parent in enumerate(parents if isinstance(parents, list) else [parents]):
+    for index, parent in enumerate(parents):
         origin = tree.origin(("extends", index))
         with collect(faults):
             if not isinstance(parent, str):
                 message = "Input should be the name or the path of a recipe, or a list of them"
                 raise RecipeError([Fault(origin, ("extends",), message)])
             try:
-                under = merge(under, read_tree(parent, folder, chain))
+                under = merge(under, read_tree(parent, folder, chain, known))
             except RecipeError:
                 raise
             except UserError as error:
@@ -110,9 +145,9 @@ def load_plugins(
     registry = registry.extended(files) if registry else Registry.load(files=files)
     faults = []
     for tree in trees:
-        for index, plugin in enumerate(_named_plugins(tree)):
+        for index, plugin in enumerate(named_plugins(tree)):
             try:
-                if _is_file(plugin):
+                if is_plugin_file(plugin):
                     registry = registry.extended([plugin])
                 else:
                     registry.require(plugin)
@@ -121,14 +156,15 @@ def load_plugins(
                 faults.append(Fault(tree.origin(path), path, str(error)))
     if faults:
         raise RecipeError(faults)
-    return registry, [_with_files(tree, registry.files()) for tree in trees]
+    return registry, [with_plugin_files(tree, registry.files()) for tree in trees]
 
 
-def _is_file(plugin: str) -> bool:
+def is_plugin_file(plugin: str) -> bool:
+    """Whether what a recipe lists under `plugins` is a file's path, and no installed plugin's name."""
     return plugin.endswith(".py") or "/" in plugin or os.sep in plugin
 
 
-def _named_plugins(tree: Tree) -> list[str]:
+def named_plugins(tree: Tree) -> list[str]:
     """The plugins that a tree names; none if the list is malformed, which validation reports."""
     named: Any = tree.values.get("plugins")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
@@ -138,11 +174,20 @@ def _absolute_plugins(tree: Tree, folder: Path) -> Tree:
     named = tree.values.get("plugins")
     if not isinstance(named, list):
         return tree
-    plugins = [str((folder / p).resolve()) if isinstance(p, str) and _is_file(p) else p for p in named]
+    plugins, faults = [*named], list[Fault]()
+    for index, plugin in enumerate(named):
+        if isinstance(plugin, str) and is_plugin_file(plugin):
+            try:
+                plugins[index] = str(real(folder / given_path(plugin, "a plugin's file")))
+            except UserError as error:
+                path: Keys = ("plugins", index)
+                faults.append(Fault(tree.origin(path), path, str(error)))
+    if faults:
+        raise RecipeError(faults)
     return Tree({**tree.values, "plugins": plugins}, tree.origins)
 
 
-def _with_files(tree: Tree, files: Sequence[str]) -> Tree:
+def with_plugin_files(tree: Tree, files: Sequence[str]) -> Tree:
     """The tree with every loaded plugin file added to its `plugins`: its kinds may come from any of them."""
     named = tree.values.get("plugins", [])
     extra = [file for file in files if isinstance(named, list) and file not in named]

@@ -4,19 +4,56 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, split_path
+from lvlm.errors import UserError
+from lvlm.recipe.tree import (
+    Fault,
+    Keys,
+    Origin,
+    RecipeError,
+    Tree,
+    beyond_limits,
+    collect,
+    merge,
+    short,
+    split_path,
+    unfit_scalar,
+)
 from lvlm.system.files import read_named, shown
+from lvlm.system.limits import OVERRIDES, RECIPE_BYTES, RECIPE_DIGITS
 
 
 class _Loader(yaml.SafeLoader):
     """Loader of YAML 1.2 scalars: 3e-4 is a float, only true and false are booleans, no dates."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own name; a fresh table
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = self.nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, within the limits of recipes.
+
+        Raises:
+            _BeyondLimits: there are too many, or they stand too deep in each other.
+        """
+        self.nodes += 1
+        if (beyond := beyond_limits(values=self.nodes, depth=self.depth)) is not None:
+            raise _BeyondLimits(problem=beyond, problem_mark=self.get_mark())
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _BeyondLimits(yaml.MarkedYAMLError):
+    """A file that is larger than any recipe."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -25,6 +62,15 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A string; in double quotes, and escaped, where it holds a line break that a reader would fold."""
+        node = self.represent_str(text)
+        if re.search("[\x85\u2028\u2029\r]", text):
+            node.style = '"'
+        return node
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 _YAML = "tag:yaml.org,2002:"
 
@@ -56,11 +102,20 @@ def read_yaml(path: Path) -> Tree:
         UserError: when there is no such file.
         RecipeError: when the file is not YAML, holds more than plain values, or repeats a key.
     """
+    return mapping_of(read_named(path, most_bytes=RECIPE_BYTES), shown(path))
+
+
+def mapping_of(content: bytes, source: str) -> Tree:
+    """The mapping in the content of a YAML file, which was read already; errors name its `source`.
+
+    Raises:
+        RecipeError: as for `read_yaml`.
+    """
     try:
-        text = read_named(path).decode()
+        text = content.decode()
     except UnicodeDecodeError:
-        raise RecipeError([Fault(Origin(shown(path)), (), "is not UTF-8 text")]) from None
-    tree = _parse(text, Origin(shown(path), 1))
+        raise RecipeError([Fault(Origin(source), (), "is not UTF-8 text")]) from None
+    tree = _parse(text, Origin(source, 1))
     if not isinstance(tree.values, dict):
         raise RecipeError([Fault(tree.origin(), (), "the top level must be a mapping of 'key: value' lines")])
     return tree
@@ -72,9 +127,11 @@ def parse_overrides(texts: Sequence[str]) -> Tree:
     Raises:
         RecipeError: when one is not a dotted path, '=' and a YAML value.
     """
+    if len(texts) > OVERRIDES:
+        raise UserError(f"there are {len(texts):,} overrides; {OVERRIDES:,} is the most")
     tree, faults = Tree({}), list[Fault]()
     for text in texts:
-        origin = Origin(f"override {text!r}")
+        origin = Origin(f"override {short(text)!r}")
         name, equals, value = (part.strip() for part in text.partition("="))
         with collect(faults):
             if not (equals and value):
@@ -88,15 +145,21 @@ def parse_overrides(texts: Sequence[str]) -> Tree:
 
 def _parse(text: str, start: Origin) -> Tree:
     """YAML text as a tree; lines are counted only when `start` has one."""
+    if len(text) > RECIPE_BYTES:
+        raise RecipeError([Fault(start, (), f"is longer than {RECIPE_BYTES:,} characters")])
     loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        origin = start if start.line is None or mark is None else Origin(start.source, mark.line + 1)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
-        raise RecipeError([Fault(origin, (), f"not valid YAML: {what}")]) from None
+        said = what if isinstance(error, _BeyondLimits) else f"not valid YAML: {what}"
+        raise RecipeError([Fault(_at(start, mark), (), said)]) from None
+    except (ValueError, OverflowError):  # an escape beyond Unicode, a directive with thousands of digits
+        where = loader.get_mark() if loader is not None else None
+        message = "not valid YAML: a number in an escape or a directive is too large"
+        raise RecipeError([Fault(_at(start, where), (), message)]) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -109,6 +172,11 @@ def _parse(text: str, start: Origin) -> Tree:
     return Tree(values, reader.origins)
 
 
+def _at(start: Origin, mark: yaml.Mark | None) -> Origin:
+    """The line of a mark, where lines are counted."""
+    return start if start.line is None or mark is None else replace(start, line=mark.line + 1)
+
+
 class _Reader:
     """Reader of composed nodes; collects the origins of values and all faults."""
 
@@ -116,17 +184,28 @@ class _Reader:
         self.start = start
         self.origins: dict[Keys, Origin] = {}
         self.faults: list[Fault] = []
+        self.characters = 0
         self.open: list[yaml.Node] = []  # the nodes around this one; an alias to one of them would never end
 
     def origin(self, node: yaml.Node) -> Origin:
-        return self.start if self.start.line is None else Origin(self.start.source, node.start_mark.line + 1)
+        return _at(self.start, node.start_mark)
 
     def fault(self, node: yaml.Node, path: Keys, message: str) -> None:
         self.faults.append(Fault(self.origin(node), path, message))
 
     def read(self, node: yaml.Node, path: Keys, said: yaml.Node) -> Any:
-        """The value of a node; `said` is the node that gives its line: its key, if it has one."""
+        """The value of a node; `said` is the node that gives its line: its key, if it has one.
+
+        Raises:
+            RecipeError: aliases make more of the file than a recipe may hold.
+        """
         self.origins[path] = self.origin(said)
+        self.characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        beyond = beyond_limits(values=len(self.origins), depth=len(path))
+        if beyond is None and self.characters > RECIPE_BYTES:
+            beyond = f"aliases make the text longer than {RECIPE_BYTES:,} characters"
+        if beyond is not None:
+            raise RecipeError([Fault(self.origin(said), path[:3], beyond)])
         if any(node is outer for outer in self.open):
             return self.fault(said, path, "this alias stands inside what it names")
         name = node.tag.removeprefix(_YAML)
@@ -150,6 +229,8 @@ class _Reader:
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
                 self.fault(key_node, path, "a key must be a word")
+            elif (unfit := unfit_scalar(key)) is not None:
+                self.fault(key_node, path, unfit)
             elif key == "<<" and key_node.style is None:
                 self.fault(key_node, path, "merge keys '<<' are not read here; use extends")
             elif key in first:
@@ -165,11 +246,16 @@ class _Reader:
     def scalar(self, node: yaml.Node, name: str, path: Keys) -> Any:
         text: str = node.value
         if name == "str":
-            return text
+            unfit = unfit_scalar(text)
+            return text if unfit is None else self.fault(node, path, unfit)
         if not re.fullmatch(_SCALARS.get(name, ("(?!)",))[0], text):  # an explicit tag, say !!int
-            return self.fault(node, path, f"{text!r} is no {name}")
+            return self.fault(node, path, f"{short(text)!r} is no {name}")
         if name == "null":
             return None
         if name == "bool":
             return text.lower() == "true"
-        return int(text) if name == "int" else float(re.sub(r"\.(?=[a-z])", "", text.lower()))
+        if name == "float":
+            return float(re.sub(r"\.(?=[a-z])", "", text.lower()))
+        if (digits := sum(character.isdigit() for character in text)) > RECIPE_DIGITS:
+            return self.fault(node, path, f"an integer has {digits:,} digits; {RECIPE_DIGITS} is the most")
+        return int(text)

@@ -15,13 +15,14 @@ from typing import Annotated, Any, Literal, Union, get_origin
 from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.data import DataParams
 from lvlm.errors import listing
 from lvlm.interfaces import Params, Section
 from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
+from lvlm.recipe.paths import with_whole_paths
 from lvlm.recipe.plain_yaml import parse_overrides
 from lvlm.recipe.recipe import PART_PATHS, Recipe, Resolved
 from lvlm.recipe.rules import broken_rules
@@ -57,18 +58,15 @@ def read_recipe(
     *,
     plugin_files: Sequence[str | Path] = (),
     registry: Registry | None = None,
-    files: Path | None = None,
-    saved: bool = False,
 ) -> Resolved:
-    """Read, merge and validate one recipe.
+    """Read, merge and validate one recipe that a user gives. What a run saved is read by
+    `lvlm.recipe.saved.read_saved_recipe`, which executes nothing.
 
     Args:
         source: a YAML file, the name of a shipped recipe, a mapping, or a recipe.
         overrides: 'a.b.c=value', the value in YAML.
         plugin_files: single-file plugins beside those that the recipe names.
         registry: kinds that are already loaded; without it, all installed plugins are loaded.
-        files: a run's folder with copies of the files that the data's codec needs.
-        saved: whether a run saved the recipe, perhaps with an older version of lvlm.
 
     Raises:
         UserError: when the file or a plugin is missing.
@@ -90,19 +88,7 @@ def read_recipe(
         raise RecipeError(faults)
     tree = apply_overrides(tree, said)
     registry, (tree,) = load_plugins([tree], plugin_files, registry)
-    if saved:
-        tree = upgraded(tree, registry)
-    return Resolved(validate(tree, registry, files), tree.origins, registry, label)
-
-
-def upgraded(tree: Tree, registry: Registry) -> Tree:
-    """A saved recipe as this version reads it; each kind knows the older versions of its options."""
-    for role, path in PART_PATHS.items():
-        values = tree.get(*path)
-        kind = registry.kinds[role].get(str(tree.get(*path, "kind")))
-        if kind is not None and isinstance(values, dict):
-            tree = tree.replaced(path, kind.params.upgraded(values))
-    return tree
+    return Resolved(validate(tree, registry), tree.origins, registry, label)
 
 
 def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
@@ -117,7 +103,12 @@ def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
 
 
 def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recipe:
-    """Validate a whole tree: kinds, then fields, then the rules across parts; `files` as for `read_recipe`.
+    """Validate a whole tree: kinds, then fields, then the rules across parts.
+
+    Args:
+        tree: the recipe.
+        registry: the kinds.
+        files: a run's folder with copies of the files that the data's codec needs.
 
     Raises:
         RecipeError: with all faults at once; rules are checked only when everything else is right.
@@ -125,6 +116,8 @@ def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recip
     parts = _parts(registry, tree)
     model = recipe_model(registry)
     faults, checked = faults_of_parts(tree, parts), None
+    with collect(faults):
+        tree = with_whole_paths(tree, registry)
     try:
         # As JSON: strict, yet a list may be a tuple and a string an enum, as YAML has neither.
         checked = model.model_validate_json(json.dumps(tree.values))
@@ -274,7 +267,7 @@ def _field_of(kind: type[Section], name: str, of: Any) -> FieldInfo:
 RecipeSource = str | Path | Mapping[str, Any] | Recipe
 
 
-@checked
+@checks_arguments
 def schema(*, plugin_files: Sequence[str] = ()) -> dict[str, Any]:
     """Make the JSON Schema of recipes, for the kinds that are installed.
 

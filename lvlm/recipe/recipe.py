@@ -12,7 +12,7 @@ from lvlm.data import DataParams
 from lvlm.interfaces import LossParams, Section
 from lvlm.recipe.plain_yaml import dump
 from lvlm.recipe.sections import EvaluateParams, ModelParams, SteerParams, TrainParams
-from lvlm.recipe.tree import Keys, Origin, dotted
+from lvlm.recipe.tree import Keys, Origin, Tree, dotted
 from lvlm.registry.registry import Registry
 
 PART_PATHS: dict[str, Keys] = {
@@ -59,6 +59,11 @@ class Resolved:
     origins: dict[Keys, Origin]
     registry: Registry
     source: str
+
+    @property
+    def tree(self) -> Tree:
+        """All values, defaults included, with the origins of those that were said."""
+        return Tree(self.recipe.model_dump(mode="json"), self.origins)
 
     def to_yaml(self) -> str:
         """YAML of all values, defaults included; `read_recipe` reads an equal recipe back."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lvlm.likelihood.names import LOWEST
+from lvlm.recipe.sizes import MOST_LAYERS
 from lvlm.recipe.tree import Keys
 from lvlm.registry.trackers import unknown_tracker
 
@@ -18,6 +19,7 @@ Broken = tuple[Keys, str]
 
 def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
     """Rules broken by a recipe whose values are each valid; `said` gives the origin of a value."""
+    yield from _layers(recipe)
     yield from _trio(recipe)
     yield from _seam(recipe)
     yield from _slots(recipe)
@@ -28,6 +30,16 @@ def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Bro
     yield from _vocab(recipe)
     yield from _train(recipe, said)
     yield from _evaluate(recipe)
+
+
+def _layers(recipe: Recipe) -> Iterator[Broken]:
+    for name in ("backbone", "encoder"):
+        layers = getattr(getattr(recipe.model, name), "layers", 0)
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            yield (
+                ("model", name, "layers"),
+                f"{layers} layers are more than are built; set at most {MOST_LAYERS}",
+            )
 
 
 def _trio(recipe: Recipe) -> Iterator[Broken]:

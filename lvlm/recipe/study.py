@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from lvlm.errors import listing, nearest
+from lvlm.errors import UserError, listing, nearest
 from lvlm.interfaces import Section
 from lvlm.recipe.arm_names import fault_of_name
 from lvlm.recipe.faults import in_words
@@ -25,6 +26,8 @@ from lvlm.recipe.read import apply_overrides, validate
 from lvlm.recipe.recipe import Resolved
 from lvlm.recipe.tree import Fault, Keys, RecipeError, Tree, collect, merge, split_path
 from lvlm.registry.registry import Registry
+from lvlm.system.files import real
+from lvlm.system.limits import STUDY_RUNS
 
 
 class StudyParams(Section):
@@ -76,6 +79,22 @@ class Study:
         return list(dict.fromkeys(run.arm for run in self.runs))
 
 
+def is_study(source: object) -> bool:
+    """Whether a source is a study's file, or the name of a shipped study and of no recipe."""
+    if not isinstance(source, str | Path):
+        return False
+    try:
+        try:
+            return "study" in read_yaml(locate(source).resolve()).values
+        except RecipeError:
+            return False
+        except UserError:
+            locate(source, studies=True)
+            return True
+    except UserError:
+        return False
+
+
 def read_study(
     source: str | Path,
     overrides: Sequence[str] = (),
@@ -96,8 +115,8 @@ def read_study(
         UserError: when the file or a plugin is missing.
         RecipeError: with the faults of all arms.
     """
-    path = locate(source, studies=True).resolve()
-    tree, for_arms = _override(read_yaml(path), overrides)
+    path = real(locate(source, studies=True))
+    tree, for_arms = _override(read_yaml(path).anchored(path.parent), overrides)
     params = _params(tree)
     arms = _arms(tree, params, path.parent, for_arms)
     names = [arm for arm, _ in arms]
@@ -146,7 +165,7 @@ def _override(tree: Tree, texts: Sequence[str]) -> tuple[Tree, Tree]:
         if equals and axis.startswith("grid."):  # an axis is one key, dots and all
             path = split_path(axis, said.origin())
             said = said.at(*path).under(["grid", ".".join(path[1:])])
-        tree = merge(tree, said)
+        tree = merge(tree, said.anchored(Path.cwd()))
     return tree, parse_overrides(others)
 
 
@@ -171,6 +190,10 @@ def _params(tree: Tree) -> StudyParams:
         if params.base is None and "extends" not in (params.arms[arm] or {}):
             message = "has no recipe to start from; set the study's base, or extends in the arm"
             faults.append(Fault(tree.origin(path), path, message))
+    runs = max(1, len(params.arms)) * len(params.seeds) * math.prod(map(len, params.grid.values()))
+    if runs > STUDY_RUNS:
+        message = f"arms, grid and seeds make {runs:,} runs; {STUDY_RUNS:,} is the most"
+        faults.append(Fault(tree.origin(("grid",) if params.grid else ()), (), message))
     if params.base is None and not params.arms:
         faults.append(Fault(tree.origin(), (), "missing required key 'base'"))
     if faults:
@@ -183,9 +206,10 @@ def _arms(tree: Tree, params: StudyParams, folder: Path, overrides: Tree) -> lis
     faults: list[Fault] = []
     arms: dict[str, Tree] = {}
     points = list(_points(tree, params))
+    known: dict[Path, Tree] = {}
     for arm in params.arms or [""]:
         with collect(faults):
-            whole = _arm(tree, arm, folder)
+            whole = _arm(tree, arm, folder, known)
             for label, point in points:
                 name = ",".join(part for part in (arm, label) if part)
                 if name in arms:
@@ -200,12 +224,13 @@ def _arms(tree: Tree, params: StudyParams, folder: Path, overrides: Tree) -> lis
     return list(arms.items())
 
 
-def _arm(tree: Tree, arm: str, folder: Path) -> Tree:
+def _arm(tree: Tree, arm: str, folder: Path, known: dict[Path, Tree]) -> Tree:
     own = _mapping(tree, "arms", arm)
     base = tree.at("base").under(["extends"])
     if "extends" in own.values:
         base = own.at("extends").under(["extends"])
-    whole = merge(expand(base, folder), expand(_mapping(tree, "common"), folder))
+    common = expand(_mapping(tree, "common"), folder, known=known)
+    whole = merge(expand(base, folder, known=known), common)
     whole = merge(whole, expand(own.without("extends"), folder))
     return Tree(whole.values, {**whole.origins, (): own.origin()})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from lvlm.arguments import unwrapped
-from lvlm.errors import UserError
+from lvlm.errors import UserError, bounded
+from lvlm.system.limits import RECIPE_DEPTH, RECIPE_DIGITS, RECIPE_VALUES
 
 Keys = tuple[str | int, ...]
 
@@ -30,10 +31,15 @@ MOST_BITS = 1024
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a value: a line of a file, or an override (no line)."""
+    """Origin of a value: a line of a file, or an override (no line).
+
+    `folder` is what a relative path among the values starts from: that of the file; None for the working
+    directory.
+    """
 
     source: str
     line: int | None = None
+    folder: Path | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.source if self.line is None else f"{self.source}:{self.line}"
@@ -59,7 +65,7 @@ class RecipeError(UserError):
             fault: (fault.origin.line is None, fault.origin.source, fault.origin.line) for fault in faults
         }
         self.faults = tuple(sorted(where, key=lambda fault: where[fault]))
-        super().__init__("\n".join(map(str, self.faults)))
+        super().__init__(bounded("\n".join(map(str, self.faults))))
 
 
 @contextmanager
@@ -108,6 +114,14 @@ class Tree:
             return value if not keys else {**below, keys[0]: put(below[keys[0]], keys[1:])}
 
         return Tree(put(self.values, path), self.origins)
+
+    def anchored(self, folder: Path) -> Tree:
+        """The tree with `folder` as the origin of its relative paths, where they have none yet."""
+        origins = {
+            path: replace(origin, folder=folder) if origin.folder is None else origin
+            for path, origin in self.origins.items()
+        }
+        return Tree(self.values, origins)
 
     def without(self, key: str) -> Tree:
         """The tree without one of its top keys."""
@@ -167,35 +181,58 @@ def merge(base: Tree, over: Tree) -> Tree:
     return Tree(values, origins)
 
 
-def plain(value: Any, origin: Origin, path: Keys = ()) -> Tree:
+def plain(value: Any, origin: Origin) -> Tree:
     """A tree of a mapping made in Python, with one origin for all values. Numbers and arrays of NumPy and
     torch are the plain numbers that they hold.
 
     Raises:
-        RecipeError: when a value cannot be written as plain YAML, or a mapping holds itself.
+        RecipeError: when a value cannot be written as plain YAML, or is beyond a limit of recipes.
     """
-    if len(path) > DEEPEST:
-        raise RecipeError([Fault(origin, path[:3], f"is more than {DEEPEST} levels deep")])
-    value = unwrapped(value)
-    if isinstance(value, np.ndarray | Tensor) and not getattr(value, "is_meta", False):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        parts = {str(key): plain(item, origin, (*path, str(key))) for key, item in value.items()}
-        return Tree(
-            {key: part.values for key, part in parts.items()}, {path: origin} | _joined(parts.values())
-        )
-    if isinstance(value, list | tuple):
-        items = [plain(item, origin, (*path, index)) for index, item in enumerate(value)]
-        return Tree([item.values for item in items], {path: origin} | _joined(items))
-    if isinstance(value, Path):
-        value = str(value)
-    if isinstance(value, str | float) and not isinstance(value, int):
-        value = str(value) if isinstance(value, str) else float(value)  # without a class of NumPy's
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise RecipeError([Fault(origin, path, f"is a number of more than {MOST_BITS} bits")])
-    if value is None or isinstance(value, str | int | float):
-        return Tree(value, {path: origin})
-    raise RecipeError([Fault(origin, path, f"a {type(value).__name__} is no plain value")])
+    origins: dict[Keys, Origin] = {}
+
+    def read(value: Any, path: Keys) -> Any:
+        origins[path] = origin
+        if (beyond := beyond_limits(values=len(origins), depth=len(path))) is not None:
+            raise RecipeError([Fault(origin, path[:3], beyond)])
+        value = unwrapped(value)
+        if isinstance(value, np.ndarray | Tensor) and not getattr(value, "is_meta", False):
+            value = value.tolist()
+        if isinstance(value, Mapping):
+            return {str(key): read(item, (*path, str(key))) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [read(item, (*path, index)) for index, item in enumerate(value)]
+        if isinstance(value, Path):
+            value = str(value)
+        if isinstance(value, str | float):
+            value = str(value) if isinstance(value, str) else float(value)  # without a class of NumPy's
+        if value is None or isinstance(value, str | int | float):
+            if (unfit := unfit_scalar(value)) is not None:
+                raise RecipeError([Fault(origin, path, unfit)])
+            return value
+        raise RecipeError([Fault(origin, path, f"a {type(value).__name__} is no plain value")])
+
+    return Tree(read(value, ()), origins)
+
+
+def beyond_limits(*, values: int = 0, depth: int = 0) -> str | None:
+    """Which limit of recipes is exceeded, in words; None for none."""
+    if values > RECIPE_VALUES:
+        return f"there are more than {RECIPE_VALUES:,} keys and values, with those that aliases repeat"
+    if depth > RECIPE_DEPTH:
+        return f"more than {RECIPE_DEPTH} mappings and lists stand inside each other"
+    return None
+
+
+def unfit_scalar(value: Any) -> str | None:
+    """Why a text or an integer can't be a recipe's, in words; None for any that can."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "a text holds half a character (a lone surrogate), which UTF-8 can't express"
+    elif isinstance(value, int) and abs(value) >= 10**RECIPE_DIGITS:
+        return f"an integer has more than {RECIPE_DIGITS} digits"
+    return None
 
 
 def split_path(name: str, origin: Origin) -> tuple[str, ...]:
@@ -206,7 +243,12 @@ def split_path(name: str, origin: Origin) -> tuple[str, ...]:
     """
     keys = tuple(key.strip() for key in name.split("."))
     if not all(keys):
-        raise RecipeError([Fault(origin, (), f"{name!r} is no dotted path such as model.quantizer.bits")])
+        message = f"{short(name)!r} is no dotted path such as model.quantizer.bits"
+        raise RecipeError([Fault(origin, (), message)])
+    if len(keys) > RECIPE_DEPTH:
+        raise RecipeError(
+            [Fault(origin, (), f"a dotted path has {len(keys):,} keys; {RECIPE_DEPTH} is the most")]
+        )
     return keys
 
 
@@ -215,5 +257,6 @@ def dotted(path: Keys) -> str:
     return ".".join(map(str, path))
 
 
-def _joined(trees: Iterable[Tree]) -> dict[Keys, Origin]:
-    return {path: origin for tree in trees for path, origin in tree.origins.items()}
+def short(text: str, most: int = 80) -> str:
+    """A text that a user gave, cut for a message."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import pluggy
 
 from lvlm import hookspecs
-from lvlm.errors import listing, nearest
+from lvlm.errors import listing, nearest, shortened
 from lvlm.interfaces import Params, Register
 from lvlm.registry.roles import ROLE_OF_HOOK, ROLES
 
@@ -50,7 +50,9 @@ def kinds_of(plugin: object, name: str) -> list[Kind]:
             getattr(manager.hook, hook)(register=_collector(kinds, hook, role, name))
         except PluginError:
             raise
-        except (Exception, SystemExit) as failure:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # a SystemExit or a BaseExceptionGroup is no reason to end, either
             raise PluginError(f"{hook} raised {in_words(failure)}") from failure
     if not kinds:
         raise PluginError("its hooks registered no kinds")
@@ -118,5 +120,8 @@ def in_words(failure: BaseException) -> str:
     ours = (str(Path(importlib.util.__file__).parent), importlib.metadata.__file__, __file__, "<")
     frames = [f for f in traceback.extract_tb(failure.__traceback__) if not f.filename.startswith(ours)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    message = str(failure).strip().split("\n")[0]
+    try:
+        message = shortened(str(failure).strip().split("\n")[0])
+    except Exception:  # an exception of a stranger may fail to say what it is
+        message = ""
     return f"{type(failure).__name__}: {message}".removesuffix(": ") + place

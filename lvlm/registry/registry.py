@@ -22,7 +22,8 @@ from pathlib import Path
 from lvlm.errors import UserError, listing, nearest
 from lvlm.registry.plugin import Kind, PluginError, in_words, kinds_of
 from lvlm.registry.roles import ROLES
-from lvlm.system.files import read_named
+from lvlm.system.files import given_path, read_named, real
+from lvlm.system.limits import PLUGIN_BYTES
 from lvlm.system.modules import module_name, module_of
 
 GROUP = "lvlm"
@@ -32,7 +33,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """What became of one plugin: its kinds ('role/kind'), or why it was dropped."""
+    """What became of one plugin: its kinds (role/kind), or why it was dropped; a single file has a sha256."""
 
     name: str
     version: str
@@ -40,6 +41,7 @@ class PluginInfo:
     single_file: bool = False
     kinds: tuple[str, ...] = ()
     error: str | None = None
+    sha256: str = ""
 
 
 class Registry:
@@ -95,7 +97,7 @@ class Registry:
         copy.plugins, copy.left_out, copy.core = [*self.plugins], self.left_out, self.core
         copy.kinds = {role: dict(kinds) for role, kinds in self.kinds.items()}
         failed = []
-        for file in dict.fromkeys(Path(file).resolve() for file in files):
+        for file in dict.fromkeys(real(given_path(file, "a plugin's file")) for file in files):
             if str(file) not in copy.files():
                 info = copy._add_file(file)
                 failed += [info] if info.error else []
@@ -157,11 +159,11 @@ class Registry:
             raise UserError("\n".join(map(_dropped, failed)))
 
     def _add_file(self, path: Path) -> PluginInfo:
-        source = read_named(path)
+        source = read_named(path, most_bytes=PLUGIN_BYTES)
         name = module_name(path, source)
         fresh = name not in sys.modules
-        version = hashlib.sha256(source).hexdigest()[:12]
-        info = PluginInfo(path.stem, version, str(path), single_file=True)
+        digest = hashlib.sha256(source).hexdigest()
+        info = PluginInfo(path.stem, digest[:12], str(path), single_file=True, sha256=digest)
         info = self._add(info, lambda: _module(path, source, name))
         if info.error and fresh:
             sys.modules.pop(name, None)
@@ -196,7 +198,9 @@ class Registry:
                     raise PluginError(f"{kind.role} {kind.name!r} is supplied by {supplier} already")
         except PluginError as failure:
             kinds, error = [], str(failure)
-        except (Exception, SystemExit) as failure:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # a SystemExit or a BaseExceptionGroup is no reason to end, either
             kinds, error = [], in_words(failure)
         for kind in kinds:
             self.kinds[kind.role][kind.name] = kind

@@ -5,7 +5,7 @@
     tables.py    comparison, latents, trust, costs      figures.py  what is drawn
     steering.py  what steering shows of several arms    canvas.py   colours, markers, SVG
     folder.py    a study's folder without its file      files.py    figures and numbers as files
-    page.py      all of it through report.html.j2
+    page.py      all of it through report.html.j2       numbers.py  as many digits as an interval needs
 
 Numbers are nats per target token unless a name says otherwise, and means over seeds.
 """

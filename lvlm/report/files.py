@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError, one_of
 from lvlm.report.canvas import FigureFormat
 from lvlm.report.figures import draw
 from lvlm.report.rows import Report, Row
 from lvlm.report.verdicts import verdicts
 from lvlm.statistics import Interval
-from lvlm.system.files import write_atomically, writing
+from lvlm.system.files import given_path, is_folder, is_there, write_atomically, writing
 
 Line = Mapping[str, Any]
 
 
-@checked
+@checks_arguments
 def write_figures(report: Report, folder: str | Path, kind: FigureFormat = "svg") -> list[Path]:
     """Write every figure of a report, and its numbers as CSV; files of these names are replaced.
 
@@ -45,9 +45,9 @@ def write_figures(report: Report, folder: str | Path, kind: FigureFormat = "svg"
         UserError: an unknown kind, or a folder that can't be written.
     """
     one_of(kind, FigureFormat, "format of figures")
-    if not str(folder).strip() or Path(folder).is_file():
+    folder = given_path(folder, "the folder for figures")
+    if is_there(folder) and not is_folder(folder):
         raise UserError(f"{str(folder)!r} is no folder for figures; name one")
-    folder = Path(folder)
     content = {f"{picture.key}.{kind}": picture.file(kind) for picture in draw(report)}
     for name, lines in (("comparison", _arms), ("bounds", _bounds), ("runs", _runs)):
         content[f"{name}.csv"] = _csv(list(lines(report))).encode("utf-8", "backslashreplace")

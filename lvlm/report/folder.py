@@ -9,14 +9,14 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError, listing, nearest
 from lvlm.interfaces import Section
 from lvlm.report.data import read_report
 from lvlm.report.rows import Report, ReportRun
 from lvlm.runs.folder import is_run
 from lvlm.runs.folder import read_record as read_run_record
-from lvlm.system.files import reading, write_atomically, writing
+from lvlm.system.files import given_path, is_folder, reading, write_atomically, writing
 
 STUDY = "study.json"
 
@@ -47,7 +47,7 @@ def write_record(out: Path, record: StudyRecord) -> None:
         write_atomically(out / STUDY, record.model_dump_json(indent=1) + "\n")
 
 
-@checked
+@checks_arguments
 def read_folder(out: str | Path, controls: Sequence[str] = ()) -> Report:
     """A report of the runs in a folder, in the order in which they were begun.
 
@@ -60,8 +60,8 @@ def read_folder(out: str | Path, controls: Sequence[str] = ()) -> Report:
         UserError: no such folder or arm, a corrupt file, runs that can't be compared, or no evaluated run at
             all.
     """
-    out = Path(out)
-    if not out.is_dir():
+    out = given_path(out, "the study's folder")
+    if not is_folder(out):
         raise UserError(f"{out}: no such folder; name the one that `lvlm study --out` wrote")
     found = [
         (str(read_run_record(folder).get("created", "")), ReportRun(_arm(out, folder), int(seed[1]), folder))

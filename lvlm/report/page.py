@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import one_of
 from lvlm.report import canvas, steering, tables, verdicts, words
 from lvlm.report.canvas import FigureFormat
@@ -20,6 +20,7 @@ from lvlm.report.figures import draw
 from lvlm.report.files import write_figures
 from lvlm.report.folder import read_folder
 from lvlm.report.rows import Report, ReportRun, Run
+from lvlm.system.files import write_atomically, writing
 
 _INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
 _WIDTH_OF_A_FILE = 150
@@ -81,7 +82,8 @@ def render_report(report: Report) -> Path:
         glossary=words.glossary(),
     )
     path = report.out / "report.html"
-    path.write_bytes(page.encode("utf-8", "backslashreplace"))
+    with writing(path):
+        write_atomically(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -100,7 +102,7 @@ def write_report(
     )
 
 
-@checked
+@checks_arguments
 def report_folder(
     out: str | Path,
     *,

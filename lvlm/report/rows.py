@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SkipValidation
 
+from lvlm.likelihood.reading import is_read
 from lvlm.statistics import Interval
 from lvlm.statistics.crossed import FloatArray
 from lvlm.steering.record import Steering
@@ -126,7 +127,7 @@ class Run:
     @property
     def reads(self) -> bool | None:
         """Whether the decoder reads its codes, by this run's windows; None where it isn't known."""
-        return None if self.worth is None else self.worth.above_zero
+        return None if self.worth is None else is_read(self.worth.low)
 
     @property
     def hollow(self) -> bool:

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
-from rich.text import Text
 
+from lvlm.report.numbers import in_digits
 from lvlm.report.rows import EXACT, Report, Row
 from lvlm.report.words import about
 from lvlm.statistics import Interval, clopper_pearson
+from lvlm.system.terminal import plain
 
 ROOMY = 120  # console width from which what matters less is shown
 
@@ -47,11 +48,11 @@ def _cell(value: float | None, form: str = ".4f") -> Cell:
     return NOTHING if value is None else Cell(format(value, form))
 
 
-def _interval(value: Interval | None, form: str = ".4f") -> Cell:
-    if value is None:
+def _interval(found: Interval | None, *, sign: str = "", digits: int = 4) -> Cell:
+    if found is None:
         return NOTHING
-    ends = f"[{value.low:{form}}, {value.high:{form}}]" if value.has_ends else ""  # one seed has none
-    return Cell(f"{value.value:{form}}", ends)
+    value, ends = in_digits(found, sign=sign, digits=digits)
+    return Cell(value, ends)  # one seed has no ends
 
 
 def _count(number: float | None) -> Cell:
@@ -94,12 +95,12 @@ def comparison(report: Report) -> Table:
             Cell(row.label, _count_of(len(row.runs), "seed")),
             _interval(row.headline),
             *(_gap(row, arm) for arm in report.controls),
-            *([_interval(row.excess, "+.3f")] if with_excess else []),
+            *([_interval(row.excess, sign="+", digits=3)] if with_excess else []),
             _estimator(row),
         ]
         if with_latent:
             rate = _cell(row.mean(lambda run: run.value("kl")))
-            found += [_readers(row), _interval(row.worth, "+.4f"), rate]
+            found += [_readers(row), _interval(row.worth, sign="+"), rate]
         rows.append([*found, _parameters(row)])
     return Table(headers, rows)
 
@@ -112,7 +113,7 @@ def _over(arm: str, report: Report) -> str:
 def _gap(row: Row, control: str) -> Cell:
     if row.arm == control:
         return Cell("control")
-    return _interval(row.differences.get(control), "+.4f")
+    return _interval(row.differences.get(control), sign="+")
 
 
 def _estimator(row: Row) -> Cell:
@@ -254,7 +255,7 @@ def diagnostics(report: Report) -> Table:
             mark = "" if not chosen else "headline" if chosen == len(row.runs) else f"headline of {chosen}"
             cells = [
                 _interval(interval),
-                _interval(row.over_control.get(name), "+.4f"),
+                _interval(row.over_control.get(name), sign="+"),
                 _cell(mean("noise_stderr") if repeated else None),
                 _cell(mean("ess"), ".1f"),
                 _cell(mean("log_weight_variance"), ".3g"),
@@ -268,7 +269,7 @@ def comparison_table(report: Report, width: int = 150) -> RichTable:
     fit.
     """
     source = comparison(report)
-    table = RichTable(title=Text(report.title), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    table = RichTable(title=plain(report.title), box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     shown = [number for number, header in enumerate(source.headers) if header.room <= width]
     for number in shown:
         header = source.headers[number]
@@ -276,8 +277,8 @@ def comparison_table(report: Report, width: int = 150) -> RichTable:
         whole = not (
             number == 0 or (number < len(source.headers) - 1 and header.text not in ("estimator", "raw KL"))
         )
-        head = Text("\n".join(filter(None, header[:2])))
+        head = plain("\n".join(filter(None, header[:2])))
         table.add_column(head, justify="right" if number else "left", no_wrap=whole, overflow="fold")
     for row in source.rows:
-        table.add_row(*(Text("\n".join(filter(None, row[number]))) for number in shown))
+        table.add_row(*(plain("\n".join(filter(None, row[number]))) for number in shown))
     return table

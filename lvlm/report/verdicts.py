@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from lvlm.report.numbers import in_digits
 from lvlm.report.rows import Report, Row
 from lvlm.statistics import FEWEST_SEEDS, Interval
 
@@ -84,9 +85,11 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
             "difference of two bounds says nothing about the models. Name an arm with nll_exact as the "
             "control."
         )
-    over = f"{gap.value:+.4f} nats/token"
-    interval = f"95 % interval [{gap.low:+.4f}, {gap.high:+.4f}], {_seeds(seeds)}"
+    value, ends = in_digits(gap, sign="+")
+    over, interval = f"{value} nats/token", f"95 % interval {ends}, {_seeds(seeds)}"
     bound = "" if row.exact else f" {_and(row.headlines)} is an upper bound"
+    if len(row.headlines) > 1:
+        bound = f" {_and(row.headlines)} are upper bounds"
     if row.diverged or control.diverged:
         whose = row if row.diverged else control
         return (
@@ -108,10 +111,10 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
         return f"is not distinguishable from {control.label}: difference {over}, {interval}{open_end}."
     if word == "cannot say":
         return (
-            f"can't be judged:{bound}, and lies above {control.label} by {gap.value:.4f} nats/token, "
+            f"can't be judged:{bound}, and lies above {control.label} by {value[1:]} nats/token, "
             f"{interval}. A bound that doesn't beat the control says nothing against the model."
         )
-    by = f"is {word} than {control.label} by {abs(gap.value):.4f} nats/token, {interval}."
+    by = f"is {word} than {control.label} by {value[1:]} nats/token, {interval}."
     return f"{by}{bound}, so the model itself may be better still." if bound else by
 
 

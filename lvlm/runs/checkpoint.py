@@ -68,6 +68,8 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int = 2, world: World = ALONE, *, select: Select = "last") -> None:
         self.folder, self.keep, self.world = run / "checkpoints", keep, world
         self.select = one_of(select, Select, "select")
+        self.saved: int | None = None
+        """The step of the newest checkpoint that this process, the first of several, has written."""
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: tuple[Path, Future[Any]] | None = None
 
@@ -219,10 +221,12 @@ class Checkpoints:
             self._prune()
 
     def close(self) -> None:
-        """Let the background thread go, after what it does."""
+        """Let the background thread go, after what it does; a save that failed leaves nothing behind."""
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
+        if self._under_way is not None and self._under_way[1].exception() is not None and self.world.leads:
+            self._clear()
 
     def _finish(self, written: Any, temporary: Path, final: Path, manifest: Manifest, state: bytes) -> None:
         written.result()
@@ -239,6 +243,7 @@ class Checkpoints:
             shutil.rmtree(final)
         os.replace(temporary, final)
         sync(self.folder)
+        self.saved = manifest.step
 
     def _scan(self) -> tuple[Found, Broken]:
         found: Found = []
@@ -290,9 +295,9 @@ def load_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    path = verified(checkpoint, "trainer.pt")
+    path, content = checkpoint.folder / "trainer.pt", verified(checkpoint, "trainer.pt")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: not a trainer state: {first_line(error)}") from None
     return state

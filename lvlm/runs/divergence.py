@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lvlm.errors import UserError
 from lvlm.runs.folder import is_run, read_record, update_record, write_record
 
 KEY = "diverged"
@@ -47,9 +46,4 @@ def divergence_of(folder: Path) -> Divergence | None:
     if not is_run(folder):
         return None
     found = read_record(folder).get(KEY)
-    if found is None:
-        return None
-    try:
-        return Divergence(int(found["step"]), str(found["reason"]))
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder / 'run.json'}: {KEY!r} is no step with a reason: {found!r}") from None
+    return None if found is None else Divergence(found["step"], found["reason"])

@@ -1,7 +1,7 @@
 """Run folders: made once, never overwritten by accident, read without executing anything.
 
 RUN/recipe.yaml        every resolved value, by kind; no import paths
-RUN/run.json           versions, plugins, data fingerprint, parameters, and what the training cost
+RUN/run.json           versions, plugins, sha256 of the recipe, data fingerprint, parameters, training's cost
 RUN/files/             copies of what the data's codec is made of (a tokenizer.json), by sha256 in run.json
 RUN/metrics.jsonl      what was logged            RUN/tensorboard/   the same, for TensorBoard
 RUN/checkpoints/       see lvlm.runs.checkpoint
@@ -27,12 +27,28 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import count_parameters
 from lvlm.recipe.recipe import Resolved
 from lvlm.registry.roles import nested_roles
-from lvlm.system.files import delete, left_unfinished, write_atomically, writing
+from lvlm.runs.record import RunRecord
+from lvlm.system.files import (
+    delete,
+    entries,
+    is_file,
+    is_folder,
+    is_there,
+    left_unfinished,
+    write_atomically,
+    writing,
+)
+from lvlm.system.lock import LOCK
+from lvlm.system.records import read_record_file
+from lvlm.system.regular import MIB
 
 UNBORN = {
     "run.json",
     "files",
+    LOCK,
 }  # what a run that was killed at birth may leave, beside files that are half-written
+
+MOST_RECORD_BYTES = 16 * MIB  # of run.json
 
 WRITTEN_AT_BIRTH = {"run.json", "recipe.yaml"}
 
@@ -50,7 +66,7 @@ MADE_LATER = (
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run."""
-    return (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
+    return is_file(folder / "recipe.yaml") and is_file(folder / "run.json")
 
 
 def claim(folder: Path, *, overwrite: bool) -> None:
@@ -59,11 +75,11 @@ def claim(folder: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: it holds a run (without `overwrite`), or something that isn't a run.
     """
-    if not folder.exists():
+    if not is_there(folder):
         return
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder}: is a file; name a folder for the run")
-    there = {path.name for path in folder.iterdir() if left_unfinished(path) not in WRITTEN_AT_BIRTH}
+    there = {path.name for path in entries(folder) if left_unfinished(path) not in WRITTEN_AT_BIRTH}
     if there <= UNBORN and ("files" not in there or "run.json" in there):
         return
     if not is_run(folder):
@@ -85,14 +101,18 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
     installed = [name for name in resolved.recipe.plugins if name not in resolved.registry.files()]
     saved = replace(resolved, recipe=resolved.recipe.model_copy(update={"plugins": installed}))
     files = resolved.recipe.data.files()
+    recipe = saved.to_yaml()
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "saved_step": 0,  # of the newest checkpoint that was ever written
         "versions": versions(),
         "plugins": [
             {"name": p.name, "version": p.version, "kinds": p.kinds}
+            | ({"sha256": p.sha256} if p.single_file else {})
             for p in resolved.registry.plugins
             if p.name in used
         ],
+        "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest(),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         **facts,
     }
@@ -107,7 +127,7 @@ def write_run(folder: Path, resolved: Resolved, facts: dict[str, Any]) -> None:
         for name, content in files.items():
             (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "files" / name, content)
-        write_atomically(folder / "recipe.yaml", saved.to_yaml())  # last: with it the folder is a run
+        write_atomically(folder / "recipe.yaml", recipe)  # last: with it the folder is a run
 
 
 def _plugins_used(resolved: Resolved) -> set[str]:
@@ -144,19 +164,13 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """run.json.
+    """The values of run.json, whose fields are those of `RunRecord`.
 
     Raises:
-        UserError: it can't be read.
+        UserError: it can't be read, or a field is of another form.
     """
-    path = folder / "run.json"
-    try:
-        record = json.loads(path.read_text())
-        if not isinstance(record, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a run's record: {error}") from None
-    return record
+    record = read_record_file(folder / "run.json", RunRecord, "a run's record", most_bytes=MOST_RECORD_BYTES)
+    return record.model_dump(exclude_unset=True)
 
 
 def refuse_other_data(folder: Path, fingerprint: str) -> None:

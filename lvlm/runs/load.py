@@ -8,7 +8,7 @@ from typing import Unpack, cast
 
 import torch
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.generation.encode import Encoded, encode_in_windows
 from lvlm.generation.generate import Sample, generate
 from lvlm.generation.options import GenerateOptions, Options, shows_options
@@ -19,7 +19,7 @@ from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.device import pick_device
 
 
-@checked
+@checks_arguments
 def load(
     run: str | Path | OpenedRun,
     *,
@@ -50,7 +50,7 @@ def load(
 
 
 @shows_options
-@checked
+@checks_arguments
 def sample(
     run: str | Path | OpenedRun,
     prompt: Prompt | Sequence[Prompt],
@@ -80,7 +80,7 @@ def sample(
     return generate(model, prompt, tokens, **plain)
 
 
-@checked
+@checks_arguments
 def encode_text(
     run: str | Path | OpenedRun,
     text: str | bytes,

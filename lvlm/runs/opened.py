@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 
 from lvlm.data import Source
-from lvlm.errors import UserError
+from lvlm.errors import UserError, listing, nearest
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import assemble
 from lvlm.recipe.files import shipped
+from lvlm.recipe.paths import path_places
 from lvlm.recipe.recipe import Recipe, Resolved
+from lvlm.recipe.tree import dotted, short
 from lvlm.registry.registry import Registry
 from lvlm.runs.checkpoint import Checkpoints, selected_of
 from lvlm.runs.folder import refuse_other_data
@@ -26,6 +28,7 @@ from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.read import read_run
 from lvlm.runs.weights import load_weights
 from lvlm.system.device import Autocast, pick_autocast, pick_device
+from lvlm.system.files import given_path, is_file, is_folder, is_there
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,27 @@ class OpenedRun:
         Raises:
             UserError: they can't be read, or they changed since the run began.
         """
-        data = self.recipe.data.open()
+        try:
+            data = self.recipe.data.open()
+        except UserError as error:
+            raise type(error)(f"{error}{self._where_to_look()}") from None
         refuse_other_data(self.folder, data.fingerprint)
         return data
+
+    def _where_to_look(self) -> str:
+        """What to do where the data are gone; empty where they are not."""
+        tree = self.resolved.tree
+        for place in path_places(tree, self.registry):
+            said = tree.get(*place)
+            for path in said if isinstance(said, list) else [said]:
+                if path is not None and not is_there(Path(path)):
+                    return f"; if the data of {self.folder} moved, say where they are: {dotted(place)}=…"
+        return ""
 
 
 def open_run(
     run: str | Path | OpenedRun,
+    overrides: Sequence[str] = (),
     *,
     registry: Registry | None = None,
     plugin_files: Sequence[str] = (),
@@ -130,6 +147,7 @@ def open_run(
 
     Args:
         run: its folder.
+        overrides: where its data are now, as data.path=…; nothing else can be changed.
         registry: the kinds that are known; those of installed plugins unless given.
         plugin_files: single-file plugins.
         step: of which checkpoint.
@@ -140,12 +158,15 @@ def open_run(
     if isinstance(run, OpenedRun):
         if step not in (None, run.step):
             raise UserError(f"{run}: is open at step {run.step}; open it anew for step {step}")
+        if overrides:
+            raise UserError(f"{run}: is open already; say where its data are when it is opened")
         return run
-    folder = Path(run)
+    folder = given_path(run, "the run's folder")
     _refuse_recipe(folder)
-    if (folder / "export.json").is_file():
+    if is_file(folder / "export.json"):
         raise UserError(f"{folder}: graphs for other runtimes; lvlm reads runs, and exports as safetensors")
-    resolved = read_run(folder, registry=registry, plugin_files=plugin_files)
+    resolved = read_run(folder, overrides, registry=registry, plugin_files=plugin_files)
+    _refuse_other_changes(folder, overrides, resolved)
     found = Checkpoints(folder).some()
     selected = selected_of(found, resolved.recipe.train.select)
     checkpoint = selected if step is None else _of_step(found, step, folder)
@@ -158,13 +179,30 @@ def _refuse_recipe(folder: Path) -> None:
     Raises:
         UserError: it is a file, or the name of a recipe that comes with lvlm.
     """
-    if folder.is_dir():
+    if is_folder(folder):
         return
-    is_file = folder.suffix in (".yaml", ".yml") and folder.is_file()
-    if is_file or folder.as_posix() in shipped():
+    is_yaml = folder.suffix in (".yaml", ".yml") and is_file(folder)
+    if is_yaml or folder.as_posix() in shipped():
         raise UserError(
             f"{folder}: a recipe, not a run; lvlm.train makes a run of it, and lvlm.build an untrained model"
         )
+
+
+def _refuse_other_changes(folder: Path, overrides: Sequence[str], resolved: Resolved) -> None:
+    """Make sure that overrides say where the data are, and no more.
+
+    Raises:
+        UserError: one says something else; the message has what may be said.
+    """
+    places = {dotted(place) for place in path_places(resolved.tree, resolved.registry)}
+    for key in (text.partition("=")[0].strip() for text in overrides):
+        if key not in places:
+            known = (
+                f"; known: {listing(places)}{nearest(key, places)}" if places else ", and it reads no files"
+            )
+            raise UserError(
+                f"{folder}: {short(key)!r} can't be changed: of a run, only where its data are{known}"
+            )
 
 
 def _of_step(found: Sequence[Checkpoint], step: int, folder: Path) -> Checkpoint:

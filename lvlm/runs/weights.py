@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from lvlm.errors import UserError
-from lvlm.runs.manifest import OPTIMISER, Checkpoint, first_line, verified
+from lvlm.runs.manifest import MANIFEST, OPTIMISER, Checkpoint, NotWhole
+from lvlm.runs.stored import Stored, stored
 from lvlm.system.world import ALONE, World
 
 # ------------------------------------------------------------------------------------------------- what is
@@ -51,12 +46,15 @@ def _all_parameters(model: nn.Module, optimiser: torch.optim.Optimizer) -> Itera
 def load_weights(model: nn.Module, checkpoint: Checkpoint, world: World = ALONE) -> None:
     """Copy the weights of a checkpoint into a model of the same shape, sharded or not.
 
+    After an error the model is neither the old one nor the new one.
+
     Raises:
         UserError: a file is damaged, or holds other weights than the recipe's model has.
     """
-    for name in checkpoint.files("model"):
-        verified(checkpoint, name)
-    _load(tensors_of(model), checkpoint, world, kind="model")
+    if not checkpoint.files("model"):
+        raise NotWhole(checkpoint.folder, f"{checkpoint.folder / MANIFEST}: names no weights")
+    with stored(checkpoint, "model") as found:
+        found.load(tensors_of(model), world)
 
 
 def load_optimiser(
@@ -68,20 +66,22 @@ def load_optimiser(
     Raises:
         UserError: a file is damaged, or is of another model.
     """
-    stored = stored_optimiser(checkpoint)
-    wanted: dict[str, Tensor] = {}
-    for name, p in _all_parameters(model, optimiser):
-        state = {}
-        for key, shape in stored.pop(name, {}).items():
-            # A step count is a plain number; averages are laid out as their parameter is.
-            state[key] = torch.zeros_like(p) if shape else torch.zeros((), device=p.device)
-            wanted[f"{OPTIMISER}/{name}/{key}"] = state[key]
-        optimiser.state.pop(p, None)
-        if state:
-            optimiser.state[p] = state
-    if stored:
-        raise UserError(f"{checkpoint.folder}: its optimiser has other parameters: {', '.join(stored)}")
-    _load(wanted, checkpoint, world, kind=OPTIMISER)
+    with stored(checkpoint, OPTIMISER) as found:
+        states = _states(found)
+        wanted: dict[str, Tensor] = {}
+        for name, p in _all_parameters(model, optimiser):
+            state = {}
+            for key, shape in states.pop(name, {}).items():
+                # A step count is a plain number; averages are laid out as their parameter is.
+                state[key] = torch.zeros_like(p) if shape else torch.zeros((), device=p.device)
+                wanted[f"{OPTIMISER}/{name}/{key}"] = state[key]
+            optimiser.state.pop(p, None)
+            if state:
+                optimiser.state[p] = state
+        if states:
+            shown = ", ".join(list(states)[:3]) + (f" and {len(states) - 3} more" if len(states) > 3 else "")
+            raise UserError(f"{checkpoint.folder}: its optimiser has other parameters: {shown}")
+        found.load(wanted, world)
 
 
 def stored_optimiser(checkpoint: Checkpoint) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -91,51 +91,18 @@ def stored_optimiser(checkpoint: Checkpoint) -> dict[str, dict[str, tuple[int, .
     Raises:
         UserError: a file is damaged.
     """
-    for name in checkpoint.files(OPTIMISER):
-        verified(checkpoint, name)
-    found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for path, shape in _stored(checkpoint, OPTIMISER).items():
-        _, name, key = path.split("/")
-        found.setdefault(name, {})[key] = shape
-    return found
+    with stored(checkpoint, OPTIMISER) as found:
+        found.verify()
+        return _states(found)
 
 
-def _stored(checkpoint: Checkpoint, kind: str) -> dict[str, tuple[int, ...]]:
-    """Names and whole shapes of the tensors of a kind."""
-    if not checkpoint.files(kind):
-        return {}
-    try:
-        metadata = HuggingFaceStorageReader(str(checkpoint.folder)).read_metadata()
-    except (SafetensorError, OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        path = checkpoint.folder / checkpoint.files(kind)[0]
-        raise UserError(
-            f"{path}: these are not the weights of the run's recipe: {first_line(error)}"
-        ) from None
-    mine = kind == OPTIMISER
-    return {
-        name: tuple(about.size)
-        for name, about in metadata.state_dict_metadata.items()
-        if name.startswith(f"{OPTIMISER}/") == mine and isinstance(about, TensorStorageMetadata)
-    }
-
-
-def _load(wanted: dict[str, Tensor], checkpoint: Checkpoint, world: World, *, kind: str) -> None:
-    path = checkpoint.folder / (checkpoint.files(kind) or [f"{kind}.safetensors"])[0]
-    stored = _stored(checkpoint, kind)
-    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-    wrong = [
-        f"{name} is {list(stored[name]) if name in stored else 'missing'}"
-        f" and should be {list(shapes[name]) if name in shapes else 'absent'}"
-        for name in sorted(stored.keys() | shapes.keys())
-        if stored.get(name) != shapes.get(name)
-    ]
-    if wrong:
-        shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise UserError(f"{path}: these are not the weights of the run's recipe: {shown}")
-    if wanted:
-        load(
-            cast(dict[str, Any], wanted),
-            storage_reader=HuggingFaceStorageReader(str(checkpoint.folder)),
-            process_group=world.checkpoints,
-            no_dist=world.ranks == 1,
-        )
+def _states(found: Stored) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of an optimiser's tensors by parameter and key."""
+    states: dict[str, dict[str, tuple[int, ...]]] = {}
+    for path, (shape, _) in found.forms.items():
+        words = path.split("/")
+        if len(words) != 3 or words[0] != OPTIMISER:
+            folder = found.checkpoint.folder
+            raise UserError(f"{folder}: its optimiser has a tensor {path[:200]!r}, which no optimiser has")
+        states.setdefault(words[1], {})[words[2]] = shape
+    return states

@@ -13,6 +13,7 @@ from pathlib import Path
 from lvlm.errors import UserError
 from lvlm.statistics.interval import Interval
 from lvlm.steering.record import FILE, Steering, read_steering
+from lvlm.system.files import given_path
 
 HIDDEN = "not shown"
 WHY_HIDDEN = (
@@ -47,7 +48,7 @@ def read_control(folder: str | Path) -> Steering:
     Raises:
         UserError: it has none, or its control did not come out.
     """
-    found = read_steering(Path(folder))
+    found = read_steering(given_path(folder, "the control's folder"))
     if found is None:
         raise UserError(
             f"{folder}: has no {FILE} that this version can read; make it with: lvlm steer {folder}"

@@ -10,31 +10,36 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
+from lvlm.data.source import need_windows
 from lvlm.errors import UserError
+from lvlm.generation.generate import BYTES_OF_A_TOKEN
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.recipe.sections import SteerParams
 from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.runs.work import working_on
 from lvlm.steering.measure import measure
 from lvlm.steering.probe import HALVINGS, Prober, Prompts
 from lvlm.steering.record import FILE, VERSION, Steering, read_steering
 from lvlm.system.files import write_atomically, writing
+from lvlm.system.machine import need_memory
 from lvlm.system.progress import Display
 
 if TYPE_CHECKING:
     from lvlm.data.source import Windows
 
 
-@checked
+@checks_arguments
 def steer(
     run: str | Path | OpenedRun,
-    *,
+    *overrides: str,
     groups: int | None = None,
     samples: int | None = None,
     sources: int | None = None,
@@ -52,6 +57,7 @@ def steer(
     Args:
         run: as for `load`, or a run that is open. What isn't given is as its recipe's `steer` says, or that
             section's default.
+        overrides: as for `evaluate`.
         groups: prompts, from the test windows; samples of one share its codes.
         samples: samples of each prompt.
         sources: test windows whose codes are carried over to another prompt.
@@ -63,8 +69,8 @@ def steer(
         label: what stands in front of the progress; the run's name unless given.
 
     Raises:
-        UserError: no such run, or a damaged one; options out of range; too little data, other data than it
-            was trained on, or data with padded rows.
+        UserError: no such run, or a damaged one; another process works on it; options out of range; too
+            little data, other data than it was trained on, or data with padded rows.
     """
     said = {
         "groups": groups,
@@ -75,8 +81,9 @@ def steer(
         "seed": seed,
     }
     said = {name: value for name, value in said.items() if value is not None}
-    with Display(console or Console(quiet=True), label or f"steering {run}", 100) as display:
-        opened = open_run(run, plugin_files=plugin_files)
+    label = label or f"steering {run}"
+    with ExitStack() as work, Display(console or Console(quiet=True), label, 100) as display:
+        opened = open_run(run, overrides, plugin_files=plugin_files)
         params = _with(opened.recipe.steer or SteerParams(), said)
         opened.model  # noqa: B018  read now: a training may delete the checkpoint while the data are opened
         windows = _windows(opened, params)
@@ -84,6 +91,7 @@ def steer(
         stored = read_steering(opened.folder)
         if stored is not None and stored.key == key:
             return stored
+        work.enter_context(working_on(opened.folder, "a measurement of steering"))
         prompt_tokens = _prompt_tokens(windows.batch, params.prompt_tokens)
         result = Steering(
             version=VERSION,
@@ -93,8 +101,8 @@ def steer(
             settings={**params.model_dump(), "prompt_tokens": prompt_tokens},
             **_measured(opened, params, Prompts.of(windows.batch, prompt_tokens), display.share),
         )
-    with writing(opened.folder / FILE):
-        write_atomically(opened.folder / FILE, result.model_dump_json(indent=1) + "\n")
+        with writing(opened.folder / FILE):
+            write_atomically(opened.folder / FILE, result.model_dump_json(indent=1) + "\n")
     return result
 
 
@@ -110,13 +118,18 @@ def _with(declared: SteerParams, said: dict[str, Any]) -> SteerParams:
 
 def _windows(run: OpenedRun, params: SteerParams) -> Windows:
     """The test windows whose beginnings are prompts, and whose codes are carried over."""
-    data = run.data
+    data, tokens = run.data, run.recipe.data.tokens
+    count = max(params.groups, params.sources)
+    need_windows(f"steer.groups is {params.groups}, steer.sources {params.sources}", count, tokens)
+    texts = params.groups * params.samples
+    what = f"steer.groups is {params.groups} and steer.samples {params.samples}"
+    need_memory(what, texts * tokens * BYTES_OF_A_TOKEN, mend="fewer of either need less")
     if (params.prompt_tokens or 0) > run.recipe.data.tokens:
         raise UserError(
             f"steer.prompt_tokens is {params.prompt_tokens}, but a window has {run.recipe.data.tokens} tokens"
         )
     try:
-        return data.windows(max(params.groups, params.sources), split="test")
+        return data.windows(count, split="test")
     except UserError as error:
         asked = f"steer.groups is {params.groups}, steer.sources {params.sources}"
         raise UserError(f"{error} ({asked}: as many windows as the larger)") from None

@@ -12,24 +12,33 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lvlm.arguments import checked
-from lvlm.errors import Diverged, Interrupted, NotFinite, RunsFailed, UserError
+from lvlm.arguments import checks_arguments
+from lvlm.errors import BeyondMachine, Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
 from lvlm.recipe.arm_names import refuse_twins
+from lvlm.recipe.paths import where_data_are
 from lvlm.runs.divergence import Divergence, divergence_of, note_divergence
 from lvlm.runs.folder import is_run
 from lvlm.runs.opened import OpenedRun, open_run
+from lvlm.runs.work import working_on
 from lvlm.steering.run import steer
-from lvlm.system.device import is_out_of_memory
-from lvlm.system.files import ignores_case, writing
-from lvlm.system.world import place_of
+from lvlm.system.device import is_out_of_memory, pick_device
+from lvlm.system.files import given_path, ignores_case, is_folder, is_there, left_unfinished, writing
+from lvlm.system.lock import Busy
+from lvlm.system.terminal import tell
+from lvlm.system.world import join_world, place_of
 from lvlm.training.train import recipe_changes, train_resolved
+
+SECONDS_BETWEEN_QUESTIONS = 2.0
+"""How often a study asks for runs that other processes work on, when nothing else is left to do."""
 
 if TYPE_CHECKING:
     from lvlm.evaluation.result import Evaluation
@@ -65,21 +74,34 @@ def run_study(
     )
     write_record(out, record)
     total, began, worked = len(study.runs), time.monotonic(), 0
-    console.print(
-        f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}", highlight=False
-    )
-    reported, failed = [], list[str]()
-    for number, run in enumerate(study.runs, start=1):
-        folder = out / run.arm / f"seed{run.seed}"
-        reported.append(ReportRun(run.arm, run.seed, folder))
-        label = f"[{number}/{total}] {run.arm} seed {run.seed}"
+    tell(console, f"study {study.name}: {len(study.arms)} arms x {len(study.seeds)} seeds in {out}")
+    reported = [ReportRun(run.arm, run.seed, out / run.arm / f"seed{run.seed}") for run in study.runs]
+    waiting, asked, told = deque(range(total)), 0, set[int]()
+    failures: dict[int, str] = {}
+    while waiting:
+        number = waiting.popleft()
+        run, folder = study.runs[number], reported[number].folder
+        label = f"[{number + 1}/{total}] {run.arm} seed {run.seed}"
         done = _finish(run.resolved, folder, console, label)
+        if isinstance(done, Busy):  # of another study, perhaps, on the same folder: the work is shared
+            if number not in told:
+                told.add(number)
+                line = f"{label}  {done.holder} works on it; back to it later"
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+            waiting.append(number)
+            asked += 1
+            if asked >= len(waiting):  # all that is left is in the hands of others
+                time.sleep(SECONDS_BETWEEN_QUESTIONS)
+                asked = 0
+            continue
+        asked = 0
         if isinstance(done, str):
-            failed.append(f"{run.arm}, seed {run.seed} {done}")
+            failures[number] = f"{run.arm}, seed {run.seed} {done}"
         elif done:
             worked += 1
-            minutes = (time.monotonic() - began) / worked * (total - number) / 60
-            console.print(f"{label}  done; about {minutes:.1f} min left", highlight=False, markup=False)
+            minutes = (time.monotonic() - began) / worked * len(waiting) / 60
+            tell(console, f"{label}  done; about {minutes:.1f} min left")
+    failed = [failures[number] for number in sorted(failures)]
     if len(failed) == total:
         raise RunsFailed(f"{out}: no run of the study came to its end: {'; '.join(failed)}", None)
     report = read_report(
@@ -96,15 +118,35 @@ def run_study(
     return page
 
 
-def _finish(resolved: Resolved, folder: Path, console: Console, label: str) -> bool | str:
+def _finish(resolved: Resolved, folder: Path, console: Console, label: str) -> bool | str | Busy:
     """Train, evaluate and steer one run as far as it isn't done.
 
     Returns:
-        Whether it was evaluated now, or in words why it can't be.
+        Whether it was evaluated now, or in words why it can't be; `Busy` where another process works on it.
     """
+    spec = resolved.recipe.train
+    world = join_world(pick_device(spec.device).type, timeout_seconds=spec.timeout_seconds)
+    with ExitStack() as work:
+        busy = world.from_leader(_take(work, folder) if world.leads else None)
+        return busy or _finish_alone(resolved, folder, console, label)
+
+
+def _take(work: ExitStack, folder: Path) -> Busy | None:
+    """Take a run's lock until `work` closes; `Busy` where another process has it."""
+    if folder.exists() and not folder.is_dir():
+        return None  # whoever begins the run tells
+    try:
+        work.enter_context(working_on(folder, "a study", make=True))
+    except Busy as busy:
+        return busy
+    return None
+
+
+def _finish_alone(resolved: Resolved, folder: Path, console: Console, label: str) -> bool | str:
+    """`_finish` of a run that no other process works on."""
 
     def told(line: str) -> str:
-        console.print(f"{label}  {line}", highlight=False, soft_wrap=True, markup=False)
+        tell(console, f"{label}  {line}")
         return line
 
     before = divergence_of(folder)
@@ -120,6 +162,10 @@ def _finish(resolved: Resolved, folder: Path, console: Console, label: str) -> b
     except Diverged as error:
         told(f"diverged: {error}")
         return str(Divergence(error.step, error.reason))
+    except BeyondMachine as error:
+        if place_of(os.environ)["WORLD_SIZE"] != "1":
+            raise
+        return told(f"is too large for this machine: {error}")
     except (MemoryError, RuntimeError) as error:
         if place_of(os.environ)["WORLD_SIZE"] != "1" or not is_out_of_memory(error):
             raise  # of several processes the others wait for this one
@@ -132,7 +178,7 @@ def _measure(resolved: Resolved, folder: Path, console: Console, label: str) -> 
     Raises:
         Diverged: a number of the evaluation is not finite; run.json records it.
     """
-    opened = open_run(folder, registry=resolved.registry)
+    opened = open_run(folder, where_data_are(resolved), registry=resolved.registry)
     evaluated = _is_evaluated(opened)
     try:
         if not evaluated:
@@ -175,18 +221,20 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
     with writing(out):  # whose name may be too long
         if ignores_case(out):
             refuse_twins(arms)
-        if not out.exists():
+        if not is_there(out):
             return
-        if not out.is_dir():
+        if not is_folder(out):
             raise UserError(f"{out}: is a file; name a folder for the study")
         from lvlm.report.folder import STUDY
 
-        others = {path.name for path in out.iterdir()} - {*arms, "report.html", STUDY}
+        written = {"report.html", STUDY}
+        others = {path.name for path in out.iterdir() if left_unfinished(path) not in written}
+        others -= {*arms, *written}
         if others and not any(is_run(run) for run in out.glob("*/seed*")):
             raise UserError(f"{out}: holds other files and no study; name another folder with --out")
 
 
-@checked
+@checks_arguments
 def study(
     source: str | Path,
     out: str | Path,
@@ -220,7 +268,7 @@ def study(
     try:
         return run_study(
             source,
-            Path(out),
+            given_path(out, "the study's folder"),
             overrides,
             plugin_files=plugin_files,
             console=console or Console(quiet=True),

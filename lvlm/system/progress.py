@@ -10,6 +10,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lvlm.system.plain import printable
+from lvlm.system.terminal import tell
+
 SECONDS_BETWEEN_LINES = 10.0
 
 _LIVE = ("nll_exact", "ce_posterior", "kl", "elbo", "ce_prior")
@@ -32,20 +35,20 @@ class Display:
     """
 
     def __init__(self, console: Console, label: str, steps: int, start: int = 0) -> None:
-        self.console, self.label, self.steps = console, label, steps
+        self.console, self.label, self.steps = console, printable(label), steps
         self._began, self._first, self._printed = time.monotonic(), start, time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[numbers]}"),
+                TextColumn("{task.fields[numbers]}", markup=False),
                 TimeRemainingColumn(),
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task(label, total=steps, completed=start, numbers="")
+            self._task = self._bar.add_task(self.label, total=steps, completed=start, numbers="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -77,4 +80,4 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(f"{self.label}  {text}", highlight=False, soft_wrap=True, markup=False)
+        tell(self.console, f"{self.label}  {text}")

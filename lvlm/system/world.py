@@ -162,6 +162,16 @@ def place_of(environment: Mapping[str, str]) -> dict[str, str]:
     return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
+def leads_by(environment: Mapping[str, str]) -> bool:
+    """Whether this is the environment of the first of the processes that torchrun or srun started, or of one
+    alone.
+    """
+    try:
+        return place_of(environment)["RANK"] == "0"
+    except UserError:  # torchrun's words are incomplete, which matters to those who join
+        return True
+
+
 def _first_host(environment: Mapping[str, str]) -> str:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "localhost")
     if not any(c in nodes for c in "[,"):

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces.brief import Brief
 from lvlm.nn.device import standing_for
@@ -37,7 +37,13 @@ if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
 
 
+MOST_GPUS = 100_000  # a plan makes a group for each row and column of their mesh
+
+MOST_ROWS = 65_536  # of a forward: each has a source of noise of its own, even where nothing is drawn
+
 DEPTHS = (4, 8)  # of the stacks that memory is planned from: less, and what is gathered ahead differs
+
+LEAST_MEMORY = 1e6  # bytes; no device has less
 
 HOLDERS = {
     "Parameter": "parameters",
@@ -113,8 +119,8 @@ def make_plan(
             numbers of its tensors.
     """
     spec = recipe.train
-    if gpus < 1:
-        raise UserError(f"gpus is {gpus}; it is at least 1")
+    if not 1 <= gpus <= MOST_GPUS:
+        raise UserError(f"gpus is {gpus}; it is at least 1 and at most {MOST_GPUS:,}")
     if not 0 < mfu <= 1:
         raise UserError(f"mfu is {mfu}; it is a share, above 0 and at most 1")
     if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
@@ -125,6 +131,10 @@ def make_plan(
     peak = spec.peak_tflops or peak
     _, over = layout(gpus, spec.shard_over)
     rows = spec.micro_rows or spec.rows // gpus
+    if rows > MOST_ROWS:
+        raise UserError(
+            f"a forward of {rows} rows is beyond a plan, which takes {MOST_ROWS:,}; set train.micro_rows"
+        )
     held = _memory(recipe, gpus, rows)
     flops = flops_per_token(recipe)
     per_step = spec.rows * recipe.data.tokens
@@ -149,6 +159,15 @@ def make_plan(
         hours,
         None if hours is None or price_per_hour is None else hours * gpus * price_per_hour,
     )
+
+
+def step_bytes(recipe: Recipe, rows: int) -> int:
+    """Bytes that one process holds at the peak of a step with micro-batches of so many rows.
+
+    Raises:
+        UserError: a part looks at the numbers of its tensors.
+    """
+    return sum(_memory(recipe, 1, rows).values())
 
 
 def _memory(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
@@ -264,7 +283,19 @@ def amount_of(said: str | float, what: str, units: Sequence[str]) -> float:
     return amount
 
 
-@checked
+def _memory_of(said: str | float) -> float:
+    """Bytes of `memory`.
+
+    Raises:
+        UserError: no amount, or one so small that its unit was forgotten.
+    """
+    amount = amount_of(said, "memory", ("", "KB", "MB", "GB", "TB"))
+    if amount < LEAST_MEMORY:
+        raise UserError(f"memory is {said!r}, which is {amount:g} bytes; say its unit, as in 80GB")
+    return amount
+
+
+@checks_arguments
 def plan(
     recipe: RecipeSource,
     *overrides: str,
@@ -299,7 +330,7 @@ def plan(
     return make_plan(
         resolved.recipe,
         gpus=gpus,
-        memory_bytes=None if memory is None else amount_of(memory, "memory", ("", "KB", "MB", "GB", "TB")),
+        memory_bytes=None if memory is None else _memory_of(memory),
         gpu=gpu,
         mfu=mfu,
         tokens=None if tokens is None else amount_of(tokens, "tokens", ("", "K", "M", "B", "T")),

@@ -8,12 +8,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A context with a list that receives the first SIGINT or SIGTERM; a second one acts as usual."""
+    """A context with a list that receives the first signal of those that stop; a second one acts as usual.
+
+    SIGHUP is left alone where it is ignored, as under nohup. A context inside another has the same list.
+    """
+    global _received
+    if _received is not None:
+        yield _received
+        return
     received: list[int] = []
     before: dict[signal.Signals, Any] = {}
 
@@ -23,11 +30,18 @@ def stop_signals() -> Iterator[list[int]]:
 
     try:
         for sent in STOP_SIGNALS:
-            before[sent] = signal.signal(sent, note)
+            if sent != signal.SIGHUP or signal.getsignal(sent) != signal.SIG_IGN:
+                before[sent] = signal.signal(sent, note)
     except ValueError:  # not the main thread: nobody can be interrupted here
         pass
+    else:
+        _received = received
     try:
         yield received
     finally:
+        _received = None
         for sent, handler in before.items():
             signal.signal(sent, handler)
+
+
+_received: list[int] | None = None

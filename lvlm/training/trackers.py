@@ -8,12 +8,18 @@ values that returns a `Tracker`. What it shows is a view; metrics.jsonl is the r
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
-from collections.abc import Mapping
+import socket
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from lvlm.errors import MissingLibrary
+from lvlm.errors import MissingLibrary, Remark, UserError
+from lvlm.registry.trackers import tracker_factory
 
 
 class Tracker(Protocol):
@@ -28,8 +34,76 @@ class Tracker(Protocol):
         ...
 
 
+class Views:
+    """All trackers of a run. One that fails is told in a warning and gets no more; the training goes on.
+
+    Args:
+        run: the run's folder.
+        services: names of trackers beside TensorBoard.
+        config: the recipe's values, for services.
+        purge_after: as for `TensorBoard`.
+
+    Raises:
+        UserError: a tracker isn't known, or fails to load.
+        lvlm.errors.MissingLibrary: a tracker's library isn't installed.
+    """
+
+    def __init__(
+        self, run: Path, services: Sequence[str], config: Mapping[str, Any], *, purge_after: int | None
+    ) -> None:
+        self._open: dict[str, Tracker] = {}
+        for name in services:
+            make = tracker_factory(name)
+            self._begin(name, lambda make=make: make(run, config))  # type: ignore[misc]
+        self._begin("TensorBoard", lambda: TensorBoard(run, purge_after))
+
+    def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
+        """Hand an event's numbers to all that still work."""
+        for name, tracker in list(self._open.items()):
+            try:
+                tracker.log(event, step, numbers)
+            except Exception as error:
+                del self._open[name]
+                with suppress(Exception):
+                    tracker.close()
+                _tell(name, error)
+
+    def close(self) -> None:
+        """Flush them; they take no more."""
+        while self._open:
+            name, tracker = self._open.popitem()
+            try:
+                tracker.close()
+            except Exception as error:
+                _tell(name, error)
+
+    def _begin(self, name: str, make: Callable[[], Tracker]) -> None:
+        try:
+            self._open[name] = make()
+        except UserError:
+            raise
+        except Exception as error:
+            _tell(name, error)
+
+
+def _tell(name: str, error: Exception) -> None:
+    reason = next(iter(str(error).splitlines()), "")
+    warnings.warn(
+        f"the tracker {name} failed, and shows no more of this run; metrics.jsonl has all of it "
+        f"({type(error).__name__}: {reason})",
+        Remark,
+        stacklevel=2,
+    )
+
+
+_files = itertools.count()
+
+
 class TensorBoard:
     """A tracker that writes RUN/tensorboard.
+
+    TensorBoard's own writer has a thread, whose failure shows as a traceback and reaches nobody; this one
+    writes its format at once.
 
     Args:
         run: the run's folder.
@@ -39,19 +113,36 @@ class TensorBoard:
 
     def __init__(self, run: Path, purge_after: int | None) -> None:
         # Importing TensorBoard takes a second, and warns of its own dependencies.
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        purge_step = None if purge_after is None else purge_after + 1
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge_step)
+        self._event = Event
+        folder = run / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_files)}"
+        self._file = (folder / f"events.out.tfevents.{name}").open("xb")
+        self._writer = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
+        if purge_after is not None:  # a reader drops what other files have of these steps
+            self._write(Event(step=purge_after + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._file.flush()
 
     def log(self, event: str, step: int, numbers: Mapping[str, float]) -> None:
         """Write a scalar for each number."""
+        from torch.utils.tensorboard.summary import scalar
+
         for name, value in numbers.items():
-            self._writer.add_scalar(f"{event}/{name}", value, step)
+            shown = scalar(f"{event}/{name}", value)  # type: ignore[no-untyped-call]
+            self._write(self._event(step=step, summary=shown))
+        self._file.flush()
 
     def close(self) -> None:
         """Flush the event file."""
-        self._writer.close()
+        self._file.close()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write(event.SerializeToString())
 
 
 class _Service:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError
+from lvlm.recipe.paths import path_places
 from lvlm.recipe.read import RecipeSource, read_recipe
+from lvlm.recipe.tree import dotted
 from lvlm.runs.divergence import forget_divergence
 from lvlm.runs.folder import claim, is_run, refuse_other_files, write_run
 from lvlm.runs.read import read_run
+from lvlm.runs.work import working_on
 from lvlm.system.device import pick_device, threads_restored
-from lvlm.system.files import not_written
+from lvlm.system.files import given_path, refused
+from lvlm.system.terminal import tell
 from lvlm.system.world import is_loss_of_another, join_world, led
+from lvlm.training.room import refuse_options
+from lvlm.training.signals import stop_signals
 from lvlm.training.trainer import Trainer
 from lvlm.training.watch import Watch
 
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from lvlm.recipe.recipe import Resolved
 
 
-@checked
+@checks_arguments
 def train(
     recipe: RecipeSource | None,
     out: str | Path,
@@ -59,7 +66,9 @@ def train(
         resolved = read_run(out, overrides, plugin_files=plugin_files)
     else:
         resolved = read_recipe(recipe, overrides, plugin_files=plugin_files)
-    return train_resolved(resolved, Path(out), resume=resume, overwrite=overwrite, console=console)
+    return train_resolved(
+        resolved, given_path(out, "the run's folder"), resume=resume, overwrite=overwrite, console=console
+    )
 
 
 @threads_restored()
@@ -85,8 +94,10 @@ def train_resolved(
         label: what stands in front of each line; the recipe's name and seed unless given.
 
     Raises:
-        UserError: the folder is taken, the data can't be read, the loss isn't finite, the disk is full, torch
-            can't compile what it was told to, another process is lost.
+        BeyondMachine: the recipe needs more memory, threads or processes than this machine has.
+        UserError: the folder is taken, or another process works on it; the data can't be read, the
+            loss isn't finite, the disk is full, torch can't compile what it was told to,
+            another process is lost.
         Interrupted: by Ctrl-C or SIGTERM, after saving; only the leading process tells.
     """
     spec = resolved.recipe.train
@@ -94,19 +105,22 @@ def train_resolved(
     console = console if console is not None and world.leads else Console(quiet=True)
     label = label or f"{resolved.recipe.name} seed {resolved.recipe.seed}"
     watch = Watch(world, spec.timeout_seconds)
+    work = ExitStack()
     try:
-        resuming = led(world, lambda: _prepare(resolved, out, resume=resume, overwrite=overwrite))
+        refuse_options(resolved.recipe, ranks=world.ranks)
+        resuming = led(world, lambda: _prepare(work, resolved, out, resume=resume, overwrite=overwrite))
         trainer = Trainer(resolved, out, world, watch)
         if resuming:
-            trainer.restore(lambda line: console.print(f"{label}  {line}", highlight=False, markup=False))
+            trainer.restore(lambda line: tell(console, f"{label}  {line}"))
             if trainer.step >= spec.steps:
-                line = f"{label}  finished already ({trainer.step} steps)"
-                console.print(line, highlight=False, markup=False)
+                tell(console, f"{label}  finished already ({trainer.step} steps)")
                 return out
         led(world, lambda: _begin(resolved, out, trainer, resuming=resuming))
+        if world.ranks > 1:  # torchrun ends those that survive, which have a word to say before
+            work.enter_context(stop_signals())
         trainer.run(console, label)
     except OSError as error:
-        raise not_written(error.filename or out, error) from error
+        raise refused(error, out) from error
     except RuntimeError as error:
         if world.ranks > 1 and is_loss_of_another(error):
             reason = str(error).splitlines()[0]
@@ -118,12 +132,17 @@ def train_resolved(
             f"{out}: train.compile: torch can't compile here ({reason}); train with train.compile=false"
         ) from error
     finally:
+        work.close()
         watch.close()
     return out
 
 
-def _prepare(resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Return whether there is a run to resume; else make sure that the folder may be written."""
+def _prepare(work: ExitStack, resolved: Resolved, out: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Take the folder's lock, and return whether there is a run to resume; else make sure that the folder may
+    be written.
+    """
+    claim(out, overwrite=True)  # nothing of ours goes into a folder of something else, a lock neither
+    work.enter_context(working_on(out, "a training", make=True))
     if resume and is_run(out):
         _refuse_changes(resolved, out)
         return True
@@ -136,8 +155,6 @@ def _begin(resolved: Resolved, out: Path, trainer: Trainer, *, resuming: bool) -
         forget_divergence(out)  # it may come again, and is then recorded again
     else:
         write_run(out, resolved, trainer.facts())
-    for stale in ("evaluation.json", "evaluation.npz"):
-        (out / stale).unlink(missing_ok=True)
 
 
 def _refuse_changes(resolved: Resolved, out: Path) -> None:
@@ -159,7 +176,10 @@ def recipe_changes(resolved: Resolved, run: Path) -> list[str]:
     """
     before = {path: value for path, value, _ in read_run(run, registry=resolved.registry).describe()}
     now = {path: value for path, value, _ in resolved.describe()}
+    moved = {dotted(place) for place in path_places(resolved.tree, resolved.registry)}
     changed = sorted(
-        k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k[:7] != "plugins"
+        k
+        for k in (before.keys() | now.keys()) - moved  # which other checks compare by content
+        if before.get(k) != now.get(k) and k[:7] != "plugins"
     )
     return [f"{k}: {before.get(k)!r} in the run, {now.get(k)!r} now" for k in changed]

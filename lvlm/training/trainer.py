@@ -14,6 +14,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,17 @@ from lvlm.errors import Diverged, Interrupted, NotFinite, UserError
 from lvlm.interfaces import Batch, RowGenerator
 from lvlm.model.noise import noise_seed
 from lvlm.objective import per_token
-from lvlm.recipe.assemble import assemble, build_loss
+from lvlm.recipe.assemble import assemble, build_loss, count_parameters
 from lvlm.runs.checkpoint import Checkpoints, load_trainer_state
 from lvlm.runs.divergence import Divergence, note_divergence
 from lvlm.runs.folder import parameters_record, read_record, refuse_other_data, update_record
+from lvlm.runs.manifest import Checkpoint
 from lvlm.runs.weights import load_optimiser, load_weights, tensors_of
 from lvlm.system.device import PeakMemory, keep_freed_memory, peak_tflops, pick_autocast, pick_device
 from lvlm.system.progress import Display, describe
+from lvlm.system.terminal import tell
 from lvlm.system.world import World, led
+from lvlm.training.lost import refuse_lost_checkpoints
 from lvlm.training.metrics import Metrics, read_metrics
 from lvlm.training.optim import learning_rate, make_optimiser, set_learning_rate
 from lvlm.training.parallel import (
@@ -45,6 +49,7 @@ from lvlm.training.parallel import (
     whole_state,
 )
 from lvlm.training.recompute import keep_fewer_activations
+from lvlm.training.room import refuse_step
 from lvlm.training.signals import STOP_SIGNALS, stop_signals
 from lvlm.training.spikes import Spikes
 from lvlm.training.validation import Validated, Validation, onset
@@ -100,7 +105,9 @@ class Trainer:
             pin=self.device.type == "cuda",
             length=self.spec.length,
         )
-        self.model = assemble(recipe).to(self.device)
+        model = assemble(recipe)
+        refuse_step(recipe, count_parameters(model).total, self.device, ranks=self.world.ranks)
+        self.model = model.to(self.device)
         self.model.logits_chunk = self.spec.logits_chunk
         self.parameters_record = parameters_record(self.model)
         self.loss = build_loss(recipe).to(self.device)
@@ -146,7 +153,8 @@ class Trainer:
             tell: called with a line for each checkpoint that is passed over.
 
         Raises:
-            UserError: no checkpoint is whole, or data or the kind of device changed since.
+            UserError: no checkpoint is whole, or those that were saved aren't there, or data or the kind of
+                device changed since.
         """
         refuse_other_data(self.out, self.data.fingerprint)
         began_on = str(read_record(self.out).get("device")).split(":")[0]
@@ -155,7 +163,7 @@ class Trainer:
                 f"{self.out}: can't resume exactly: it began on {began_on!r}, and here it would go on on "
                 f"{self.device.type!r}; resume it where it began, or train it anew into another folder"
             )
-        checkpoint = led(self.world, lambda: self.checkpoints.newest_whole(tell))
+        checkpoint = led(self.world, lambda: self._newest(tell))
         if checkpoint is None:
             return
         load_weights(self.model, checkpoint, self.world)
@@ -176,6 +184,12 @@ class Trainer:
             path = checkpoint.folder / "trainer.pt"
             raise UserError(f"{path}: not the trainer state of the run's recipe: {error!r}") from None
         self.step = checkpoint.step
+
+    def _newest(self, tell: Callable[[str], object]) -> Checkpoint | None:
+        checkpoint = self.checkpoints.newest_whole(tell)
+        if checkpoint is None:
+            refuse_lost_checkpoints(self.out, self.spec)
+        return checkpoint
 
     def save(self, validated: Validated | None, *, wait: bool = True) -> None:
         """Write a checkpoint of the present step.
@@ -216,6 +230,7 @@ class Trainer:
                             metrics = self._metrics()
                         continue
                     self.step += 1
+                    self._note_save(metrics)
                     numbers["tokens_per_second"] = tokens / (time.perf_counter() - began)
                     speeds.append(numbers["tokens_per_second"])
                     last = self.step == spec.steps
@@ -232,12 +247,14 @@ class Trainer:
                     due = spec.checkpoint_every and self.step % spec.checkpoint_every == 0
                     if stopping or validated or due:  # an evaluated step may be the one that is selected
                         self.save(validated, wait=bool(last or stopping))
+                        self._note_save(metrics)
                     if stopping and not last:
                         message = f"stopped and saved at step {self.step}; {self._how_to_resume()}"
                         raise Interrupted(stopping, message if self.world.leads else "")
         finally:
             self.checkpoints.close()
             self.reader.close()
+            self._note_save(metrics)
             if metrics:
                 metrics.close()
         self.checkpoints.wait()
@@ -254,9 +271,25 @@ class Trainer:
                 step = reading["onset"]
                 unread = "validation doesn't show that codes are read"
                 shown = unread if step is None else f"codes are read from step {step} on"
-                console.print(f"{label}  {shown}", highlight=False, markup=False)
+                tell(console, f"{label}  {shown}")
         if stop:  # what would come after this run shall not begin
             raise Interrupted(stop[0], f"stopped; {self.out} had just finished" if self.world.leads else "")
+
+    def _note_save(self, metrics: Metrics | None) -> None:
+        """Record the newest save once it is on the disk, and only then take away what the run left behind by
+        going on: lines of the log after its checkpoint, and an evaluation of before.
+        """
+        saved = self.checkpoints.saved
+        if metrics is None or saved is None or saved == self._noted:
+            return
+        with suppress(OSError):  # a full disk is told by the next save
+            update_record(self.out, saved_step=saved)
+            metrics.settle()
+            for stale in ("evaluation.json", "evaluation.npz"):
+                (self.out / stale).unlink(missing_ok=True)
+            self._noted = saved
+
+    _noted: int | None = None
 
     def _metrics(self) -> Metrics | None:
         if not self.world.leads:

@@ -19,6 +19,7 @@ from lvlm.likelihood.estimate import Estimates, estimate
 from lvlm.likelihood.estimators import Elbo, Exact, PriorRollout
 from lvlm.likelihood.kind import Effort, Estimator
 from lvlm.likelihood.names import LOWEST
+from lvlm.likelihood.reading import is_read
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import estimator_kind
 from lvlm.statistics import window_interval
@@ -120,7 +121,7 @@ def onset(entries: Iterable[Mapping[str, Any]]) -> int | None:
     """The step at which a run's decoder begins to read its codes, and goes on to the end; None where it never
     does.
 
-    An evaluation says that codes are read where the worth's interval lies above zero. One evaluation alone
+    An evaluation says that codes are read where the worth's interval lies above 0.0001. One evaluation alone
     may say so, or not, by chance; so each goes by the majority of three: itself and its neighbours (at either
     end the nearest two). The onset is the first evaluation that says so itself in the last unbroken stretch
     that goes so, if that reaches the end. Two evaluations must both say so, and one can't tell.
@@ -129,7 +130,7 @@ def onset(entries: Iterable[Mapping[str, Any]]) -> int | None:
         entries: of metrics.jsonl, in the order of steps.
     """
     series = [
-        (int(entry["step"]), entry["worth_low"] is not None and entry["worth_low"] > 0)
+        (int(entry["step"]), is_read(entry["worth_low"]))
         for entry in entries
         if entry.get("event") == "evaluate" and "worth_low" in entry
     ]

@@ -1,0 +1,322 @@
+"""Files of text that a user names: found, recognised by their first bytes and their names, and unpacked.
+
+files, folders ─ find ─► Found(files, left_out) ─ opened ─► unpacked bytes ─ lines ─► rows of JSON
+"""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import gzip
+import json
+import logging
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from lvlm.errors import UserError, listing, nearest
+from lvlm.system.files import entries, given_path, is_folder, missing, no_such_file, reading, real, sort_of
+from lvlm.system.limits import LINE_BYTES, UNPACKED_BYTES
+
+LOGGER = logging.getLogger(__name__)
+
+ROWS = (".jsonl", ".ndjson")
+"""Endings of files with a JSON object on each line."""
+
+READ = (".txt", *ROWS)
+"""Endings of what is read from a folder; each may have an ending of `PACKINGS` behind it."""
+
+
+class Packing(NamedTuple):
+    """A way of packing that the standard library unpacks."""
+
+    name: str
+    suffix: str
+    magic: re.Pattern[bytes]
+    """Its first bytes."""
+    open: Callable[[IO[bytes]], Any]
+
+
+PACKINGS = (
+    Packing("gzip", ".gz", re.compile(rb"\x1f\x8b"), lambda file: gzip.GzipFile(fileobj=file)),
+    Packing("xz", ".xz", re.compile(rb"\xfd7zXZ\x00"), lzma.LZMAFile),
+    Packing("bzip2", ".bz2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.BZ2File),
+)
+
+_AS_LINES = (
+    "name it .jsonl if each line is an object, and .txt if it is itself the text; else kind: huggingface"
+)
+
+REFUSED_SUFFIXES = {
+    ".json": f"a .json file isn't read as text: {_AS_LINES}",
+    ".zst": "zstandard isn't read; unpack it with `zstd -d`, or pack it with gzip, xz or bzip2",
+    ".zip": "zip isn't read; unpack it into a folder",
+    ".tar": "tar isn't read; unpack it into a folder",
+    ".tgz": "tar isn't read; unpack it into a folder",
+    ".7z": "7z isn't read; unpack it into a folder",
+    ".parquet": "parquet is no text; kind: huggingface reads it",
+    ".arrow": "Arrow is no text; kind: huggingface reads a folder that save_to_disk wrote",
+    ".pdf": "PDF is no text; take the text out first",
+}
+"""Why a file isn't read, by its ending."""
+
+REFUSED_MAGIC = (
+    (0, b"\x28\xb5\x2f\xfd", ".zst"),
+    (0, b"PK\x03\x04", ".zip"),
+    (0, b"7z\xbc\xaf\x27\x1c", ".7z"),
+    (0, b"PAR1", ".parquet"),
+    (0, b"ARROW1", ".arrow"),
+    (0, b"%PDF-", ".pdf"),
+    (257, b"ustar", ".tar"),
+)
+"""First bytes of files that aren't read: where they stand, what they are, and the ending of such files."""
+
+HEAD_BYTES = 512
+
+SHOWN = 3  # names of what is left out
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files of text: (path inside the folder that was given, or file name; where it lies), each file once."""
+
+    files: list[tuple[str, Path]]
+    left_out: dict[str, list[str]]
+    """What folders hold beside, by the folder as it was given; no hidden files."""
+
+    def tell(self) -> None:
+        """Log what is left out, a line for each folder, once in a process."""
+        for folder, names in self.left_out.items():
+            _tell(f"{folder}: {_few(names)} left out; from a folder files that end in {_read()} are read")
+
+
+def find(paths: Sequence[str], where: str = "data.path") -> Found:
+    """Files that were named, and those of text in folders: also in linked folders, hidden files aside.
+
+    Args:
+        paths: files and folders.
+        where: the beginning of an error.
+
+    Raises:
+        UserError: for a missing path, what is neither file nor folder, or a folder that holds nothing to
+            read.
+    """
+    seen: set[Path] = set()  # a file given twice could otherwise stand in two splits, under two names
+    found = Found([], {})
+    for given in paths:
+        for name, path in _find(given, where, found.left_out):
+            if (place := real(path)) not in seen:
+                seen.add(place)
+                found.files.append((name, path))
+    return found
+
+
+def _find(given: str, where: str, left_out: dict[str, list[str]]) -> list[tuple[str, Path]]:
+    root = given_path(given, where)
+    with _named(f"{where}: "):
+        sort = sort_of(root)
+        if not sort:
+            raise UserError(missing(given, root))
+        if sort == "file":
+            return [(root.name, root)]
+        if sort != "folder":
+            raise UserError(no_such_file(root))
+        inside = sorted((path.relative_to(root).as_posix(), path) for path in _below(root))
+    found = [(name, path) for name, path in inside if _is_read(path)]
+    others = [name for name, path in inside if not _is_read(path)]
+    if not found:
+        beside = f"; it holds {_few(others)}" if others else ""
+        raise UserError(f"{where}: the folder {given!r} holds no file that ends in {_read()}{beside}")
+    if others:
+        left_out[str(root)] = others
+    return found
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """All that a folder holds but folders and what is hidden. A linked folder is read like any other, unless
+    it was reached already; a broken link is yielded.
+    """
+    seen: set[tuple[int, int]] = set()
+    linked, folders = list[Path](), [root]
+    while folders or linked:
+        folder = folders.pop() if folders else linked.pop(0)
+        about = folder.stat()
+        if (about.st_dev, about.st_ino) in seen:
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        for path in entries(folder):
+            if path.name.startswith("."):
+                continue
+            if not _is_broken_link(path) and is_folder(path):
+                (linked if path.is_symlink() else folders).append(path)
+            else:
+                yield path
+
+
+def _is_broken_link(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _is_read(path: Path) -> bool:
+    """Whether a file is read when the folder around it was given."""
+    suffix, packing = endings(path)
+    wanted = suffix in READ or (packing is not None and suffix not in REFUSED_SUFFIXES)
+    return wanted and not _is_broken_link(path) and sort_of(path) == "file"
+
+
+def endings(path: Path) -> tuple[str, Packing | None]:
+    """The ending of a file's name in small letters, and the packing whose ending stands behind it."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packing = next((one for one in PACKINGS if suffixes[-1:] == [one.suffix]), None)
+    return next(iter(suffixes[: None if packing is None else -1][-1:]), ""), packing
+
+
+def has_rows(path: Path) -> bool:
+    """Whether a file's name says that each of its lines is a JSON object."""
+    return endings(path)[0] in ROWS
+
+
+@contextmanager
+def opened(path: Path, where: str = "data.path") -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked; how it is packed is seen from its first bytes.
+
+    Raises:
+        UserError: the file can't be read, isn't whole, or is of a kind that isn't read: the message names it.
+    """
+    suffix, named = endings(path)
+    if suffix in REFUSED_SUFFIXES:
+        raise UserError(f"{where}: '{path}': {REFUSED_SUFFIXES[suffix]}")
+    with reading(f"{where}: cannot read '{path}'"):
+        if sort_of(path) != "file":
+            raise UserError(f"{where}: {no_such_file(path)}")
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            file.seek(0)
+            _refuse(head, path, where)
+            packing = _packing_of(head) or (named if head else None)
+            if packing is None:
+                yield file
+                return
+            try:
+                with packing.open(file) as unpacked:
+                    start = unpacked.read(HEAD_BYTES)
+                    _refuse(start, path, where)
+                    if _packing_of(start) is not None:
+                        raise UserError(f"{where}: '{path}' is packed twice; unpack it once")
+                    unpacked.seek(0)
+                    yield unpacked
+            except (EOFError, zlib.error, lzma.LZMAError) as error:
+                raise _not_whole(path, where, packing, error) from None
+            except OSError as error:  # of the library: the file system's has a number
+                if error.errno is not None:
+                    raise
+                raise _not_whole(path, where, packing, error) from None
+
+
+def read_unpacked(file: IO[bytes], path: Path, where: str = "data.path") -> bytes:
+    """All bytes of a file that `opened` opened.
+
+    Raises:
+        UserError: it is packed and unpacks to more than is read whole.
+    """
+    if not isinstance(file, gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File):
+        return file.read()
+    content = file.read(UNPACKED_BYTES + 1)
+    if len(content) > UNPACKED_BYTES:
+        raise UserError(
+            f"{where}: '{path}' unpacks to more than {UNPACKED_BYTES:,} bytes, the most that is read whole; "
+            f"make bins of it with `lvlm data prepare`"
+        )
+    return content
+
+
+def lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
+    """The numbers and contents of lines that aren't empty, without their ends.
+
+    Raises:
+        UserError: a line is too long.
+    """
+    number = 0
+    while line := file.readline(LINE_BYTES + 1):
+        number += 1
+        if len(line) > LINE_BYTES:
+            raise UserError(f"{path}:{number}: a line has more than {LINE_BYTES:,} bytes, which is the most")
+        if line.strip():
+            yield number, line.rstrip(b"\n")
+
+
+def text_of(line: bytes, field: str, where: str) -> bytes:
+    """The text of one JSON line; a lone surrogate, which UTF-8 cannot express, becomes '?'.
+
+    Raises:
+        UserError: the line is no JSON object with a text in that field.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise UserError(f"{where}: not JSON: lists and objects stand too deep in each other") from None
+    except ValueError as error:  # not UTF-8, or a number of 5,000 digits
+        raise UserError(f"{where}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(
+            f"{where}: expected an object with a field {field!r}, found {line[:40].decode(errors='replace')}"
+        )
+    if field not in row:
+        raise UserError(f"{where}: no field {field!r}; known fields: {listing(row)}{nearest(field, row)}")
+    text = row[field]
+    if isinstance(text, str):
+        return text.encode(errors="replace")
+    found = (
+        "a list" if isinstance(text, list) else "an object" if isinstance(text, dict) else json.dumps(text)
+    )
+    raise UserError(f"{where}: the field {field!r} should be a string, but it is {found[:40]}")
+
+
+def _packing_of(head: bytes) -> Packing | None:
+    return next((one for one in PACKINGS if one.magic.match(head)), None)
+
+
+def _refuse(head: bytes, path: Path, where: str) -> None:
+    """Make sure that a file is of no kind that isn't read.
+
+    Raises:
+        UserError: it is; the message names the kind.
+    """
+    for place, magic, suffix in REFUSED_MAGIC:
+        if head[place : place + len(magic)] == magic:
+            raise UserError(f"{where}: '{path}': {REFUSED_SUFFIXES[suffix]}")
+
+
+def _not_whole(path: Path, where: str, packing: Packing, error: Exception) -> UserError:
+    return UserError(f"{where}: '{path}' is not a whole {packing.name} file: {error}")
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Puts the option in front of an error."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
+
+
+def _few(names: Sequence[str]) -> str:
+    """How many files, and the names of the first: '5 files (a.md, b.md, c.md, …)'."""
+    shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return f"{len(names)} file{'s' * (len(names) > 1)} ({shown})"
+
+
+def _read() -> str:
+    return ", ".join((*READ, *(one.suffix for one in PACKINGS)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _tell(line: str) -> None:
+    LOGGER.warning(line)

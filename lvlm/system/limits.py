@@ -1,0 +1,37 @@
+"""The most that is read of what a user gives, so that a small file can't take a machine's memory or hours.
+
+All of these limits stand here and nowhere else; docs/security.md shows them as a table.
+"""
+
+RECIPE_BYTES = 2**20
+"""Bytes of a recipe's or a study's file, and of an override."""
+
+RECIPE_VALUES = 20_000
+"""Keys and values of a recipe or a study; one that an alias repeats counts each time."""
+
+RECIPE_DEPTH = 40
+"""Mappings and lists inside each other, and keys of a dotted path."""
+
+RECIPE_DIGITS = 40
+"""Digits of an integer."""
+
+EXTENDED_FILES = 100
+"""Recipes that a recipe extends, with those that these extend."""
+
+EXTENDED_DEPTH = 20
+"""Recipes that extend each other in a row."""
+
+OVERRIDES = 1_000
+"""Overrides of one command."""
+
+STUDY_RUNS = 2_000
+"""Runs of a study: arms, times the combinations of its grid, times seeds."""
+
+PLUGIN_BYTES = 2**24
+"""Bytes of a plugin that is a single file."""
+
+LINE_BYTES = 2**28
+"""Bytes of a line of JSON."""
+
+UNPACKED_BYTES = 2**30
+"""Bytes that a packed file may unpack to where it is read whole."""
