@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import lvlm
-from lvlm.arguments import checked, fitted, told
+from lvlm.arguments import checks_arguments, fitted, told
 from lvlm.errors import OutOfDistribution, UserError
 from lvlm.generation.options import Options
 from lvlm.recipe.read import read_recipe
@@ -373,7 +373,7 @@ def test_a_value_in_words_is_short() -> None:
 
 
 def test_a_function_that_isnt_called_right_is_told_by_python() -> None:
-    @checked
+    @checks_arguments
     def verb(one: int, *, two: str = "") -> int:
         return one + len(two)
 

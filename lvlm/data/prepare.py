@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.data.bins import check_files, codec_of, read_manifest
 from lvlm.data.bins_writer import write_bins
 from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
@@ -129,7 +129,7 @@ def _text(piece: Piece) -> tuple[str, int]:
         return piece.content.decode(errors="replace"), len(piece.content) - whole_bytes
 
 
-@checked
+@checks_arguments
 def train_tokenizer(
     inputs: Sequence[str],
     out: str | Path,
@@ -171,7 +171,7 @@ def train_tokenizer(
         )
 
 
-@checked
+@checks_arguments
 def prepare_data(
     inputs: Sequence[str],
     out: str | Path,
@@ -212,7 +212,7 @@ def prepare_data(
         )
 
 
-@checked
+@checks_arguments
 def check_data(folder: str | Path) -> None:
     """Read all of what `prepare_data` wrote and compare it with its manifest.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.data.source import need_windows
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
@@ -42,7 +42,7 @@ class Examination(Brief):
     findings: list[Finding]
 
 
-@checked
+@checks_arguments
 def doctor(
     run: str | Path | OpenedRun,
     *overrides: str,

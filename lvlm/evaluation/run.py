@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.data.source import need_windows
 from lvlm.errors import UserError
 from lvlm.evaluation.compare import ends, gaps, worth
@@ -50,7 +50,7 @@ SCHEMA = 3
 SAMPLE_TOKENS = 120
 
 
-@checked
+@checks_arguments
 def evaluate(
     run: str | Path | OpenedRun,
     *overrides: str,

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import MissingLibrary, UserError, bounded
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.files import given_path
@@ -17,7 +17,7 @@ from lvlm.system.plain import printable
 from lvlm.system.progress import Display
 
 
-@checked
+@checks_arguments
 def lm_eval(
     run: str | Path | OpenedRun,
     tasks: Sequence[str],

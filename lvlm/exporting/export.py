@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import MissingLibrary, UserError, listing, one_of
 from lvlm.exporting.graphs import Graph, draw_prior, trace
 from lvlm.model.latent_lm import LatentLM
@@ -55,7 +55,7 @@ WORTH_SHARING = 1024  # bytes
 Run = Callable[..., list[Tensor]]
 
 
-@checked
+@checks_arguments
 def export(
     run: str | Path | OpenedRun,
     out: str | Path,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError
 from lvlm.generation.codes import path_of
 from lvlm.generation.decoding import draw_codes
@@ -80,7 +80,7 @@ class Encoded(Brief):
         }
 
 
-@checked
+@checks_arguments
 @torch.no_grad()
 def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) -> list[Encoded]:
     """Encode texts: the posterior of each, and codes drawn from it.

@@ -17,7 +17,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import NotFinite, OutOfDistribution, UserError
 from lvlm.generation.decoding import Decoding, Given, RowCodes
 from lvlm.generation.options import GenerateOptions, Options, shows_options
@@ -75,7 +75,7 @@ class Piece:
 
 
 @shows_options
-@checked
+@checks_arguments
 def generate(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],
@@ -129,7 +129,7 @@ def generate(
 
 
 @shows_options
-@checked
+@checks_arguments
 def stream(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvlm.arguments import checked, told
+from lvlm.arguments import checks_arguments, told
 from lvlm.errors import UserError, one_of
 from lvlm.generation.codes import from_bits, path_of, to_bits
 from lvlm.generation.encode import encode
@@ -24,7 +24,7 @@ MOST_STEPS = 1024
 # ------------------------------------------------------------------------------------ from one to another
 
 
-@checked
+@checks_arguments
 def interpolate(
     model: LatentLM, one: Tensor, other: Tensor, steps: int, *, how: Way | None = None, seed: int = 0
 ) -> list[Tensor]:

@@ -175,5 +175,6 @@ def shows_options(function: F) -> F:
         )
         for field in dataclasses.fields(Options)
     ]
-    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    for one in (function, inspect.unwrap(function)):
+        one.__dict__["__signature__"] = signature.replace(parameters=[*own, *options])
     return function

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvlm.arguments import checked, token_ids
+from lvlm.arguments import checks_arguments, token_ids
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.filter import Filter, run_filter
@@ -36,7 +36,7 @@ class Score:
     log_prob_nats: float
 
 
-@checked
+@checks_arguments
 @torch.no_grad()
 def score(
     model: LatentLM,

@@ -7,12 +7,12 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import MissingLibrary, UserError
 from lvlm.system.files import given_path
 
 
-@checked
+@checks_arguments
 def play(
     run: str | Path,
     *,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.interfaces.brief import Brief
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import ParameterCount, assemble, count_parameters
@@ -17,7 +17,7 @@ from lvlm.recipe.recipe import Resolved
 from lvlm.recipe.study import Study, read_study
 
 
-@checked
+@checks_arguments
 def build(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> LatentLM:
     """Build the model of a recipe, untrained: an ordinary `nn.Module`.
 
@@ -42,7 +42,7 @@ class Checked(Brief):
     shapes: dict[str, tuple[int, ...]]
 
 
-@checked
+@checks_arguments
 def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = ()) -> Checked:
     """Resolve a recipe and build its model without memory (on the meta device); no data is read.
 
@@ -57,7 +57,7 @@ def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     return shapes_of(read_recipe(recipe, overrides, plugin_files=plugin_files))
 
 
-@checked
+@checks_arguments
 def check_study(
     source: str | Path, *overrides: str, plugin_files: Sequence[str] = ()
 ) -> tuple[Study, dict[str, Checked]]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_origin
 from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.data import DataParams
 from lvlm.errors import listing
 from lvlm.interfaces import Params, Section
@@ -267,7 +267,7 @@ def _field_of(kind: type[Section], name: str, of: Any) -> FieldInfo:
 RecipeSource = str | Path | Mapping[str, Any] | Recipe
 
 
-@checked
+@checks_arguments
 def schema(*, plugin_files: Sequence[str] = ()) -> dict[str, Any]:
     """Make the JSON Schema of recipes, for the kinds that are installed.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import one_of
 from lvlm.registry.plugin import Kind
 from lvlm.registry.registry import PluginInfo, Registry
 
 
-@checked
+@checks_arguments
 def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:
     """List every plugin, with its kinds, or with the reason why it failed.
 
@@ -20,7 +20,7 @@ def plugins(*, plugin_files: Sequence[str] = ()) -> list[PluginInfo]:
     return Registry.load(files=plugin_files).plugins
 
 
-@checked
+@checks_arguments
 def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[Kind]:
     """List every kind of a role, or of all.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError, one_of
 from lvlm.report.canvas import FigureFormat
 from lvlm.report.figures import draw
@@ -20,7 +20,7 @@ from lvlm.system.files import given_path, is_folder, is_there, write_atomically,
 Line = Mapping[str, Any]
 
 
-@checked
+@checks_arguments
 def write_figures(report: Report, folder: str | Path, kind: FigureFormat = "svg") -> list[Path]:
     """Write every figure of a report, and its numbers as CSV; files of these names are replaced.
 

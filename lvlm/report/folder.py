@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError, listing, nearest
 from lvlm.interfaces import Section
 from lvlm.report.data import read_report
@@ -47,7 +47,7 @@ def write_record(out: Path, record: StudyRecord) -> None:
         write_atomically(out / STUDY, record.model_dump_json(indent=1) + "\n")
 
 
-@checked
+@checks_arguments
 def read_folder(out: str | Path, controls: Sequence[str] = ()) -> Report:
     """A report of the runs in a folder, in the order in which they were begun.
 

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from rich.console import Console
 from rich.segment import Segments
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import one_of
 from lvlm.report import canvas, steering, tables, verdicts, words
 from lvlm.report.canvas import FigureFormat
@@ -102,7 +102,7 @@ def write_report(
     )
 
 
-@checked
+@checks_arguments
 def report_folder(
     out: str | Path,
     *,

@@ -8,7 +8,7 @@ from typing import Unpack, cast
 
 import torch
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.generation.encode import Encoded, encode_in_windows
 from lvlm.generation.generate import Sample, generate
 from lvlm.generation.options import GenerateOptions, Options, shows_options
@@ -19,7 +19,7 @@ from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.device import pick_device
 
 
-@checked
+@checks_arguments
 def load(
     run: str | Path | OpenedRun,
     *,
@@ -33,7 +33,7 @@ def load(
     Executes nothing that the run holds.
 
     Args:
-        run: a run's folder, or a run that is open.
+        run: a run's folder. From Python also a run that is open.
         plugin_files: as for `build`.
         step: of which checkpoint; the one that the run's `train.select` chooses unless given.
         precision: of the weights: fp32, bf16, or int8 (needs the extra int8). Less than fp32 is for
@@ -50,7 +50,7 @@ def load(
 
 
 @shows_options
-@checked
+@checks_arguments
 def sample(
     run: str | Path | OpenedRun,
     prompt: Prompt | Sequence[Prompt],
@@ -65,7 +65,7 @@ def sample(
 
     Args:
         run: as for `load`.
-        prompt: what the text begins with; text, bytes or token ids. A list gives several.
+        prompt: what the text begins with. A list gives several; from Python they are also bytes or token ids.
         tokens: as for `generate`.
         plugin_files: as for `build`.
         precision: as for `load`.
@@ -80,7 +80,7 @@ def sample(
     return generate(model, prompt, tokens, **plain)
 
 
-@checked
+@checks_arguments
 def encode_text(
     run: str | Path | OpenedRun,
     text: str | bytes,

@@ -173,6 +173,21 @@ def open_run(
     return OpenedRun(folder, resolved, checkpoint, newest_step=found[-1].step, selected_step=selected.step)
 
 
+def _refuse_recipe(folder: Path) -> None:
+    """Make sure that a path isn't that of a recipe.
+
+    Raises:
+        UserError: it is a file, or the name of a recipe that comes with lvlm.
+    """
+    if is_folder(folder):
+        return
+    is_yaml = folder.suffix in (".yaml", ".yml") and is_file(folder)
+    if is_yaml or folder.as_posix() in shipped():
+        raise UserError(
+            f"{folder}: a recipe, not a run; lvlm.train makes a run of it, and lvlm.build an untrained model"
+        )
+
+
 def _refuse_other_changes(folder: Path, overrides: Sequence[str], resolved: Resolved) -> None:
     """Make sure that overrides say where the data are, and no more.
 
@@ -188,21 +203,6 @@ def _refuse_other_changes(folder: Path, overrides: Sequence[str], resolved: Reso
             raise UserError(
                 f"{folder}: {short(key)!r} can't be changed: of a run, only where its data are{known}"
             )
-
-
-def _refuse_recipe(folder: Path) -> None:
-    """Make sure that a path isn't that of a recipe.
-
-    Raises:
-        UserError: it is a file, or the name of a recipe that comes with lvlm.
-    """
-    if is_folder(folder):
-        return
-    is_recipe = folder.suffix in (".yaml", ".yml") and is_file(folder)
-    if is_recipe or folder.as_posix() in shipped():
-        raise UserError(
-            f"{folder}: a recipe, not a run; lvlm.train makes a run of it, and lvlm.build an untrained model"
-        )
 
 
 def _of_step(found: Sequence[Checkpoint], step: int, folder: Path) -> Checkpoint:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.data.source import need_windows
 from lvlm.errors import UserError
 from lvlm.generation.generate import BYTES_OF_A_TOKEN
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lvlm.data.source import Windows
 
 
-@checked
+@checks_arguments
 def steer(
     run: str | Path | OpenedRun,
     *overrides: str,

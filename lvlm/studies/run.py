@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import BeyondMachine, Diverged, Interrupted, NotFinite, RunsFailed, UserError
 from lvlm.evaluation.run import evaluate
 from lvlm.recipe.arm_names import refuse_twins
@@ -233,7 +233,7 @@ def claim_study(out: Path, arms: Sequence[str]) -> None:
             raise UserError(f"{out}: holds other files and no study; name another folder with --out")
 
 
-@checked
+@checks_arguments
 def study(
     source: str | Path,
     out: str | Path,

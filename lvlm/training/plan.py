@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import DeviceMesh
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces.brief import Brief
 from lvlm.nn.device import standing_for
@@ -295,7 +295,7 @@ def _memory_of(said: str | float) -> float:
     return amount
 
 
-@checked
+@checks_arguments
 def plan(
     recipe: RecipeSource,
     *overrides: str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lvlm.arguments import checked
+from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError
 from lvlm.recipe.paths import path_places
 from lvlm.recipe.read import RecipeSource, read_recipe
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lvlm.recipe.recipe import Resolved
 
 
-@checked
+@checks_arguments
 def train(
     recipe: RecipeSource | None,
     out: str | Path,
