@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from lvlm.interfaces.codec import token_texts
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
+from lvlm.system.arrays import read_arrays
 from lvlm.system.files import reading, writing
 
 WINDOWS_AT_ONCE = 16
@@ -161,9 +161,10 @@ def read_codes(path: Path) -> Tensor:
     """
     way_out = "; codes come from a file that `lvlm encode --out` wrote"
     with reading(f"{path}: cannot be read", way_out):
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
-                return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
-        except (KeyError, ValueError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
-            raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None
+        path.stat()
+    try:
+        arrays = read_arrays(path)
+        codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
+        return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
+    except (KeyError, ValueError, IndexError, TypeError):
+        raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None

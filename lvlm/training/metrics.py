@@ -6,12 +6,25 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
-from lvlm.errors import UserError
+from pydantic import Field
+
 from lvlm.registry.trackers import tracker_factory
 from lvlm.system.files import write_atomically
+from lvlm.system.records import Record, read_lines
+from lvlm.system.regular import MIB
 from lvlm.training.trackers import TensorBoard, Tracker
+
+MOST_LOG_BYTES = 1024 * MIB
+
+
+class Entry(Record):
+    """A line of metrics.jsonl: beside these fields numbers, null where one isn't finite."""
+
+    event: str
+    step: Annotated[int, Field(ge=0, lt=2**63)]
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
 
 class Metrics:
@@ -60,18 +73,15 @@ class Metrics:
             tracker.close()
 
 
-def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """The entries of RUN/metrics.jsonl; a last line that was cut off by a crash is passed over.
+def read_metrics(run: Path, *, finished: bool = False) -> Iterator[dict[str, Any]]:
+    """The entries of RUN/metrics.jsonl.
+
+    Args:
+        run: the run's folder.
+        finished: whether the training is over; else a last line that a crash cut off is passed over.
 
     Raises:
-        UserError: another line isn't JSON.
+        UserError: a line isn't JSON, or no entry of a log.
     """
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise UserError(f"{path}:{number}: not JSON: {error}") from None
+    for entry in read_lines(run / "metrics.jsonl", Entry, most_bytes=MOST_LOG_BYTES, cut=not finished):
+        yield entry.model_dump()
