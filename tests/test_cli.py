@@ -193,7 +193,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "an unknown role": (("kinds", "quantiser"), ("unknown role 'quantiser'", "did you mean 'quantizer'?")),
     "an unknown study": (("study", "dem"), ("no study 'dem'", "did you mean 'demo'?")),
     "a recipe for a study": (("study", "free.yaml"), ("this is a recipe, not a study",)),
-    "a study for a recipe": (("check", "studies/demo"), ("no recipe 'studies/demo'",)),
+    "a study for a recipe": (("train", "studies/demo"), ("no recipe 'studies/demo'",)),
 }
 
 

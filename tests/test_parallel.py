@@ -298,7 +298,8 @@ def test_a_verdict_names_others_and_never_the_process_that_speaks(
 ) -> None:
     monkeypatch.setattr(watch, "SECONDS_BETWEEN_NOTES", 0.05)
     store = torch.distributed.TCPStore("localhost", 0, is_master=True)
-    it = 1 - me
+    it, other = 1 - me, dict(other)
+    lives = other.pop("alive", False)
     note(store, it, number=0, **other)
     looking = watch.Watch(World(rank=me, ranks=2, store=store), timeout_seconds=100)
     ending = threading.Event()
@@ -310,7 +311,7 @@ def test_a_verdict_names_others_and_never_the_process_that_speaks(
             note(store, it, number=number, **other)
 
     living = threading.Thread(target=live)
-    if other.pop("alive", False):
+    if lives:
         living.start()
     try:
         looking.moved(mine)
@@ -336,7 +337,7 @@ def test_the_survivor_under_torchrun_says_who_was_killed(victim: int, text: Path
     if not Path("/proc/self/task").exists():
         pytest.skip("no /proc")
     run, recipe = tmp_path / "run", tmp_path / "long.yaml"
-    recipe.write_text(json.dumps(recipe_of("baseline", text, **ENDLESS)))
+    recipe.write_text(json.dumps(recipe_of("baseline", text, **(ENDLESS | {"timeout_seconds": 100}))))
     command = [
         sys.executable,
         "-m",

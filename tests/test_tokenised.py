@@ -585,7 +585,7 @@ def test_a_saved_dataset_that_breaks_while_it_is_read(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"path": "nowhere.jsonl"}, r"data.path: no file or folder 'nowhere.jsonl'"),
-        ({"path": __file__}, r"a file ends in one of .jsonl, .json, .csv, .parquet, .txt"),
+        ({"path": __file__}, r"a file ends in one of .jsonl, .ndjson, .json, .csv, .parquet, .txt"),
     ],
 )
 def test_datasets_that_are_not_there(options: dict[str, Any], message: str) -> None:

@@ -116,24 +116,24 @@ def test_a_tracker_that_fails_is_one_warning_and_the_training_goes_on(
     recipe = tiny("baseline", write_text(tmp_path), train={"trackers": [] if tensorboard else ["wandb"]})
     with pytest.warns(Remark, match=r"the tracker \w+ failed, .*No space left") as told:
         run = lvlm.train(recipe, tmp_path / "run")
-    assert len(told) == 1
+    assert len([one for one in told if one.category is Remark]) == 1
     assert [entry["step"] for entry in logged(run)] == list(range(1, 11))
 
 
-def test_tensorboard_on_a_full_disk_ends_no_training(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full")
-    run = tmp_path / "run"
-    run.mkdir()
-    views = Views(run, [], {}, purge_after=None)
+def test_tensorboard_on_a_full_disk_is_told_once(tmp_path: Path) -> None:
+    views = Views(tmp_path, [], {}, purge_after=None)
     (board,) = views._open.values()
-    with open("/dev/full", "wb") as full:
-        board._file, board._writer._writer = full, full  # type: ignore[attr-defined]
-        with pytest.warns(Remark, match="the tracker TensorBoard failed"):
+    assert isinstance(board, TensorBoard)
+
+    def refuse(data: bytes) -> None:  # noqa: ARG001
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board._writer, "write", refuse)
+        with pytest.warns(Remark, match="the tracker TensorBoard failed, .*No space left"):
             views.log("train", 1, {"loss": 1.0})
-        views.log("train", 2, {"loss": 1.0})  # warnings are errors: once is enough
-        views.close()
-        full.detach()  # its buffer can't be written
+        views.log("train", 2, {"loss": 1.0})  # warnings are errors here: once is enough
+    views.close()
 
 
 def test_tensorboard_has_no_thread(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from numpy.lib import format as npy
 
 import lvlm
 from lvlm.errors import UserError
 from lvlm.playground.player import Player
 from lvlm.report import report_folder
 from lvlm.runs import stored
+from lvlm.system.arrays import read_arrays
 from lvlm.system.files import file_digest
 from tests.tiny import edit_json, tiny, write_recipe, write_text
 
@@ -466,6 +469,34 @@ def test_names_shapes_and_dtypes_are_compared(
     assert MISFITS[change] in message
 
 
+def in_pieces(step: Path, *cuts: slice) -> None:
+    """The weights as processes write them, each a part of the rows of every tensor; a manifest that agrees."""
+    whole = safetensors.torch.load_file(step / "model.safetensors")
+    (step / "model.safetensors").unlink()
+    edit_json(step / "checkpoint.json", lambda m: m["sha256"].pop("model.safetensors"))
+    for number, cut in enumerate(cuts, start=1):
+        parts = {name: tensor[cut].contiguous() for name, tensor in whole.items()}
+        about = {name: {"saved_offsets": [cut.start] + [0] * (t.dim() - 1)} for name, t in whole.items()}
+        path = step / f"model-{number}-of-{len(cuts)}.safetensors"
+        safetensors.torch.save_file(parts, path, {"DCP_SHARDING_INFO": json.dumps(about)})
+        seal(path)
+
+
+def test_pieces_of_several_processes_are_put_together(run: Path) -> None:
+    expected = lvlm.load(run).state_dict()
+    in_pieces(run / STEP, slice(0, 3), slice(3, None))
+    found = lvlm.load(run).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize(
+    "cuts", [(slice(0, 3), slice(2, None)), (slice(0, 3), slice(4, None)), (slice(1, None),)]
+)
+def test_pieces_that_overlap_or_leave_a_gap_are_refused(cuts: tuple[slice, ...], run: Path) -> None:
+    in_pieces(run / STEP, *cuts)
+    assert "overlap or leave a gap" in told(lvlm.load, run)
+
+
 def test_the_state_of_the_optimiser_is_compared_too(run: Path) -> None:
     refit(run / STEP / "optimiser.safetensors", other_dtype)
     assert "optimiser.safetensors: these are not the weights" in told(resume, run)
@@ -562,3 +593,121 @@ def test_the_bytes_that_are_loaded_are_those_that_were_hashed(
     path.write_bytes(good)
     monkeypatch.setattr(stored.Stored, "load", overwritten)
     assert "damaged or exchanged" in told(lvlm.load, run)
+
+
+# ------------------------------------------------------------------------------------ files of numbers and records
+
+
+def arrays_of(**arrays: Any) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+CONTENTS: dict[str, bytes] = {
+    "empty": b"",
+    "half": b'{"step": 4, "sche',
+    "null": b"null",
+    "a list": b"[1, 2]",
+    "no field": b"{}",
+    "no UTF-8": b"\xff\xfe\x00",
+    "NUL": b"\x00" * 100,
+    "deep": b'{"a":' * 100_000,
+    "a number of 10,000 digits": b'{"step": ' + b"9" * 10_000 + b"}",
+    "a number beyond floats": b'{"step": 1e999, "tokens_per_second": 1e999}',
+    "wrong types": b'{"step": "4", "event": 3, "versions": 1, "plugins": {}, "title": 3, "schema": 3}',
+    "negative": b'{"step": -4, "event": "train", "onset": -1, "schema": 3, "windows": -1}',
+    "not finite": b'{"step": NaN, "event": "train", "tokens_per_second": Infinity, "schema": 3}',
+    "cut archive": arrays_of(nats=np.zeros(3))[:60],
+    "an object": arrays_of(targets=np.array([{}], dtype=object)),
+    "other arrays": arrays_of(nats=np.zeros((7, 7)), targets=np.zeros(3), kl=np.zeros(0)),
+    "words": arrays_of(nats=np.array(["a"]), targets=np.array(["b"]), nll_exact=np.array(["c"])),
+}
+
+READERS: dict[str, list[str]] = {
+    "run.json": ["load", "report", "resume"],
+    "evaluation.json": ["report", "play"],
+    "evaluation.npz": ["report"],
+    "evaluations/*.npz": ["evaluate"],
+    "steering.json": ["report"],
+    "metrics.jsonl": ["report"],
+    "../../study.json": ["report"],
+}
+
+
+ARCHIVES = ("cut archive", "an object", "other arrays", "words")
+
+HARMED = [
+    (name, content)
+    for name in READERS
+    for content in CONTENTS
+    if content in ("empty", "no UTF-8", "an object") or (content in ARCHIVES) == name.endswith(".npz")
+]
+
+
+@pytest.mark.parametrize(("name", "content"), HARMED)
+def test_no_content_of_a_file_is_a_traceback(name: str, content: str, run: Path) -> None:
+    """Told with the file's name, or passed over where the number can be computed anew."""
+    paths = list(run.glob(name)) if "*" in name else [run / name]
+    for path in paths:
+        path.write_bytes(CONTENTS[content])
+    for verb in READERS[name]:
+        message = told(VERBS[verb], run)
+        assert Path(name).name.replace("*", "") in message or not message
+        assert len(message) < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("run.json", {"tokens_per_second": -1.0}, "tokens_per_second: Input should be greater"),
+        ("run.json", {"peak_memory_mib": float("inf")}, "peak_memory_mib: Input should be a finite"),
+        ("run.json", {"diverged": {"step": 3}}, "diverged.reason: Field required"),
+        ("run.json", {"diverged": 3}, "diverged: Input should be"),
+        ("run.json", {"files": {"../../x": "0" * 64}}, "files: '../../x' is no file in"),
+        ("run.json", {"files": {"/etc/passwd": "0" * 64}}, "files: '/etc/passwd' is no file in"),
+        ("run.json", {"versions": {"torch": 3}}, "versions.torch: Input should be a valid string"),
+        ("evaluation.json", {"windows": None}, "windows: Input should be a valid integer"),
+        ("evaluation.json", {"windows": True}, "windows: Input should be a valid integer"),
+        ("evaluation.json", {"target_tokens": 0}, "target_tokens: Input should be greater"),
+        ("evaluation.json", {"sample": {"prompt": 3, "text": "", "temperature": 1}}, "sample.prompt: "),
+        ("evaluation.json", {"estimates": {"elbo": {}}}, "estimates.elbo.nats_per_token: Field required"),
+    ],
+)
+def test_a_wrong_field_is_told_with_its_name(name: str, change: Any, words: str, run: Path) -> None:
+    edit_json(run / name, lambda values: values.update(change))
+    verb = "report" if name == "evaluation.json" or "diverged" in change else "load"
+    message = told(VERBS[verb], run)
+    assert f"{run / name}: " in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "recipe.yaml", "evaluation.json", "evaluation.npz", "metrics.jsonl"]
+)
+def test_a_pipe_a_device_or_a_folder_is_no_file_of_a_run(name: str, run: Path) -> None:
+    """None of them is waited for, or read without end."""
+    for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        shutil.move(run / name, run / "kept")
+        make(run / name)
+        told(VERBS["report"], run)
+        told(VERBS["load"], run)
+        shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+        shutil.move(run / "kept", run / name)
+
+
+def test_a_packed_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, nats=np.zeros(2**20))
+    (tmp_path / "x.npz").write_bytes(content.getvalue())
+    with pytest.raises(UserError, match="what is packed in it is too large"):
+        read_arrays(tmp_path / "x.npz", most_bytes=2**16)
+
+
+def test_a_header_that_promises_more_than_there_is_allocates_nothing(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    npy.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("nats.npy", content.getvalue())
+    with pytest.raises(UserError, match="nats.npy has other bytes than its header says"):
+        read_arrays(tmp_path / "x.npz")

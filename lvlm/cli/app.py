@@ -92,7 +92,7 @@ def _remarks_as_lines() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
         if issubclass(category, Remark):
-            print(f"lvlm: {message}", file=sys.stderr)
+            say(f"lvlm: {message}")
         else:
             before(message, category, *where, **options)
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood import Estimator
 from lvlm.likelihood.estimate import Array, Estimates, LatentUse, Quality
+from lvlm.system.arrays import read_arrays
 from lvlm.system.files import write_atomically, writing
 
 VERSION = 1  # of what the numbers mean; a change of any estimator's value is a new one
@@ -47,9 +49,8 @@ class EvaluationStore:
         """The arrays that were saved for this, or None."""
         path, about = self._file(name, settings)
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            arrays = read_arrays(path)
+        except UserError:
             return None
         return arrays if str(arrays.pop("about", "")) == about else None
 
@@ -65,6 +66,29 @@ class EvaluationStore:
         with writing(path, "the evaluation"):
             self.folder.mkdir(exist_ok=True)
             write_atomically(path, packed.getvalue())
+
+
+def _rates(found: Mapping[str, Array], windows: int) -> bool:
+    """Whether stored arrays are an estimate of so many windows: nats and perhaps its quality."""
+    known = {"nats", *(field.name for field in fields(Quality))}
+    return "nats" in found and found.keys() <= known and all(map(_numbers((windows,)), found.values()))
+
+
+def _describes(found: Mapping[str, Array], batch: Batch) -> bool:
+    """Whether stored arrays are a description of these windows, and of a latent whole or not at all."""
+    windows, tokens = batch.targets_BT.shape
+    shapes: dict[str, tuple[int, ...]] = {"ce_by_position": (tokens,)}
+    if "kl" in found:
+        slots = found["kl_by_slot"].shape if "kl_by_slot" in found else ()
+        shapes |= {"ce_posterior": (windows,), "kl": (windows,), "kl_by_slot": (*slots,)[:1] or (0,)}
+        shapes |= {"active_units": (), "units": ()}
+    return found.keys() == shapes.keys() and all(
+        _numbers(shape)(found[name]) for name, shape in shapes.items()
+    )
+
+
+def _numbers(shape: tuple[int, ...]) -> Callable[[Array], bool]:
+    return lambda array: array.shape == shape and array.dtype.kind in "iuf"
 
 
 def with_stored(
@@ -84,10 +108,12 @@ def with_stored(
     nats: dict[str, Array] = {}
     quality: dict[str, Quality] = {}
     description = stored.load("description", about_latent)
+    if description is not None and not _describes(description, batch):
+        description = None
     missing = []
     for one in estimators:
         found = stored.load(one.label, repr(one))
-        if found is None:
+        if found is None or not _rates(found, len(batch)):
             missing.append(one)
         else:
             nats[one.label] = found.pop("nats")

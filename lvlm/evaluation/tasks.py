@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from lvlm.arguments import checks_arguments
-from lvlm.errors import MissingLibrary, UserError
+from lvlm.errors import MissingLibrary, UserError, bounded
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.files import given_path
+from lvlm.system.plain import printable
 from lvlm.system.progress import Display
 
 
@@ -98,7 +99,7 @@ def lm_eval(
         "results": results,
     }
     for line in _remarks(found, adapter.max_length):
-        print(line, file=sys.stderr)
+        print(bounded(printable(line)), file=sys.stderr)
     return found
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import struct
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +24,7 @@ from lvlm.interfaces.codec import token_texts
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
+from lvlm.system.arrays import read_arrays
 from lvlm.system.files import (
     given_path,
     is_file,
@@ -172,22 +170,6 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
     return path
 
 
-NO_CODES = (
-    *(
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
-"""What NumPy and the archive raise at a file of another kind."""
-
-
 def read_codes(path: Path) -> Tensor:
     """Read the codes of the first piece in a file that `write_codes` wrote.
 
@@ -198,9 +180,10 @@ def read_codes(path: Path) -> Tensor:
     if not is_file(path):
         raise UserError(f"{no_such_file(path)}{way_out}")
     with reading(f"{path}: cannot be read", way_out):
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
-                return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
-        except NO_CODES:
-            raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None
+        path.stat()
+    try:
+        arrays = read_arrays(path)
+        codes = arrays["codes"][: int(arrays["slots_of_piece"][0])]
+        return torch.from_numpy(codes.astype(np.int64 if codes.dtype.kind in "iu" else np.float32))
+    except (KeyError, ValueError, IndexError, TypeError):
+        raise UserError(f"{path}: no codes that `lvlm encode --out` wrote") from None

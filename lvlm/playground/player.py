@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from lvlm.playground.writing import Asked, Control, check_typed, control_of, wri
 from lvlm.report.folder import study_of
 from lvlm.runs.opened import open_run
 from lvlm.system.files import is_folder
+from lvlm.system.records import read_values
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
@@ -119,9 +119,10 @@ def _prompt(run: Path, codec: Codec) -> str:
     """What the run's evaluation began with, or else anything that its codec can read."""
     path = run / "evaluation.json"
     try:
-        said = json.loads(path.read_text())["sample"]["prompt"]
-    except (OSError, ValueError, KeyError, TypeError):
-        said = None
+        sample = read_values(path).get("sample") if path.exists() else None
+    except UserError:
+        sample = None
+    said = sample.get("prompt") if isinstance(sample, dict) else None
     for prompt in (said, "The ", codec.decode([0])):
         try:
             if isinstance(prompt, str) and codec.encode(prompt):

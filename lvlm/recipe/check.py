@@ -54,9 +54,10 @@ def check(recipe: RecipeSource, *overrides: str, plugin_files: Sequence[str] = (
     Raises:
         UserError: with all faults of the recipe.
     """
-    return checked(read_recipe(recipe, overrides, plugin_files=plugin_files))
+    return shapes_of(read_recipe(recipe, overrides, plugin_files=plugin_files))
 
 
+@checks_arguments
 def check_study(
     source: str | Path, *overrides: str, plugin_files: Sequence[str] = ()
 ) -> tuple[Study, dict[str, Checked]]:
@@ -77,10 +78,10 @@ def check_study(
     arms: dict[str, Resolved] = {}
     for run in found.runs:
         arms.setdefault(run.arm, run.resolved)
-    return found, {arm: checked(resolved) for arm, resolved in arms.items()}
+    return found, {arm: shapes_of(resolved) for arm, resolved in arms.items()}
 
 
-def checked(resolved: Resolved) -> Checked:
+def shapes_of(resolved: Resolved) -> Checked:
     """Parameters and shapes of a recipe that is read.
 
     Raises:

@@ -22,12 +22,6 @@ from lvlm.system.limits import RECIPE_DEPTH, RECIPE_DIGITS, RECIPE_VALUES
 
 Keys = tuple[str | int, ...]
 
-DEEPEST = 64
-"""Levels of a mapping made in Python."""
-
-MOST_BITS = 1024
-"""Of a whole number in one: what is longer is no float either, and can't be printed."""
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -203,7 +197,7 @@ def plain(value: Any, origin: Origin) -> Tree:
             return [read(item, (*path, index)) for index, item in enumerate(value)]
         if isinstance(value, Path):
             value = str(value)
-        if isinstance(value, str | float):
+        if isinstance(value, str | float) and not isinstance(value, int):
             value = str(value) if isinstance(value, str) else float(value)  # without a class of NumPy's
         if value is None or isinstance(value, str | int | float):
             if (unfit := unfit_scalar(value)) is not None:

@@ -5,22 +5,24 @@ A row is an arm with all its seeds. What became of a seed's latent never decides
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from lvlm.errors import UserError
 from lvlm.report.rows import EXACT, ORACLE, Evaluation, LeftOut, Report, ReportRun, Row, Run
 from lvlm.runs.divergence import divergence_of
+from lvlm.runs.folder import read_record
+from lvlm.runs.read import MOST_RECIPE_BYTES
 from lvlm.statistics import Interval, paired_interval, unpaired_interval, window_interval
 from lvlm.statistics.crossed import FloatArray
 from lvlm.steering.record import read_steering
+from lvlm.system.arrays import read_arrays
+from lvlm.system.records import read_record_file
+from lvlm.system.regular import read_regular
+from lvlm.training.metrics import read_metrics
 
 
 def read_report(
@@ -63,11 +65,9 @@ def _read(run: ReportRun) -> Run | LeftOut:
             "is unfinished: it has no evaluation" if run.folder.is_dir() else "is missing: it has no folder"
         )
         return LeftOut(run.arm, run.seed, state)
-    try:
-        evaluation = Evaluation.model_validate(_json(path, _text(path)))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path}: {wrong}; evaluate the run again with this version") from None
+    evaluation = read_record_file(
+        path, Evaluation, "an evaluation", way_out="; evaluate the run again with this version"
+    )
     headline = evaluation.headline
     if headline not in evaluation.estimates or not evaluation.estimates[headline].bound:
         raise UserError(
@@ -77,22 +77,20 @@ def _read(run: ReportRun) -> Run | LeftOut:
     nats = _arrays(arrays, evaluation)
     if not np.isfinite(nats[headline]).all():
         return LeftOut(run.arm, run.seed, f"diverged: its {headline} is not finite", diverged=True)
-    log, about = run.folder / "metrics.jsonl", run.folder / "run.json"
-    lines = enumerate(_text(log).splitlines(), start=1)
-    events = tuple(_json(f"{log}:{number}", text) for number, text in lines if text.strip())
-    record = _json(about, _text(about)) if about.is_file() else {}
-    versions, onset = record.get("versions") or {}, record.get("onset")
+    events = tuple(read_metrics(run.folder, finished=True)) if (run.folder / "metrics.jsonl").exists() else ()
+    record = read_record(run.folder) if (run.folder / "run.json").exists() else {}
+    recipe = run.folder / "recipe.yaml"
     return Run(
         run.arm,
         run.seed,
         evaluation,
         nats,
         events,
-        recipe=_text(run.folder / "recipe.yaml"),
-        versions={str(key): str(value) for key, value in versions.items()},
+        recipe=_text(recipe) if recipe.exists() else "",
+        versions=record.get("versions", {}),
         steering=read_steering(run.folder),
         worth=_worth(nats),
-        onset=onset if isinstance(onset, int) else None,
+        onset=record.get("onset"),
     )
 
 
@@ -105,17 +103,7 @@ def _worth(nats: dict[str, FloatArray]) -> Interval | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8", errors="backslashreplace") if path.is_file() else ""
-
-
-def _json(where: object, text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}); run it again, or move the run away") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{where}: not a JSON object but a {type(found).__name__}; run it again")
-    return found
+    return read_regular(path, most_bytes=MOST_RECIPE_BYTES).decode(errors="backslashreplace")
 
 
 def _arrays(path: Path, evaluation: Evaluation) -> dict[str, FloatArray]:
@@ -123,14 +111,14 @@ def _arrays(path: Path, evaluation: Evaluation) -> dict[str, FloatArray]:
     evaluation.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name], np.float64) for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a NumPy archive ({error}); evaluate the run again") from None
+        arrays = {name: np.asarray(array, np.float64) for name, array in read_arrays(path).items()}
+    except (UserError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: {reason}; evaluate the run again") from None
     if missing := {"targets", *evaluation.estimates} - arrays.keys():
         raise UserError(f"{path}: no array {', '.join(map(repr, sorted(missing)))}; evaluate the run again")
     targets, shape = arrays["targets"], (evaluation.windows,)
-    if any(array.shape != shape for array in arrays.values()) or (targets < 1).any():
+    if any(array.shape != shape for array in arrays.values()) or not (targets >= 1).all():
         raise UserError(f"{path}: every array needs {shape[0]} windows with targets; evaluate again")
     for name, estimate in evaluation.estimates.items():
         stated, summed = estimate.nats_per_token, float(arrays[name].sum() / targets.sum())

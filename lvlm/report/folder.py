@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError, listing, nearest
@@ -16,7 +15,8 @@ from lvlm.report.data import read_report
 from lvlm.report.rows import Report, ReportRun
 from lvlm.runs.folder import is_run
 from lvlm.runs.folder import read_record as read_run_record
-from lvlm.system.files import given_path, is_folder, reading, write_atomically, writing
+from lvlm.system.files import given_path, is_folder, write_atomically, writing
+from lvlm.system.records import read_record_file, read_values
 
 STUDY = "study.json"
 
@@ -97,12 +97,9 @@ def _record(out: Path) -> StudyRecord | None:
     path = out / STUDY
     if not path.is_file():
         return None
-    try:
-        with reading(f"{path}: cannot be read"):
-            return StudyRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path}: {wrong}; the study writes it anew when it is run again") from None
+    return read_record_file(
+        path, StudyRecord, "a study's record", way_out="; the study writes it anew when it is run again"
+    )
 
 
 def _arm(out: Path, folder: Path) -> str:
@@ -112,6 +109,6 @@ def _arm(out: Path, folder: Path) -> str:
 def _has_latent(run: Path) -> bool:
     path = run / "evaluation.json"
     try:
-        return not path.is_file() or json.loads(path.read_text()).get("latent") is not None
-    except (OSError, ValueError, AttributeError):
+        return not path.is_file() or read_values(path).get("latent") is not None
+    except UserError:
         return True  # whoever reads it whole tells what is wrong

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SkipValidation
+from pydantic import Field, PlainValidator
 
 from lvlm.likelihood.reading import is_read
 from lvlm.statistics import Interval
 from lvlm.statistics.crossed import FloatArray
 from lvlm.steering.record import Steering
+from lvlm.system.records import Record
 
 EXACT, ORACLE = "nll_exact", "nll_oracle"
 
@@ -28,54 +29,71 @@ class ReportRun:
     folder: Path
 
 
-class Estimate(BaseModel):
-    nats_per_token: float
-    bits_per_byte: float | None
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("Input should be a valid string")
+    return value
+
+
+Text = Annotated[str, PlainValidator(_text)]
+"""May hold lone surrogates, which pydantic refuses; the page escapes them."""
+
+Measured = Annotated[float, Field(allow_inf_nan=True)]
+"""Of a run that diverged it isn't finite."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+AtLeast0 = Annotated[float, Field(ge=0)]
+
+
+class Estimate(Record):
+    nats_per_token: Measured
+    bits_per_byte: Measured | None
     bound: bool
-    noise_stderr: float | None = None
-    ess: float | None = None
-    log_weight_variance: float | None = None
+    noise_stderr: Measured | None = None
+    ess: Measured | None = None
+    log_weight_variance: Measured | None = None
 
 
-class LatentFacts(BaseModel):
-    budget_nats_per_slot: float | None
-    slots_per_row: float
-    kl_nats_per_slot: float
-    active_units: int
-    units: int
-    kl_by_slot: tuple[float, ...]
+class LatentFacts(Record):
+    budget_nats_per_slot: AtLeast0 | None
+    slots_per_row: AtLeast0
+    kl_nats_per_slot: Measured
+    active_units: Count
+    units: Count
+    kl_by_slot: list[Measured]
 
 
-class Parameters(BaseModel):
-    backbone: int
-    latent: int
-    table: int
+class Parameters(Record):
+    backbone: Count
+    latent: Count
+    table: Count
 
 
-class Sample(BaseModel):
-    prompt: SkipValidation[str]  # may hold lone surrogates, which pydantic refuses; the page escapes them
-    text: SkipValidation[str]
-    temperature: float
+class Sample(Record):
+    prompt: Text
+    text: Text
+    temperature: AtLeast0
 
 
-class Evaluation(BaseModel):
+class Evaluation(Record):
     """`evaluation.json`, the part of it that the report reads."""
 
     version: Literal[2, 3] = Field(alias="schema")
-    step: int
+    step: Count
     windows_hash: str
-    windows: int
-    target_tokens: int
+    windows: Annotated[int, Field(ge=1, lt=2**31)]
+    target_tokens: Annotated[int, Field(ge=1, lt=2**63)]
     codec: str
     headline: str
     settings: dict[str, str]
     """All that each estimate depends on beside model, windows and noise."""
-    ce_by_position: tuple[float | None, ...]
+    ce_by_position: list[Measured | None]
     estimates: dict[str, Estimate]
     latent: LatentFacts | None
     parameters: Parameters
-    tokens_per_second: float | None
-    peak_memory_mib: float | None
+    tokens_per_second: AtLeast0 | None
+    peak_memory_mib: AtLeast0 | None
     sample: Sample | None
     no_bits_per_byte: str | None = None
     """Why bits per byte are left out, in words."""

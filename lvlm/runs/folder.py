@@ -180,6 +180,8 @@ def refuse_other_data(folder: Path, fingerprint: str) -> None:
         UserError: they changed.
     """
     was = read_record(folder).get("data_fingerprint")
+    if not was:
+        raise UserError(f"{folder / 'run.json'}: has no data_fingerprint, so that the data can't be compared")
     if was != fingerprint:
         raise UserError(
             f"{folder}: the data changed since the run began (fingerprint {was} then, {fingerprint} now)"

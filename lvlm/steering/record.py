@@ -4,15 +4,21 @@ they can't differ.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
+from lvlm.errors import UserError
 from lvlm.interfaces import Section
 from lvlm.interfaces.brief import brief_of
 from lvlm.statistics.interval import Interval
+from lvlm.system.records import MOST_BYTES, faults, read_values
+from lvlm.system.regular import read_regular
+
+LOGGER = logging.getLogger(__name__)
 
 VERSION = 2  # of what the numbers mean; a change of any measure or interval is a new one
 READABLE = (1, VERSION)  # 1: percentile intervals, no differences by group, no names of units
@@ -187,9 +193,18 @@ FILE = "steering.json"
 
 
 def read_steering(folder: Path) -> Steering | None:
-    """What is stored of a run; None where nothing is, or nothing that this version can read."""
+    """What is stored of a run; None where nothing is, or nothing that this version can read. A damaged file
+    is none, after a warning.
+    """
+    path = folder / FILE
     try:
-        found = Steering.model_validate_json((folder / FILE).read_text())
-    except (OSError, UnicodeDecodeError, ValidationError):
-        return None
-    return found if found.version in READABLE else None
+        if not path.exists() or read_values(path, "a run's steering").get("version") not in READABLE:
+            return None
+        return Steering.model_validate_json(read_regular(path, most_bytes=MOST_BYTES))
+    except UserError as error:
+        LOGGER.warning(f"{error}; left out until `lvlm steer` measures it anew")
+    except ValidationError as error:
+        LOGGER.warning(
+            f"{path}: not a run's steering: {faults(error)}; left out until `lvlm steer` measures it anew"
+        )
+    return None

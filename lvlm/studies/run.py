@@ -8,7 +8,6 @@ OUT/study.json      what the study was run as, for reports that are made later
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -33,6 +32,7 @@ from lvlm.steering.run import steer
 from lvlm.system.device import is_out_of_memory, pick_device
 from lvlm.system.files import given_path, ignores_case, is_folder, is_there, left_unfinished, writing
 from lvlm.system.lock import Busy
+from lvlm.system.records import read_values
 from lvlm.system.terminal import tell
 from lvlm.system.world import join_world, place_of
 from lvlm.training.train import recipe_changes, train_resolved
@@ -86,8 +86,7 @@ def run_study(
         if isinstance(done, Busy):  # of another study, perhaps, on the same folder: the work is shared
             if number not in told:
                 told.add(number)
-                line = f"{label}  {done.holder} works on it; back to it later"
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                tell(console, f"{label}  {done.holder} works on it; back to it later")
             waiting.append(number)
             asked += 1
             if asked >= len(waiting):  # all that is left is in the hands of others
@@ -195,8 +194,8 @@ def _is_evaluated(run: OpenedRun) -> bool:
     """Whether evaluation.json is of the checkpoint that the run's recipe selects."""
     path = run.folder / "evaluation.json"
     try:
-        return path.exists() and json.loads(path.read_text()).get("step") == run.step
-    except (OSError, ValueError, AttributeError):
+        return path.exists() and read_values(path).get("step") == run.step
+    except UserError:
         return True  # whoever reads it for the report tells what is wrong
 
 

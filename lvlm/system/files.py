@@ -34,6 +34,8 @@ SORTS: dict[int, Sort] = {
     stat.S_IFSOCK: "socket",
 }
 
+SHOWN = 400  # characters of a path that can't be used, in a message
+
 REFUSALS = (OSError, ValueError, RuntimeError)
 """What Python raises where a path can't be used; `reason_of` tells which of these are meant."""
 
@@ -89,7 +91,9 @@ def sort_of(path: Path) -> Sort:
     except REFUSALS as error:
         if (reason := reason_of(error)) is None:
             raise
-        raise UserError(f"cannot look at {shown(path)!r}: {reason}") from None
+        name = shown(path)
+        name = name if len(name) <= SHOWN else f"{name[: SHOWN - 1]}…"
+        raise UserError(f"cannot look at {name!r}: {reason}") from None
 
 
 def is_file(path: Path) -> bool:

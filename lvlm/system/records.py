@@ -53,6 +53,15 @@ def read_record_file(
     return checked(values, model, str(path), what, way_out)
 
 
+def read_values(path: Path, what: str = "JSON", *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """A JSON file as plain values, for a reader that looks at one of them and checks it itself.
+
+    Raises:
+        UserError: it can't be read, or holds no JSON object.
+    """
+    return parsed(read_regular(path, most_bytes=most_bytes), str(path), what)
+
+
 def parsed(content: bytes, where: str, what: str, way_out: str = "") -> dict[str, Any]:
     """The JSON object in some bytes.
 
@@ -96,8 +105,14 @@ def faults(error: ValidationError) -> str:
     return "; ".join(told) + (f"; and {len(found) - SHOWN_FAULTS} more" if len(found) > SHOWN_FAULTS else "")
 
 
-def read_lines(path: Path, model: type[M], *, most_bytes: int, way_out: str = "") -> Iterator[M]:
-    """A file of one JSON object a line; a last line that a crash cut off is passed over.
+def read_lines(path: Path, model: type[M], *, most_bytes: int, cut: bool) -> Iterator[M]:
+    """A file of one JSON object a line.
+
+    Args:
+        path: of the file.
+        model: of a line.
+        most_bytes: as for `read_record_file`.
+        cut: whether a crash may have cut off the last line, which is then passed over.
 
     Raises:
         UserError: it can't be read, or a line is no JSON or of another form; with its number.
@@ -108,12 +123,12 @@ def read_lines(path: Path, model: type[M], *, most_bytes: int, way_out: str = ""
             continue
         where = f"{path}:{number}"
         try:
-            values = parsed(line, where, "JSON of a run's log", way_out)
+            values = parsed(line, where, "JSON")
         except UserError:
-            if number == len(lines):
+            if cut and number == len(lines):
                 return
             raise
-        yield checked(values, model, where, "a line of a run's log", way_out)
+        yield checked(values, model, where, "a line of a run's log")
 
 
 def _dotted(place: Sequence[int | str]) -> str:

@@ -7,11 +7,24 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
-from lvlm.errors import UserError
+from pydantic import Field
+
 from lvlm.system.files import write_atomically
+from lvlm.system.records import Record, read_lines
+from lvlm.system.regular import MIB
 from lvlm.training.trackers import Views
+
+MOST_LOG_BYTES = 1024 * MIB
+
+
+class Entry(Record):
+    """A line of metrics.jsonl: beside these fields numbers, null where one isn't finite."""
+
+    event: str
+    step: Annotated[int, Field(ge=0, lt=2**63)]
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
 
 
 class Metrics:
@@ -77,38 +90,33 @@ class Metrics:
     """Lines that were there before this process."""
 
 
-def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """The entries of RUN/metrics.jsonl, in the order of steps; a last line that was cut off by a crash is
-    passed over. Of steps that a run went through twice it is the second time.
+def read_metrics(run: Path, *, finished: bool = False) -> Iterator[dict[str, Any]]:
+    """The entries of RUN/metrics.jsonl, in the order of steps. Of steps that a run went through twice it is
+    the second time.
+
+    Args:
+        run: the run's folder.
+        finished: whether the training is over; else a last line that a crash cut off is passed over.
 
     Raises:
-        UserError: another line isn't an entry.
+        UserError: a line isn't JSON, or no entry of a log.
     """
     kept: list[dict[str, Any]] = []
     newest: dict[str, float] = {}  # by event
-    for entry in _entries(run / "metrics.jsonl"):
-        event, step = str(entry.get("event")), entry["step"]
+    for entry in _entries(run / "metrics.jsonl", cut=not finished):
+        event, step = entry["event"], entry["step"]
         if step <= newest.get(event, -1):  # from here on the run went on from a checkpoint before
             kept = [one for one in kept if one["step"] < step]
-            newest = {str(one.get("event")): one["step"] for one in kept}
+            newest = {one["event"]: one["step"] for one in kept}
         newest[event] = step
         kept.append(entry)
     yield from kept
 
 
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
+def _entries(path: Path, *, cut: bool = True) -> Iterator[dict[str, Any]]:
     """The lines of the file, as they are."""
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise UserError(f"{path}:{number}: not JSON: {error}") from None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-            raise UserError(f"{path}:{number}: no entry of a log: it has no step")
-        yield entry
+    for entry in read_lines(path, Entry, most_bytes=MOST_LOG_BYTES, cut=cut):
+        yield entry.model_dump()
 
 
 def _cut_torn_line(path: Path) -> None:

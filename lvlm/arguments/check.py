@@ -1,6 +1,6 @@
 """The arguments of verbs, checked against their annotations at the call, before anything is read or computed.
 
-    call ─ annotation of each argument ─ fitted ─► the plain value, or a UserError in words
+    @checks_arguments ─ signature ─► annotation of each argument ─► plain value, or a UserError in words
 
 A number of NumPy or torch without dimensions counts as the plain number that it holds, and an array as a list
 of them. Nothing else is converted: a bool is no number, 2.0 is no whole number, "3" is no number, and no
