@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from lvlm.errors import UserError, listing, nearest
-from lvlm.system.files import entries, given_path, is_folder, missing, no_such_file, reading, real, sort_of
+from lvlm.system.files import (
+    entries,
+    given_path,
+    is_folder,
+    missing,
+    no_such_file,
+    reading,
+    real,
+    shown,
+    sort_of,
+)
 from lvlm.system.limits import LINE_BYTES, UNPACKED_BYTES
 
 LOGGER = logging.getLogger(__name__)
@@ -121,7 +131,7 @@ def _find(given: str, where: str, left_out: dict[str, list[str]]) -> list[tuple[
     with _named(f"{where}: "):
         sort = sort_of(root)
         if not sort:
-            raise UserError(missing(given, root))
+            raise UserError(missing(shown(root), root))
         if sort == "file":
             return [(root.name, root)]
         if sort != "folder":

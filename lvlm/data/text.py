@@ -11,6 +11,7 @@ from lvlm.data.corpus import CorpusParams, File, split_files
 from lvlm.data.files import find, has_rows, lines, opened, read_unpacked, text_of
 from lvlm.data.rows import TokenSource
 from lvlm.errors import UserError, listing
+from lvlm.system.files import shown
 
 
 class TextData(CorpusParams):
@@ -47,7 +48,7 @@ class TextData(CorpusParams):
         found.tell()
         files = [File(name, read(path, self.field)) for name, path in found.files]
         if not any(file.content for file in files):
-            raise UserError(f"data.path: no text in {listing(map(repr, paths))}")
+            raise UserError(f"data.path: no text in {listing(repr(shown(Path(path))) for path in paths)}")
         return self.source(split_files(files))
 
 

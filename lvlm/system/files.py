@@ -154,10 +154,10 @@ def missing(given: str, path: Path) -> str:
     while not is_there(path.parent) and path.parent != path:
         path = path.parent
     if not is_folder(path.parent):
-        where = f"{str(path.parent)!r} is no folder"
+        where = f"{shown(path.parent)!r} is no folder"
     else:
         near = nearest(path.name, _names_in(path.parent))
-        where = f"the folder {str(path.parent)!r} holds no {path.name!r}{near}"
+        where = f"the folder {shown(path.parent)!r} holds no {path.name!r}{near}"
     return f"no file or folder {given!r}: {where}"
 
 
