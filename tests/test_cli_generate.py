@@ -118,7 +118,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
     "no slots": (("sample", "free", "--prompt", "1", "--code", 1, "--hold", "a:b"), "--hold is 'a:b'"),
     "no file of codes": (
         ("sample", "free", "--prompt", "1", "--codes", "c.npz"),
-        "c.npz: cannot be read: No such file or directory; codes come from a file that `lvlm encode",
+        "no file 'c.npz'; codes come from a file that `lvlm encode",
     ),
     "a bit that isn't there": (("sample", "free", "--prompt", "1", "--tokens", 3, "--flip", 8), "no bit 8"),
     "bits of a Gaussian": (("sample", "gptvae", "--prompt", "1", "--bits", "01"), "continuous"),
@@ -128,7 +128,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "no text": (("encode", "free"), "which text?"),
     "two texts": (("encode", "free", "a.txt", "--text", "a"), "which text?"),
-    "a missing file": (("encode", "free", "a.txt"), "cannot read 'a.txt'"),
+    "a missing file": (("encode", "free", "a.txt"), "no file 'a.txt'"),
     "an empty text": (("encode", "free", "--text", ""), "is empty"),
     "a way that isn't there": (
         ("interpolate", "free", "a", "b", "--how", "hammin"),

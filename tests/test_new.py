@@ -115,7 +115,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     with pytest.raises(UserError, match="is there already"):
         write_package("loss", "mine", tmp_path / "pyproject.toml")
-    with pytest.raises(UserError, match="can't be written"):
+    with pytest.raises(UserError, match="could not be written"):
         write_package("loss", "mine", tmp_path / "pyproject.toml" / "below")
 
 

@@ -184,7 +184,7 @@ def test_time_and_cost_follow() -> None:
     ("asked", "told"),
     [
         ({"gpus": 3}, "train.rows is 16, which 3 processes can't share evenly"),
-        ({"gpus": 0}, "^gpus is 0; it is at least 1$"),
+        ({"gpus": 0}, "^gpus is 0; it is at least 1 and at most"),
         *(({"mfu": mfu}, f"^mfu is {mfu}; it is a share, above 0 and at most 1$") for mfu in (2, 0)),
         ({"price_per_hour": -1.0}, "price is -1.0; it is a number, at least 0"),
         *(

@@ -369,7 +369,8 @@ def test_a_run_that_was_killed_while_it_was_made_is_not_in_the_way(
         with pytest.raises(KeyboardInterrupt):
             lvlm.train(recipe, out)
     names = ["run.json", "files/codec.json", "recipe.yaml"]
-    assert {name for name in everything(out) if "writing" not in name} == set(names[: number - 1 + renamed])
+    left = {name for name in everything(out) if "writing" not in name}  # a dead process's lock holds nobody
+    assert left - {".lock"} == set(names[: number - 1 + renamed])
     assert len([name for name in everything(out) if f".writing-{os.getpid()}" in name]) == (not renamed)
     if number == 3 and renamed:  # it was born
         assert "holds a run" in refused(lambda: lvlm.train(recipe, out))

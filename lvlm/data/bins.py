@@ -24,7 +24,7 @@ from lvlm.data.documents import SPLITS
 from lvlm.data.rows import Documents, TokenFile, TokenSource
 from lvlm.errors import UserError, listing
 from lvlm.interfaces import Section
-from lvlm.system.files import given_path, is_file, is_folder, is_there, missing
+from lvlm.system.files import given_path, is_file, is_folder, is_there, missing, shown
 
 FORMAT: Final = "lvlm bins 1"
 
@@ -173,7 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
         UserError: there is no folder, or it holds no bins.
     """
     if not is_folder(folder):
-        where = missing(str(folder), folder) if not is_there(folder) else f"{str(folder)!r} is no folder"
+        where = missing(shown(folder), folder) if not is_there(folder) else f"{shown(folder)!r} is no folder"
         raise UserError(f"{where}; `lvlm data prepare` makes one")
     try:
         content = (folder / "manifest.json").read_text()

@@ -15,7 +15,7 @@ from lvlm.data.documents import datasets_library, is_saved_dataset, reason_of, s
 from lvlm.data.files import endings
 from lvlm.data.rows import Documents
 from lvlm.errors import UserError, listing, nearest
-from lvlm.system.files import given_path, is_file, is_folder, is_there, missing
+from lvlm.system.files import given_path, is_file, is_folder, is_there, missing, shown
 
 BUILDERS = {
     ".jsonl": "json",
@@ -149,7 +149,7 @@ class DatasetParams(TokenizedParams):
         path = Path() if self.path is None else given_path(self.path, "data.path")
         if self.hub is None:
             if not is_there(path):
-                raise UserError(f"data.path: {missing(str(self.path), path)}")
+                raise UserError(f"data.path: {missing(shown(path), path)}")
             if is_saved_dataset(path):
                 known = saved_splits(str(path))
                 return {name: split.to_iterable_dataset() for name, split in known.items()}

@@ -195,8 +195,10 @@ class LatentLM(nn.Module):
 
     def cache_bytes(self, rows: int, capacity: int) -> int:
         """Memory that `make_cache` takes, without taking it."""
-        one = self.backbone.make_cache(1, 1)
         blocks, above = len(self.backbone.blocks), len(self.backbone.blocks) - self.seam
+        if not blocks:
+            return 0
+        one = self.backbone.make_cache(1, 1)
         places = blocks * capacity + above * self.prefix_rows
         return rows * places * 2 * one.keys.numel() * one.keys.element_size()
 
