@@ -715,7 +715,7 @@ def test_a_folder_is_reported_as_its_study_was(usual: StudyFolder) -> None:
     with pytest.raises(UserError, match="no arm 'fre'; known: baseline, free, vae; did you mean 'free'"):
         read_folder(usual.out, ["fre"])
     (usual.out / "study.json").write_text('{"title": 3}')
-    with pytest.raises(UserError, match=r"study\.json: title: .*; description: "):
+    with pytest.raises(UserError, match=r"study\.json: not a study's record: title: .*; description: "):
         read_folder(usual.out)
 
 
