@@ -140,6 +140,30 @@ def test_weights_that_do_not_fit_are_refused_though_their_digest_does(
     assert "these are not the weights" in refused(lambda: lvlm.train(None, run, resume=True))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("exp_avg_sq", None, "lacks exp_avg_sq"),
+        ("step", None, "lacks step"),
+        ("exp_abs", torch.zeros(3), "has exp_abs"),
+        ("exp_avg", torch.tensor(1.0), "exp_avg"),
+        ("step", torch.zeros(2), "step"),
+    ],
+)
+def test_a_state_of_the_optimiser_that_is_no_state_is_told(
+    key: str, value: torch.Tensor | None, told: str, run: Path
+) -> None:
+    path = run / NEWEST / "optimiser.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    name = f"{sorted(tensors)[0].rpartition('/')[0]}/{key}"
+    tensors.pop(name, None)
+    if value is not None:
+        tensors[name] = value
+    safetensors.torch.save_file(tensors, path)
+    seal(path.parent, path.name)
+    assert told in refused(lambda: lvlm.train(None, run, resume=True))
+
+
 @pytest.mark.parametrize("arm", ["baseline", "gptvae", "free"])
 def test_weights_of_another_recipe_are_refused(arm: str, run: Path, text: Path, tmp_path: Path) -> None:
     """Of another arm, and of the same one with another width."""

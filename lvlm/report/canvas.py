@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -78,7 +79,8 @@ class Picture:
         one_of(kind, FigureFormat, "format of figures")
         buffer = io.BytesIO()
         dated = {"svg": "Date", "pdf": "CreationDate"}[kind]
-        with rc_context(SETTINGS):
+        with rc_context(SETTINGS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Creating legend")  # it takes a second where others compute
             self.canvas.savefig(buffer, format=kind, transparent=True, metadata={dated: None})
         return re.sub(rb"<metadata>.*?</metadata>", b"", buffer.getvalue(), flags=re.DOTALL)
 

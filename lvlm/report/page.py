@@ -128,10 +128,9 @@ def report_folder(
     """
     one_of(kind, FigureFormat, "format of figures")
     report = read_folder(out, controls)
-    page = report_study(report, console or Console(quiet=True))
-    if figures is not None:
+    if figures is not None:  # first: where they can't be written, the page stays as it is
         write_figures(report, figures, kind)
-    return page
+    return report_study(report, console or Console(quiet=True))
 
 
 def report_study(report: Report, console: Console) -> Path:

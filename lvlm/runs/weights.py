@@ -7,13 +7,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, listing
 from lvlm.runs.manifest import MANIFEST, OPTIMISER, Checkpoint, NotWhole
 from lvlm.runs.stored import Stored, stored
 from lvlm.system.world import ALONE, World
 
 # ------------------------------------------------------------------------------------------------- what is
 # saved
+
+STEP = "step"
+KEPT = {STEP, "exp_avg", "exp_avg_sq"}
+"""What AdamW keeps of every parameter: its steps, and the averages of the gradient and of its square."""
 
 
 def tensors_of(model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Tensor]:
@@ -71,9 +75,15 @@ def load_optimiser(
         wanted: dict[str, Tensor] = {}
         for name, p in _all_parameters(model, optimiser):
             state = {}
-            for key, shape in states.pop(name, {}).items():
+            keys = set(states.pop(name, {}))
+            if keys and keys != KEPT:
+                wrong = (
+                    f"lacks {listing(KEPT - keys)}" if KEPT - keys else f"has {listing(keys - KEPT)[:200]}"
+                )
+                raise UserError(f"{checkpoint.folder}: the state of its optimiser for {name!r} {wrong}")
+            for key in sorted(keys):
                 # A step count is a plain number; averages are laid out as their parameter is.
-                state[key] = torch.zeros_like(p) if shape else torch.zeros((), device=p.device)
+                state[key] = torch.zeros((), device=p.device) if key == STEP else torch.zeros_like(p)
                 wanted[f"{OPTIMISER}/{name}/{key}"] = state[key]
             optimiser.state.pop(p, None)
             if state:

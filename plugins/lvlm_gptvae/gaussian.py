@@ -119,7 +119,7 @@ class GaussianParams(QuantizerParams):
     """Diagonal Gaussian with a linear embedding (GPT-VAE)."""
 
     kind: Literal["gaussian"] = "gaussian"
-    dim: int = Field(default=16, ge=1)
+    dim: int = Field(default=16, ge=1, le=2**20)
     """Dimensions Z of a slot."""
     embedding_std: float = Field(default=0.0, ge=0)
     """Standard deviation of the embedding's weights at the start; 0 makes step 0 independent of the code."""
