@@ -89,6 +89,8 @@ eval|run|--estimators|elbo,elbo|--k|0
 eval|run|--k|1000000000
 eval|run|--windows|1000000000
 eval|run|windows=2.5
+eval|run|--repeats|1000000000000
+steer|run|--control|nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn
 eval|run|model.seam=1
 eval|run|data.path=nowhere
 doctor|nowhere

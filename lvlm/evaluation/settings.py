@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lvlm.errors import UserError, check_count, one_of
-from lvlm.likelihood.names import Resampling
+from lvlm.likelihood.names import MOST_REPEATS, Resampling
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Settings:
         for what in ("windows", "chunk", "repeats"):
             if (value := getattr(self, what)) is not None:
                 check_count(what, value)
+        if (self.repeats or 0) > MOST_REPEATS:
+            raise UserError(f"repeats is {self.repeats}; it is at most {MOST_REPEATS:,}")
         if self.resample_below is not None and not 0 <= self.resample_below <= 1:
             raise UserError(f"resample_below is {self.resample_below}; it is a share, from 0 to 1")
 

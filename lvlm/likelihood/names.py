@@ -10,3 +10,6 @@ Resampling = Literal["systematic", "stratified", "multinomial"]
 
 LOWEST = "lowest"
 """The headline that is whichever declared bound is lowest on validation windows."""
+
+MOST_REPEATS = 10_000
+"""The most often that an estimate is drawn anew; its Monte Carlo error is then a hundredth."""

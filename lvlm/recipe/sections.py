@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lvlm.interfaces import BackboneParams, EncoderParams, InjectionParams, QuantizerParams, Ramp, Section
-from lvlm.likelihood.names import LOWEST, Resampling
+from lvlm.likelihood.names import LOWEST, MOST_REPEATS, Resampling
 
 Select = Literal["last", "headline", "bound"]
 """Rules by which a run's checkpoint is chosen; see `TrainParams.select`."""
@@ -166,7 +166,7 @@ class EvaluateParams(Section):
     """The share of K below which the effective sample size triggers resampling; 0 for never, 1 for every
     chunk.
     """
-    repeats: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1, le=MOST_REPEATS)
     """How often each estimate is drawn anew. The figure is the mean, and the spread gives its Monte Carlo
     error; drawn once, a weighted bound has no such error."""
     seed: int = Field(default=0, ge=0, lt=2**32)

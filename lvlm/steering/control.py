@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvlm.errors import UserError
+from lvlm.errors import UserError, shortened
 from lvlm.statistics.interval import Interval
 from lvlm.steering.record import FILE, Steering, read_steering
-from lvlm.system.files import given_path
+from lvlm.system.files import given_path, is_folder
 
 HIDDEN = "not shown"
 WHY_HIDDEN = (
@@ -48,7 +48,12 @@ def read_control(folder: str | Path) -> Steering:
     Raises:
         UserError: it has none, or its control did not come out.
     """
-    found = read_steering(given_path(folder, "the control's folder"))
+    path = given_path(folder, "the control's folder")
+    if not is_folder(path):
+        raise UserError(
+            f"{shortened(str(folder), 200)}: no such folder; name a run that `lvlm steer` measured"
+        )
+    found = read_steering(path)
     if found is None:
         raise UserError(
             f"{folder}: has no {FILE} that this version can read; make it with: lvlm steer {folder}"
