@@ -22,7 +22,7 @@ import lvlm
 from lvlm.cli.app import main
 from lvlm.data.rows import TokenSource
 from lvlm.errors import NotFinite, UserError
-from lvlm.evaluation.run import _excess
+from lvlm.evaluation.facts import excess
 from lvlm.likelihood.estimate import Estimates
 from lvlm.registry.registry import Registry
 from lvlm.report.folder import read_folder
@@ -406,9 +406,7 @@ def test_a_letters_run_is_told_its_distance_from_the_truth(
 
 def test_the_excess_of_one_window_has_no_spread() -> None:
     nats = {"elbo": np.array([21.0]), "nll_oracle": np.array([19.0]), "kl": np.array([1.0])}
-    assert _excess(Estimates(nats, np.array([64.0]), None), {"elbo"}) == {
-        "elbo": {"mean": 2.0, "stderr": 0.0}
-    }
+    assert excess(Estimates(nats, np.array([64.0]), None), {"elbo"}) == {"elbo": {"mean": 2.0, "stderr": 0.0}}
 
 
 @pytest.mark.parametrize("window", [2, 3, 5])

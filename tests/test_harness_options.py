@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval")
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Of a model of bytes, so that a token is a character."""
+    """A model of bytes, so that a token is a character."""
     return adapter_of(model_of(tmp_path_factory.mktemp("options"), "bytes", "free"))
 
 

@@ -340,7 +340,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(text: Pa
 
 
 def test_nothing_is_deleted_before_the_first_save(text: Path, tmp_path: Path) -> None:
-    """Of a run with 7 steps logged and 4 saved, until step 8 is saved: not when it dies before."""
+    """Seven steps are logged and 4 saved: all stay until step 8 is saved, and when the run dies before."""
 
     def die() -> None:
         raise MemoryError

@@ -394,7 +394,7 @@ def test_a_wrong_word_is_told_and_never_the_default(
     ],
 )
 def test_other_words(call: Callable[[], object], words: str) -> None:
-    """Those whose choices no annotation holds: kinds, GPUs, devices."""
+    """Words whose choices no annotation holds: kinds, GPUs, devices."""
     with pytest.raises(UserError, match=words):
         call()
 

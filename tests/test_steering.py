@@ -690,7 +690,7 @@ def with_differences(found: Steering, by_group: list[float | None] | None, **cha
 
 
 def test_a_report_has_the_interval_over_seeds_and_groups(run: Path, read: Steering, tmp_path: Path) -> None:
-    """Of the groups that every seed has a number of."""
+    """Only groups that every seed has a number of count."""
     by_group: list[list[float | None]] = [[0.6, 0.8, None, 0.7], [0.2, 0.3, 0.9, 0.1], [0.5, 0.5, 0.5, 0.8]]
     cell, notes = of_seeds(run, tmp_path, [with_differences(read, one) for one in by_group])
     wanted = paired_interval([[0.6, 0.8, 0.7], [0.2, 0.3, 0.1], [0.5, 0.5, 0.8]])

@@ -12,6 +12,7 @@ import lvlm
 from lvlm.errors import Interrupted
 from lvlm.likelihood.estimate import estimate
 from lvlm.likelihood.estimators import Elbo, PriorRollout
+from lvlm.likelihood.reading import over_windows, worth
 from lvlm.runs.folder import read_record
 from lvlm.runs.read import onset as onset_of
 from lvlm.runs.read import read_run
@@ -167,3 +168,14 @@ def test_a_baseline_has_no_onset_and_a_record_without_one_is_read(text: Path, tm
     assert onset_of(run) is None
     edit_json(run / "run.json", lambda record: record.update(onset=20))
     assert onset_of(run) == 20
+
+
+def test_the_worth_is_of_windows_that_have_targets() -> None:
+    """A window without any, all padding say, tells nothing and breaks nothing."""
+    prior, posterior = np.array([3.0, 4.0, 0.0, 5.0]), np.array([1.0, 3.5, 0.0, 2.0])
+    targets = np.array([10.0, 5.0, 0.0, 20.0])
+    found = worth({"ce_prior": prior, "ce_posterior": posterior}, targets)
+    assert found == window_interval([2.0, 0.5, 3.0], [10, 5, 20])
+    assert worth({"ce_posterior": posterior}, targets) is None
+    assert over_windows(prior[:1], targets[:1]) is None
+    assert over_windows(np.array([np.inf, 1.0]), targets[:2]) is None

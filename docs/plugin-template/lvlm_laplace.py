@@ -94,7 +94,7 @@ class LaplaceParams(QuantizerParams):
     """Independent Laplace variables with a linear embedding."""
 
     kind: Literal["laplace"] = "laplace"
-    dim: int = Field(default=16, ge=1)
+    dim: int = Field(default=16, ge=1, le=2**20)
     """Dimensions Z of a slot."""
 
     def build(self, *, embedding_dim: int) -> Laplace:

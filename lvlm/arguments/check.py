@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NO = object()  # what no hint takes
 
 MOST_BITS = 64
-"""Of a whole number; what is longer is no count, seed or id, and can't even be printed."""
+"""Largest size of a whole number: a longer one is no count, seed or id."""
 
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("True or False", "True or False"),

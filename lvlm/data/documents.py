@@ -53,7 +53,7 @@ class Tokenised(NamedTuple):
     text_bytes: int
     ends: bool
     lost: str | None = None
-    """Of the test split, what the tokens forget of the text, in words."""
+    """What the tokens of the test split forget of its text, in words."""
 
 
 @dataclass(frozen=True)

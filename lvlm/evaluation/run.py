@@ -17,21 +17,18 @@ from rich.console import Console
 from lvlm.arguments import checks_arguments
 from lvlm.data.source import need_windows
 from lvlm.errors import UserError
-from lvlm.evaluation.compare import ends, gaps, worth
-from lvlm.evaluation.result import Choice, Estimated, Evaluation, LatentUsed
+from lvlm.evaluation.compare import ends, gaps
+from lvlm.evaluation.facts import described, excess, latent_facts, sample
+from lvlm.evaluation.result import Choice, Evaluation
 from lvlm.evaluation.settings import Settings
 from lvlm.evaluation.store import EvaluationStore, with_stored
-from lvlm.generation.generate import generate
-from lvlm.interfaces import Batch
-from lvlm.interfaces.codec import joined
 from lvlm.likelihood import Estimator, EstimatorParams
-from lvlm.likelihood.estimate import Estimates, Quality, estimate
+from lvlm.likelihood.estimate import Estimates, estimate
 from lvlm.likelihood.estimators import make_estimators, status_of
 from lvlm.likelihood.names import LOWEST, Resampling
 from lvlm.likelihood.particles import need_draws
-from lvlm.likelihood.reading import is_read
-from lvlm.objective import NATS_PER_BIT
-from lvlm.recipe.assemble import build_loss, estimator_kind
+from lvlm.likelihood.reading import is_read, worth
+from lvlm.recipe.assemble import estimator_kind
 from lvlm.runs.folder import parameters_record, read_record
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.runs.work import working_on
@@ -39,15 +36,10 @@ from lvlm.system.files import write_atomically, writing
 from lvlm.system.progress import Display
 
 if TYPE_CHECKING:
-    from lvlm.data import Source
     from lvlm.data.source import Windows
-    from lvlm.model.latent_lm import LatentLM
-    from lvlm.recipe.recipe import Recipe
 
 
 SCHEMA = 3
-
-SAMPLE_TOKENS = 120
 
 
 @checks_arguments
@@ -117,45 +109,55 @@ def evaluate(
         used = _estimators(kinds, settings, opened)
         headline, chosen_on = _headline(opened, used, settings)
         estimates = _estimates(opened, windows_used, used, settings, display.share)
-        bounds = _bounds(opened, estimates.nats)
-        data = opened.data
-        read = worth(estimates)
-        latent, record = _latent_facts(estimates, recipe, windows_used.batch), read_record(opened.folder)
-        result: Evaluation = {
-            "schema": SCHEMA,
-            "step": opened.step,
-            "newest_step": opened.newest_step,
-            "steps": recipe.train.steps,
-            "select": recipe.train.select if opened.step == opened.selected_step else None,
-            "windows_hash": windows_used.digest,
-            "windows": len(windows_used.batch),
-            "target_tokens": int(estimates.targets.sum()),
-            "codec": recipe.data.codec.name,
-            "bytes_per_token": data.bytes_per_token,
-            "no_bits_per_byte": data.why_no_bytes,
-            "headline": headline if headline in estimates.nats else None,
-            "chosen_on": chosen_on,
-            "settings": {one.label: repr(one) for one in used},
-            "estimates": {
-                name: _described(estimates, name, data.bytes_per_token, bound=name in bounds)
-                for name in estimates.nats
-            },
-            "gaps": gaps(estimates, [name for name in estimates.nats if name in bounds]),
-            "excess_nats_per_sequence": _excess(estimates, bounds),
-            "ce_by_position": None
-            if estimates.ce_by_position is None
-            else [float(ce) if math.isfinite(ce) else None for ce in estimates.ce_by_position],
-            "latent": latent,
-            "worth_nats_per_token": None if read is None else ends(read),
-            "reads": None if read is None else is_read(read.low),
-            "parameters": parameters_record(model),
-            "tokens_per_second": record.get("tokens_per_second"),
-            "peak_memory_mib": record.get("peak_memory_mib"),
-            "sample": _sample(model, recipe, data, seed=spec.seed) if settings.as_declared else None,
-        }
+        result = _result(opened, windows_used, used, estimates, settings)
+        result["headline"] = headline if headline in estimates.nats else None
+        result["chosen_on"] = chosen_on
         if settings.as_declared and opened.step == opened.selected_step:
             _write(opened.folder, result, {"targets": estimates.targets, **estimates.nats})
     return result
+
+
+def _result(
+    run: OpenedRun, windows: Windows, used: Sequence[Estimator], estimates: Estimates, settings: Settings
+) -> Evaluation:
+    """All that is said of the numbers, but for which of them is the headline."""
+    recipe, data, record = run.recipe, run.data, read_record(run.folder)
+    bounds, read = _bounds(run, estimates.nats), worth(estimates.nats, estimates.targets)
+    by_position = estimates.ce_by_position
+    return {
+        "schema": SCHEMA,
+        "step": run.step,
+        "newest_step": run.newest_step,
+        "steps": recipe.train.steps,
+        "select": recipe.train.select if run.step == run.selected_step else None,
+        "windows_hash": windows.digest,
+        "windows": len(windows.batch),
+        "target_tokens": int(estimates.targets.sum()),
+        "codec": recipe.data.codec.name,
+        "bytes_per_token": data.bytes_per_token,
+        "no_bits_per_byte": data.why_no_bytes,
+        "headline": None,
+        "chosen_on": None,
+        "settings": {one.label: repr(one) for one in used},
+        "estimates": {
+            name: described(estimates, name, data.bytes_per_token, bound=name in bounds)
+            for name in estimates.nats
+        },
+        "gaps": gaps(estimates, [name for name in estimates.nats if name in bounds]),
+        "excess_nats_per_sequence": excess(estimates, bounds),
+        "ce_by_position": None
+        if by_position is None
+        else [float(ce) if math.isfinite(ce) else None for ce in by_position],
+        "latent": latent_facts(estimates, recipe, windows.batch),
+        "worth_nats_per_token": None if read is None else ends(read),
+        "reads": None if read is None else is_read(read.low),
+        "parameters": parameters_record(run.model),
+        "tokens_per_second": record.get("tokens_per_second"),
+        "peak_memory_mib": record.get("peak_memory_mib"),
+        "sample": sample(run.model, recipe, data, seed=recipe.evaluate.seed)
+        if settings.as_declared
+        else None,
+    }
 
 
 def _refuse_estimators_of_latents(run: OpenedRun, settings: Settings) -> None:
@@ -268,68 +270,3 @@ def _write(folder: Path, result: Evaluation, arrays: dict[str, Any]) -> None:
     with writing(folder, "the evaluation"):
         write_atomically(folder / "evaluation.npz", packed.getvalue())
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
-
-
-def _described(estimates: Estimates, name: str, bytes_per_token: float | None, *, bound: bool) -> Estimated:
-    nats = estimates.nats_per_token(name)
-    quality = estimates.quality.get(name, Quality())
-    return {
-        "nats_per_token": nats,
-        "stderr": estimates.standard_error(name),
-        "bits_per_byte": nats / NATS_PER_BIT / bytes_per_token if bytes_per_token else None,
-        "bound": bound,
-        "noise_stderr": estimates.noise_error(name),
-        "ess": None if quality.ess is None else float(quality.ess.mean()),
-        "log_weight_variance": None
-        if quality.log_weight_variance is None
-        else float(quality.log_weight_variance.mean()),
-    }
-
-
-def _excess(estimates: Estimates, bounds: set[str]) -> dict[str, dict[str, float]]:
-    """Each bound minus the oracle, paired by sequence, nats per sequence; zero is perfect."""
-    if "nll_oracle" not in estimates.nats:
-        return {}
-    out = {}
-    for name in estimates.nats:
-        if name in bounds:
-            excess = estimates.nats[name] - estimates.nats["nll_oracle"]
-            out[name] = {
-                "mean": float(excess.mean()),
-                "stderr": float(excess.std(ddof=1) / len(excess) ** 0.5) if len(excess) > 1 else 0.0,
-            }
-    return out
-
-
-def _slots(recipe: Recipe, batch: Batch) -> int:
-    """Real slots of all windows."""
-    assert recipe.model.encoder is not None
-    return int(recipe.model.encoder.slots.any(batch.keep_BT).sum())
-
-
-def _latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> LatentUsed | None:
-    if estimates.latent is None:
-        return None
-    slots = _slots(recipe, batch)
-    budget = build_loss(recipe).budget_nats(estimates.latent.units)
-    return {
-        "budget_nats_per_slot": None
-        if budget is None or math.isinf(budget)
-        else budget,  # JSON has no infinity
-        "slots_per_row": slots / len(batch),
-        "kl_nats_per_slot": float(estimates.nats["kl"].sum()) / slots,
-        "active_units": estimates.latent.active_units,
-        "units": estimates.latent.units,
-        "kl_by_slot": estimates.latent.kl_by_slot,
-    }
-
-
-def _sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict[str, Any]:
-    """A text from the model, to look at: the data's own prompt, temperature 1, nothing cut."""
-    codec = recipe.data.codec
-    longest = min(model.backbone.context, recipe.data.tokens + 1)
-    ids = codec.encode(data.sample_prompt())[: longest - 1]
-    tokens = min(SAMPLE_TOKENS, longest - len(ids))
-    (sample,) = generate(model, ids, tokens, seed=seed)
-    shown = joined(codec, ids, sample.tokens)
-    return {"prompt": shown.prompt, "text": shown.text, "tokens": tokens, "temperature": 1.0}

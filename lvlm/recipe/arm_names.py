@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from lvlm.errors import UserError
 
 LONGEST_BYTES = 200
-"""Of a name in UTF-8: file systems allow 255, and what is written beside it has a longer one."""
+"""Most bytes of a name in UTF-8. File systems allow 255, and temporary files beside it have longer names."""
 
 OF_THE_STUDY = ("report.html", "study.json")
 """Files that a study keeps where its arms are."""

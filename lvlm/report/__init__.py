@@ -13,7 +13,7 @@ Numbers are nats per target token unless a name says otherwise, and means over s
 from lvlm.report.data import read_report
 from lvlm.report.files import write_figures
 from lvlm.report.folder import StudyRecord, read_folder, write_record
-from lvlm.report.page import render_report, report_folder, report_study, write_report
+from lvlm.report.page import render_report, report_folder, report_study
 from lvlm.report.rows import Report, ReportRun
 from lvlm.report.tables import comparison_table
 
@@ -29,5 +29,4 @@ __all__ = [
     "report_study",
     "write_figures",
     "write_record",
-    "write_report",
 ]

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from lvlm.errors import UserError
+from lvlm.likelihood.reading import worth
 from lvlm.report.rows import EXACT, ORACLE, Evaluation, LeftOut, Report, ReportRun, Row, Run
 from lvlm.runs.divergence import divergence_of
 from lvlm.runs.folder import read_record
 from lvlm.runs.read import MOST_RECIPE_BYTES
-from lvlm.statistics import Interval, paired_interval, unpaired_interval, window_interval
+from lvlm.statistics import Interval, paired_interval, unpaired_interval
 from lvlm.statistics.crossed import FloatArray
 from lvlm.steering.record import read_steering
 from lvlm.system.arrays import read_arrays
@@ -89,17 +90,9 @@ def _read(run: ReportRun) -> Run | LeftOut:
         recipe=_text(recipe) if recipe.exists() else "",
         versions=record.get("versions", {}),
         steering=read_steering(run.folder),
-        worth=_worth(nats),
+        worth=worth(nats, nats["targets"]),
         onset=record.get("onset"),
     )
-
-
-def _worth(nats: dict[str, FloatArray]) -> Interval | None:
-    """What the right code is worth over the windows of one run; None where it can't be known."""
-    if not {"ce_prior", "ce_posterior"} <= nats.keys() or len(nats["targets"]) < 2:
-        return None
-    gap = nats["ce_prior"] - nats["ce_posterior"]
-    return window_interval(gap, nats["targets"]) if np.isfinite(gap).all() else None
 
 
 def _text(path: Path) -> str:
@@ -189,13 +182,13 @@ def _row(runs: Sequence[Run], controls: Mapping[str, Sequence[Run]], left_out: d
     if against and against[0].arm != first.arm:
         gaps = {name: _difference(runs, nats, against, targets) for name, nats in shared.items()}
         over_control = {name: gap for name, gap in gaps.items() if gap is not None}
-    excess, worth = None, None
+    excess, worth_of_arm = None, None
     if all(ORACLE in run.nats for run in runs):
         gap = headline - np.stack([run.nats[ORACLE] for run in runs])
         excess = paired_interval(gap) if np.isfinite(gap).all() else None
     if all(run.worth is not None for run in runs):
         codes = np.stack([run.nats["ce_prior"] - run.nats["ce_posterior"] for run in runs])
-        worth = paired_interval(codes, targets)
+        worth_of_arm = paired_interval(codes, targets)
     return Row(
         arm=first.arm,
         runs=tuple(runs),
@@ -205,7 +198,7 @@ def _row(runs: Sequence[Run], controls: Mapping[str, Sequence[Run]], left_out: d
         differences=differences,
         over_control=over_control,
         excess=excess,
-        worth=worth,
+        worth=worth_of_arm,
     )
 
 

@@ -165,7 +165,7 @@ def _plane_points(runs: Sequence[Run]) -> Iterator[tuple[tuple[float, float], bo
     for run in runs:
         rate, distortion = run.value("kl"), run.value("ce_posterior")
         if rate is not None and distortion is not None:
-            yield (rate, distortion), run.hollow
+            yield (rate, distortion), run.reads is False
 
 
 def _series(run: Run, *names: str) -> dict[int, float]:

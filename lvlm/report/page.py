@@ -15,11 +15,10 @@ from lvlm.arguments import checks_arguments
 from lvlm.errors import one_of
 from lvlm.report import canvas, steering, tables, verdicts, words
 from lvlm.report.canvas import FigureFormat
-from lvlm.report.data import read_report
 from lvlm.report.figures import draw
 from lvlm.report.files import write_figures
 from lvlm.report.folder import read_folder
-from lvlm.report.rows import Report, ReportRun, Run
+from lvlm.report.rows import Report, Run
 from lvlm.system.files import write_atomically, writing
 
 _INVISIBLE = re.compile("([\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff])")
@@ -85,21 +84,6 @@ def render_report(report: Report) -> Path:
     with writing(path):
         write_atomically(path, page.encode("utf-8", "backslashreplace"))
     return path
-
-
-def write_report(
-    out: Path,
-    *,
-    title: str,
-    description: str,
-    command: str,
-    controls: Sequence[str],
-    runs: Sequence[ReportRun],
-) -> Path:
-    """Read a study and write its page; UserError as in `read_report`."""
-    return render_report(
-        read_report(out, title=title, description=description, command=command, controls=controls, runs=runs)
-    )
 
 
 @checks_arguments

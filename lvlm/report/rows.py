@@ -39,7 +39,7 @@ Text = Annotated[str, PlainValidator(_text)]
 """May hold lone surrogates, which pydantic refuses; the page escapes them."""
 
 Measured = Annotated[float, Field(allow_inf_nan=True)]
-"""Of a run that diverged it isn't finite."""
+"""A number; not finite where the run diverged."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -147,11 +147,6 @@ class Run:
         """Whether the decoder reads its codes, by this run's windows; None where it isn't known."""
         return None if self.worth is None else is_read(self.worth.low)
 
-    @property
-    def hollow(self) -> bool:
-        """Whether its marks are drawn hollow: there are codes, and nobody reads them."""
-        return self.reads is False
-
     def value(self, name: str) -> float | None:
         """One estimate, in nats per token."""
         return self.evaluation.estimates[name].nats_per_token if name in self.evaluation.estimates else None
@@ -203,7 +198,7 @@ class Row:
 
     @property
     def readers(self) -> tuple[int, int] | None:
-        """Of how many runs the decoder reads its codes, and of how many it is known; None without any."""
+        """Number of runs whose decoder reads its codes, and of runs where it is known; None without any."""
         known = [run.reads for run in self.runs if run.reads is not None]
         return (sum(known), len(known)) if known else None
 

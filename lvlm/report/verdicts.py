@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from lvlm.report.numbers import in_digits
-from lvlm.report.rows import Report, Row
+from lvlm.report.rows import EXACT, Report, Row
 from lvlm.statistics import FEWEST_SEEDS, Interval
 
 Word = Literal["better", "worse", "not distinguishable", "cannot say", "too few seeds"]
@@ -56,7 +56,7 @@ def word_of(gap: Interval | None, *, seeds: int, exact: bool, diverged: bool) ->
 
 
 def verdicts(report: Report) -> list[Verdict]:
-    """One for each arm beside the control, over all its seeds."""
+    """Verdicts on all arms beside the control, each over all its seeds; then arms without runs."""
     control = report.control_row
     found = [_verdict(row, control) for row in report.rows if control and row is not control]
     lost: dict[str, list[str]] = {}
@@ -87,9 +87,9 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
         )
     value, ends = in_digits(gap, sign="+")
     over, interval = f"{value} nats/token", f"95 % interval {ends}, {_seeds(seeds)}"
-    bound = "" if row.exact else f" {_and(row.headlines)} is an upper bound"
-    if len(row.headlines) > 1:
-        bound = f" {_and(row.headlines)} are upper bounds"
+    bounding = [name for name in row.headlines if name != EXACT]
+    they = "is an upper bound" if len(bounding) == 1 else "are upper bounds"
+    bound = f" {_and(bounding)} {they}" if bounding else ""
     if row.diverged or control.diverged:
         whose = row if row.diverged else control
         return (
@@ -111,8 +111,8 @@ def _told(word: Word, row: Row, control: Row, gap: Interval | None, seeds: int) 
         return f"is not distinguishable from {control.label}: difference {over}, {interval}{open_end}."
     if word == "cannot say":
         return (
-            f"can't be judged:{bound}, and lies above {control.label} by {value[1:]} nats/token, "
-            f"{interval}. A bound that doesn't beat the control says nothing against the model."
+            f"can't be judged:{bound}, and the headline lies above {control.label} by {value[1:]} "
+            f"nats/token, {interval}. A bound that doesn't beat the control says nothing against the model."
         )
     by = f"is {word} than {control.label} by {value[1:]} nats/token, {interval}."
     return f"{by}{bound}, so the model itself may be better still." if bound else by

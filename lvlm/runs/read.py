@@ -22,7 +22,7 @@ LOGGER = logging.getLogger(__name__)
 MOST_RECIPE_BYTES = 4 * MIB
 
 MOST_KEPT_BYTES = 1024 * MIB
-"""Of a file of RUN/files: tokenizers of 100 MiB are known."""
+"""Most bytes of a file in RUN/files; tokenizers of 100 MiB are known."""
 
 SHOWN_RUNS = 12
 

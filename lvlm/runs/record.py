@@ -44,6 +44,7 @@ class RunRecord(Record):
     precision: str = ""
     processes: Annotated[int, Field(ge=1, lt=2**31)] = 1
     finished_step: Count | None = None
+    saved_step: Count | None = None
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     peak_memory_mib: Annotated[float, Field(ge=0)] | None = None
     onset: Count | None = None

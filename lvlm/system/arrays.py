@@ -17,7 +17,7 @@ from lvlm.errors import UserError
 from lvlm.system.regular import MIB, read_regular
 
 MOST_BYTES = 1024 * MIB
-"""Of an archive, and of all that is in it."""
+"""Most bytes of an archive, and of all that is in it."""
 
 MOST_ARRAYS = 10_000
 

@@ -15,7 +15,7 @@ from lvlm.errors import UserError
 from lvlm.system.regular import MIB, read_regular
 
 MOST_BYTES = 64 * MIB
-"""Of a JSON file, unless its reader says otherwise."""
+"""Most bytes of a JSON file, unless its reader says otherwise."""
 
 DEEPEST = 64
 """Objects and lists within each other; lvlm writes fewer than ten."""

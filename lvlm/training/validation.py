@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lvlm.likelihood.estimate import Estimates, estimate
 from lvlm.likelihood.estimators import Elbo, Exact, PriorRollout
 from lvlm.likelihood.kind import Effort, Estimator
 from lvlm.likelihood.names import LOWEST
-from lvlm.likelihood.reading import is_read
+from lvlm.likelihood.reading import is_read, worth
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import estimator_kind
-from lvlm.statistics import window_interval
 from lvlm.system.device import Autocast
 
 if TYPE_CHECKING:
@@ -100,19 +97,18 @@ class Validation:
         )
         numbers = {name: estimates.nats_per_token(name) for name in estimates.nats}
         if self.has_latent:
-            numbers |= worth(estimates)
+            numbers |= _worth(estimates)
         name = min(self.compared, key=lambda name: numbers[name])
         return Validated(numbers, name, numbers[name])
 
 
-def worth(estimates: Estimates) -> dict[str, float]:
-    """What the right codes are worth to the decoder, ce_prior - ce_posterior in nats per token: `worth`, and
-    from two windows on the ends of its 95 % t interval over windows, `worth_low` and `worth_high`.
+def _worth(estimates: Estimates) -> dict[str, float]:
+    """The worth of the right codes, nats per token: `worth`, and where there is an interval over windows its
+    ends, `worth_low` and `worth_high`.
     """
-    difference = estimates.nats["ce_prior"] - estimates.nats["ce_posterior"]
-    found = {"worth": float(difference.sum() / estimates.targets.sum())}
-    if len(difference) > 1 and np.isfinite(difference).all():
-        interval = window_interval(difference, estimates.targets)
+    per_token = estimates.nats_per_token
+    found = {"worth": per_token("ce_prior") - per_token("ce_posterior")}
+    if (interval := worth(estimates.nats, estimates.targets)) is not None:
         found |= {"worth_low": interval.low, "worth_high": interval.high}
     return found
 

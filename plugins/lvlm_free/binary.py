@@ -179,7 +179,7 @@ class BinaryParams(QuantizerParams):
     estimator: Estimator = "exact"
     """How the gradient reaches the logits: 'exact' (the paper's), 'bitwise', 'gumbel' or 'reinforce'."""
     temperature: Schedule = 1.0
-    """Of 'gumbel': a number, or {start, end, steps}; above 0."""
+    """Temperature of the estimator 'gumbel': a number, or {start, end, steps}; above 0."""
 
     @model_validator(mode="after")
     def _table_fits(self) -> Self:
