@@ -66,8 +66,8 @@ def model_of(
     encodes = encoder(per=per).build(backbone=backbone)
     injects = injection.build(width=8, slots=encodes.slots)
     quantizes = quantizer.build(embedding_dim=injects.embedding_dim)
-    latent = LatentPath(encodes, quantizes, width=8, prior=prior)
-    model = randomise(LatentLM(backbone, latent, injects, seam=1).double().eval(), seed=seed, std=std)
+    latent = LatentPath(encodes, quantizes, injects, width=8, prior=prior, seam=1)
+    model = randomise(LatentLM(backbone, latent).double().eval(), seed=seed, std=std)
     for numbers in filter(None, (latent.readout, latent.prior_head)):
         for parameter in numbers.parameters():
             parameter.mul_(sure)

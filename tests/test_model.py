@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from lvlm.errors import UserError
 from lvlm.generation.generate import generate
-from lvlm.interfaces import Batch
+from lvlm.interfaces import Batch, Conditioning
 from lvlm.likelihood.estimate import estimate
 from lvlm.likelihood.estimators import Estimator, make_estimators
-from lvlm.model.latent_lm import LatentLM, prefix_mask
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.ports import Ports
 from lvlm.objective import cross_entropy_nats
 from lvlm.recipe.assemble import assemble, count_parameters
 from lvlm.recipe.read import read_recipe
@@ -140,7 +141,7 @@ def test_padding_changes_no_loss(batch: Batch) -> None:
 @pytest.mark.parametrize("cross", [FREE, GPTVAE, replace(FREE, injection=AddParams())], ids=str)
 def test_dropped_rows_do_not_see_their_code_and_cost_no_kl(cross: Cross) -> None:
     model = build_cross(cross, REGISTRY).train()
-    model.latent_dropout = 0.5
+    model.latent.dropout = 0.5
     tokens_BT = token_rows(16)
     torch.manual_seed(1)
     one = model(tokens_BT, generator=torch.Generator().manual_seed(1))
@@ -175,7 +176,11 @@ def test_a_dropped_token_is_not_seen_by_the_decoder(cross: Cross | None) -> None
 
 
 def test_the_prefix_mask_hides_and_never_masks_a_whole_row() -> None:
-    mask = prefix_mask(2, 3, torch.tensor([True, False]))
+    ports = Ports()
+    prefix_BPD, keep_B = torch.zeros(2, 2, 4), torch.tensor([True, False])
+    ports.enter(0, Conditioning(prefix_BPD=prefix_BPD, prefix_keep_B=keep_B))
+    assert ports.prefixed(torch.zeros(2, 3, 4), 0).shape == (2, 5, 4)
+    mask = ports.mask(3)
     assert mask is not None
     assert torch.equal(mask[0, 0], torch.ones(5, 5).tril().bool())
     assert not mask[1, 0, 2:, :2].any()

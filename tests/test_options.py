@@ -193,7 +193,7 @@ def path(prior: Any) -> object:
 
     old = model().latent
     assert old is not None
-    return LatentPath(old.encoder, old.quantizer, width=16, prior=prior)
+    return LatentPath(old.encoder, old.quantizer, old.injection, width=16, prior=prior)
 
 
 def between(how: Any) -> object:

@@ -33,7 +33,7 @@ class RowCache(LayerCache):
     """Nothing came before; what is new is kept."""
 
     def __init__(self) -> None:
-        self.length, self.at_B = 0, None
+        self.length, self.at_B, self.memory = 0, None, None
 
     def append(self, k_BHUd: Tensor, v_BHUd: Tensor) -> tuple[Tensor, Tensor]:
         """Keep them."""
@@ -55,6 +55,7 @@ class StepCache(LayerCache):
 
     def __init__(self, keys_BHUd: Tensor, values_BHUd: Tensor, at_B: Tensor, first: int) -> None:
         self.keys, self.values, self.at_B, self.first = keys_BHUd, values_BHUd, at_B, first
+        self.memory = None  # made anew from the codes in every step
         self.length = 1  # anything but 0, which would put the prefix in front again
 
     def append(self, k_BHUd: Tensor, v_BHUd: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +80,8 @@ class _Graph(nn.Module):
         self.prefix = model.prefix_rows
 
     def in_front(self, number: int) -> int:
-        """Places of a block that never hold anything: those of the prefix, below the seam."""
-        return self.prefix if number < self.model.seam else 0
+        """Places of a block that never hold anything: those of the prefixes that begin above it."""
+        return self.prefix - self.model.front_rows(number)
 
     def embedding(self, codes: Sequence[Tensor]) -> Tensor | None:
         return None if self.model.latent is None else self.model.latent.quantizer.embed(*codes)
@@ -108,7 +109,7 @@ class Row(_Graph):
             torch.stack([F.pad(x, (0, 0, self.in_front(number), 0)) for number, x in enumerate(of_blocks)])
             for of_blocks in ([layer.keys for layer in layers], [layer.values for layer in layers])
         )
-        return [model.backbone.head(y_BTD), keys, values, *self.prior(hidden_BTD)]
+        return [model.head(y_BTD), keys, values, *self.prior(hidden_BTD)]
 
 
 class Step(_Graph):
@@ -130,7 +131,7 @@ class Step(_Graph):
         new_keys = torch.stack([layer.new_key[:, :, 0] for layer in layers])
         new_values = torch.stack([layer.new_value[:, :, 0] for layer in layers])
         prior = [numbers[:, 0] for numbers in self.prior(hidden_B1D)]
-        return [model.backbone.head(y_B1D)[:, 0], new_keys, new_values, *prior]
+        return [model.head(y_B1D)[:, 0], new_keys, new_values, *prior]
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,6 @@ class Decoding:
         self.model, self.codes, self.capacity = model, codes, capacity
         self._prompt_codes = one_of(prompt_codes, PromptCodes, "prompt_codes")
         self._layers = model.make_cache(rows, capacity)
-        self._in_front = model.prefix_rows
         self._compile = compile
         self._lengths: list[int] = []
         self._at_B: Tensor | None = None
@@ -242,15 +241,15 @@ class Decoding:
         """Set the place of each row's next key in every cache."""
         assert self._at_B is not None
         length = self.capacity if self._compile else min(length, self.capacity)
-        above_B = self._at_B + self._in_front
+        places = {0: self._at_B}  # by the rows in front
         for number, layer in enumerate(self._layers):
-            if number < self.model.seam:
-                layer.turn(self._at_B, length)
-            else:
-                layer.turn(above_B, length + self._in_front)
+            front = self.model.front_rows(number)
+            if front not in places:
+                places[front] = self._at_B + front
+            layer.turn(places[front], length + front)
 
     def _head(self, last_BD: Tensor) -> Tensor:
-        return self.model.backbone.head(last_BD[:, None])[:, 0]
+        return self.model.head(last_BD[:, None])[:, 0]
 
 
 def _below(
@@ -268,7 +267,7 @@ def _above(
     layers: Sequence[LayerCache],
 ) -> Tensor:
     y_B1D = model.above(hidden_B1D, embedding_BSC, place, layers=layers)
-    return model.backbone.head(y_B1D)[:, 0]
+    return model.head(y_B1D)[:, 0]
 
 
 @functools.cache

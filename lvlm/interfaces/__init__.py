@@ -4,16 +4,18 @@ says.
 
 from lvlm.interfaces.cache import LayerCache
 from lvlm.interfaces.codec import Codec
-from lvlm.interfaces.data import IGNORE, Batch, Conditioning, Latent, Output, Slots, Terms
+from lvlm.interfaces.data import IGNORE, Batch, Conditioning, Drawn, Latent, Output, Slots, Terms
 from lvlm.interfaces.noise import RowGenerator, exponential, normal, uniform
 from lvlm.interfaces.params import (
     PARAMS_OF_PART,
     PART_ROLES,
     BackboneParams,
+    BlockInjectionParams,
     EncoderParams,
     InjectionParams,
     LossParams,
     Params,
+    PortName,
     QuantizerParams,
     Register,
 )
@@ -30,9 +32,11 @@ __all__ = [
     "BackboneParams",
     "Batch",
     "Block",
+    "BlockInjectionParams",
     "Case",
     "Codec",
     "Conditioning",
+    "Drawn",
     "Encoder",
     "EncoderParams",
     "Injection",
@@ -43,6 +47,7 @@ __all__ = [
     "LossParams",
     "Output",
     "Params",
+    "PortName",
     "Quantizer",
     "QuantizerParams",
     "Ramp",

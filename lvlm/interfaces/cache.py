@@ -18,6 +18,12 @@ class LayerCache:
         self.rows_B = torch.arange(rows, device=like.device)
         self.length = 0
         self.at_B: Tensor | None = None
+        self.memory: tuple[Tensor, Tensor] | None = None
+
+    def hold_memory(self, rows: int) -> None:
+        """Make room for the keys and values of so many rows of a memory, which the first tokens fill."""
+        shape = (*self.keys.shape[:2], rows, self.keys.shape[3])
+        self.memory = (self.keys.new_zeros(shape), self.keys.new_zeros(shape))
 
     def turn(self, at_B: Tensor, length: int) -> None:
         """From now on a row takes in one key at a time, at its own place `at_B`, and sees those up to it, of
@@ -56,9 +62,13 @@ class LayerCache:
         """Some of the rows: a cache of its own length on the same memory."""
         view = copy.copy(self)
         view.keys, view.values = self.keys[rows], self.values[rows]
+        if self.memory is not None:
+            view.memory = (self.memory[0][rows], self.memory[1][rows])
         return view
 
     def take(self, rows_B: Tensor) -> None:
         """Row i becomes a copy of what row `rows_B[i]` was."""
         for held in (self.keys, self.values):
             held[:, :, : self.length] = held[rows_B, :, : self.length]
+        for held in self.memory or ():
+            held.copy_(held[rows_B])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from lvlm.errors import UserError
 from lvlm.interfaces.brief import Brief
 
 IGNORE = -100  # a target that costs nothing; torch's own ignore_index
@@ -108,9 +109,14 @@ class Conditioning(Brief):
 
     prefix_BPD     rows put in front of the stack at the seam, at positions -P..-1
     prefix_keep_B  bool; False hides the prefix from the tokens of that row
-    kv_BTD         added to what the keys and values of block `seam` are made from, before its norm
+    kv_BTD         added to what the keys and values of a block are made from, before its norm
     kv_normed_BTD  the same, added after the norm
-    add_BTD        added to the hidden at the seam
+    add_BTD        added to the hidden in front of a block
+    scale_BTD      with `offset_BTD`: the outputs of a block's norms times 1 + scale, plus offset
+    memory_BMD     rows that a block attends to beside its own, by a layer of its own (cross-attention)
+    memory_key_MD  added to what the keys of these rows are made from, so that they can be told apart
+    memory_keep_B  bool; False hides the memory from that row
+    logits_BTD     added to the last hidden after its norm: a bias on the logits, through the head's matrix
     """
 
     prefix_BPD: Tensor | None = None
@@ -118,27 +124,42 @@ class Conditioning(Brief):
     kv_BTD: Tensor | None = None
     kv_normed_BTD: Tensor | None = None
     add_BTD: Tensor | None = None
+    scale_BTD: Tensor | None = None
+    offset_BTD: Tensor | None = None
+    memory_BMD: Tensor | None = None
+    memory_key_MD: Tensor | None = None
+    memory_keep_B: Tensor | None = None
+    logits_BTD: Tensor | None = None
+
+
+@dataclass(repr=False)
+class Drawn(Brief):
+    """A latent as one forward drew it.
+
+    latent   codes, their embeddings and their KL
+    keep_BS  bool, the slots whose KL counts: not padding, not dropped; None behind a cache
+    slots    where the latent variables are
+    """
+
+    latent: Latent
+    keep_BS: Tensor | None
+    slots: Slots | None
 
 
 @dataclass(repr=False)
 class Output(Brief):
     """What `LatentLM.forward` returns, always.
 
-    hidden_BTD    the last hidden, before the head
+    hidden_BTD    the last hidden, before the head; twice as wide where a code adds to the logits
     head          hidden [..., T, D] -> logits [..., T, V], of these or of fewer positions
-    latent        None for a model without a latent
-    keep_BS       bool, the slots whose KL counts: not padding, not dropped; None without a latent, and behind
-                  a cache
-    slots         where the latent variables are; None without a latent
+    latents       the latents by name, as they were drawn; empty for a model without
     chunk_tokens  how many rows of logits a loss makes at a time, and again in its backward pass, so that it
                   never holds them all; None for all at once
     """
 
     hidden_BTD: Tensor
     head: Callable[[Tensor], Tensor]
-    latent: Latent | None = None
-    keep_BS: Tensor | None = None
-    slots: Slots | None = None
+    latents: Mapping[str, Drawn] = field(default_factory=dict)
     chunk_tokens: int | None = None
 
     @classmethod
@@ -149,8 +170,35 @@ class Output(Brief):
         keep_BS: Tensor | None = None,
         slots: Slots | None = None,
     ) -> Output:
-        """An output of logits that are made already."""
-        return cls(logits_BTV, lambda x: x, latent, keep_BS, slots)
+        """An output of logits that are made already, with one latent or none."""
+        latents = {} if latent is None else {"latent": Drawn(latent, keep_BS, slots)}
+        return cls(logits_BTV, lambda x: x, latents)
+
+    @property
+    def drawn(self) -> Drawn | None:
+        """The only latent; None without one.
+
+        Raises:
+            UserError: there are several.
+        """
+        if len(self.latents) > 1:
+            raise UserError(f"the output has latents {', '.join(self.latents)}; `latents` holds them by name")
+        return next(iter(self.latents.values()), None)
+
+    @property
+    def latent(self) -> Latent | None:
+        """Codes, embeddings and KL of the only latent; None without one."""
+        return None if self.drawn is None else self.drawn.latent
+
+    @property
+    def keep_BS(self) -> Tensor | None:  # noqa: N802  as tensors are named
+        """The slots of the only latent whose KL counts, bool; None without a latent."""
+        return None if self.drawn is None else self.drawn.keep_BS
+
+    @property
+    def slots(self) -> Slots | None:
+        """Places of the only latent's variables; None without a latent."""
+        return None if self.drawn is None else self.drawn.slots
 
     @cached_property
     def logits_BTV(self) -> Tensor:  # noqa: N802  as tensors are named

@@ -48,10 +48,18 @@ class Params(Section):
         return ()
 
 
+PortName = Literal["prefix", "kv", "add", "scale_shift", "memory", "logits"]
+"""A way into the stack, by its name; `lvlm.interfaces.Conditioning` holds what enters there."""
+
+
 class BackboneParams(Params):
     """Base of backbone params: they have at least `layers`, `width` and `context`."""
 
     role: ClassVar[str] = "backbone"
+
+    ports: ClassVar[frozenset[PortName]] = frozenset({"prefix", "kv", "add"})
+    """The ports that the backbone reads. The core serves 'prefix' and 'add', and blocks take 'kv' as a
+    source, so that every backbone has these three."""
 
     layers: int = Field(ge=1)
     """Blocks of the stack."""
@@ -103,14 +111,50 @@ class InjectionParams(Params):
 
     role: ClassVar[str] = "injection"
 
+    ports: ClassVar[frozenset[PortName]] = frozenset()
+    """The ports that it uses; a recipe refuses a backbone that doesn't read them."""
     needs_fixed_slots: ClassVar[bool] = False
     """True when the number of slots may not grow with the sequence."""
     needs_block: ClassVar[bool] = False
     """True when there must be a block at the seam."""
 
+    def blocks(self, seam: int, layers: int) -> tuple[int, ...]:
+        """Numbers of the blocks that the code enters, of a stack of so many layers."""
+        return (seam,)
+
+    @property
+    def shared_by_blocks(self) -> bool:
+        """Whether these blocks get the same embedding of a code, or each a part of its own."""
+        return True
+
     def build(self, *, width: int, slots: Slots) -> Injection:
         """The module for a stack of that width."""
         raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+class BlockInjectionParams(InjectionParams):
+    """Base of params of injections into blocks: into that at the seam, all above it, or chosen ones."""
+
+    needs_block: ClassVar[bool] = True
+
+    layers: Literal["seam", "all"] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = (
+        "seam"
+    )
+    """The blocks that the code enters: that at the 'seam', 'all' from the seam up, or a list of block numbers
+    that begin with 0."""
+    shared: bool = True
+    """Whether these blocks get the same embedding of a code; if false, each has its own."""
+
+    def blocks(self, seam: int, layers: int) -> tuple[int, ...]:
+        """Numbers of the blocks that the code enters, of a stack of so many layers."""
+        if self.layers == "seam":
+            return (seam,)
+        return tuple(range(seam, layers)) if self.layers == "all" else tuple(self.layers)
+
+    @property
+    def shared_by_blocks(self) -> bool:
+        """Whether these blocks get the same embedding of a code, or each a part of its own."""
+        return self.shared
 
 
 class LossParams(Params):

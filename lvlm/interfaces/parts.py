@@ -13,6 +13,7 @@ Shape legend, used as suffixes everywhere:
     D model width           E encoder width        K posterior numbers per slot
     J prior numbers         C embedding width      d parts that the KL of a slot splits into
     P prefix length         V vocabulary           Z numbers of one continuous code
+    M rows of a memory
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Block(Protocol):
         shift_BUD: Tensor | None = None,
         mask: Tensor | None = None,
         cache: LayerCache | None = None,
+        **ports: Any,
     ) -> Tensor:
         """x_BTD -> x_BTD.
 
@@ -53,6 +55,11 @@ class Block(Protocol):
         `where` unless given. With a source, x may be [1, 1, D]: one query for all rows and places. `mask` is
         bool, True where a query may look, broadcast to [B, heads, T, keys]; without a mask a causal block
         looks at its own place and before, and at all that is in the cache.
+
+        `ports` are those that a backbone names beyond `prefix`, `kv` and `add`, and only where a code uses
+        them. 'scale_shift': `scale_BTD` and `offset_BTD`, norm(x) becomes norm(x) * (1 + scale) + offset.
+        'memory': `memory_BMD`, `memory_key_MD` and `memory_keep_B` as in `lvlm.interfaces.Conditioning`;
+        zero rows leave x as it is.
         """
         ...
 
@@ -82,6 +89,16 @@ class Backbone(nn.Module, abc.ABC):
     @abc.abstractmethod
     def head(self, x_BTD: Tensor) -> Tensor:
         """Hidden [B, T, D] -> logits [B, T, V]."""
+
+    def head_with(self, x_BTD: Tensor, logits_BTD: Tensor) -> Tensor:
+        """As `head`, with `logits_BTD` added after the last norm: the port 'logits'."""
+        raise NotImplementedError(f"{type(self).__name__} doesn't read the port 'logits'")
+
+    def open_memory(self, block: int) -> None:
+        """Give a block the layer with which it attends to a memory: the port 'memory'. Called once for a
+        block, after all else is built.
+        """
+        raise NotImplementedError(f"{type(self).__name__} doesn't read the port 'memory'")
 
     @abc.abstractmethod
     def make_block(self, *, causal: bool) -> nn.Module:
@@ -195,12 +212,13 @@ class Quantizer(nn.Module, abc.ABC):
 class Injection(nn.Module, abc.ABC):
     """Turns embeddings of codes into a conditioning. It has no layers of the stack and knows none.
 
-    A subclass sets `embedding_dim`, the width that it wants from the quantizer, and `prefix_rows` when it
-    makes a prefix (P; the key/value cache grows by as many).
+    A subclass sets `embedding_dim`, the width that it wants from the quantizer, `prefix_rows` when it makes
+    a prefix (P; the key/value cache grows by as many), and `memory_rows` when it makes a memory (M).
     """
 
     embedding_dim: int
     prefix_rows: int = 0
+    memory_rows: int = 0
 
     @abc.abstractmethod
     def forward(

@@ -60,15 +60,11 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     model, k, device = rows.model, spec.k, rows.hidden_BTD.device
     slots, targets_BT = rows.slots, rows.batch.targets_BT
     batch, tokens = targets_BT.shape
-    above = len(model.backbone.blocks) - model.seam
-    cache = model.cache_bytes(batch * k, tokens) * above // max(1, len(model.backbone.blocks))
+    cache = model.cache_bytes(batch * k, tokens, above=True)
     need_memory(f"k is {k}", cache, device, mend="fewer particles need less")
     draws = rows.draws(spec.proposal, k)
     embedding_PSC = rows.embed(draws.codes.flatten(0, 1)).clone()
-    layers = [
-        model.backbone.make_cache(batch * k, tokens + model.prefix_rows)
-        for _ in model.backbone.blocks[model.seam :]
-    ]
+    layers = model.make_cache(batch * k, tokens, above=True)
     last_target_B = (targets_BT != IGNORE).int().cumsum(1).argmax(1)
     of_rows = rows.generators(RESAMPLING)
 
@@ -131,7 +127,7 @@ def _cost_of_chunk(
             stack = [*layers[:1] * model.seam, *pieces]  # those below the seam aren't looked at
             place = model.place(torch.arange(start, end, device=hidden.device))
             last = model.above(hidden, embedding_PSC[part], place, layers=stack)
-            logits = model.backbone.head(last)
+            logits = model.head(last)
         costs.append(cross_entropy_nats(logits, rows.batch.targets_BT[of_row_P[part], start:end]).double())
     for layer, piece in zip(layers, pieces, strict=True):
         layer.length = piece.length

@@ -182,7 +182,7 @@ class Rows:
     def exact_by_target(self) -> Tensor:
         """-log p of each target of a model without a latent, [B, T], nats, float64."""
         with self.autocast():
-            logits = self.model.backbone.head(self.model.above(self.hidden_BTD, None, self.place))
+            logits = self.model.head(self.model.above(self.hidden_BTD, None, self.place))
         return cross_entropy_nats(logits, self.batch.targets_BT).double()
 
     def cost_of(self, codes: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class Rows:
             hidden = self.hidden_BTD[of_row_P[part]]
             with self.autocast():
                 last = self.model.above(hidden, self.embed(codes.flatten(0, 1)[part]), self.place)
-                logits = self.model.backbone.head(last)
+                logits = self.model.head(last)
             costs.append(cross_entropy_nats(logits, self.batch.targets_BT[of_row_P[part]]).double())
         return torch.cat(costs).view(rows, k, -1)
 

@@ -1,11 +1,13 @@
-"""The one model: a decoder cut at a seam, with or without a latent. `LatentLM.forward` tells the story.
+"""The one model: a decoder cut at seams, with a latent at each or with none. `LatentLM.forward` tells the
+story.
 
 The shape legend is that of `lvlm.interfaces.parts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from lvlm.arguments import told
 from lvlm.errors import NotFinite, UserError, one_of
 from lvlm.interfaces import (
     Backbone,
-    Conditioning,
+    Drawn,
     Encoder,
     Injection,
     Latent,
@@ -25,12 +27,16 @@ from lvlm.interfaces import (
     Slots,
     uniform,
 )
+from lvlm.model.ports import Ports
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
 
 
 CodeSource = Literal["posterior", "prior", "shuffled"] | Tensor
+
+ONLY = "latent"
+"""Name of the latent of a model that has one."""
 
 
 class Place(NamedTuple):
@@ -40,20 +46,51 @@ class Place(NamedTuple):
     where: Any
 
 
+class Stage(NamedTuple):
+    """Blocks from one seam to the next, and the latents whose codes enter in front of them."""
+
+    latents: tuple[str, ...]
+    start: int
+    stop: int
+
+
 class LatentPath(nn.Module):
-    """The way from the hidden at the seam to the embedding of a code.
+    """One latent: the way from the hidden at its seam to what its codes do to the stack.
 
     tokens, hidden ─ encoder ─ norm ─ readout ─► posterior numbers ─┐
-    hidden at each slot's first position ─ prior head ─► prior numbers ─ quantizer ─► Latent
+    hidden at each slot's first position ─ prior head ─► prior numbers ─ quantizer ─► Latent ─ injection ─►
 
     All-zero numbers are the prior: a fixed prior is a zero tensor, a learned one starts from a zero head.
+
+    Args:
+        encoder: what looks at whole rows.
+        quantizer: the family of the codes, whose embeddings suit the injection (`embedding_width`).
+        injection: what codes do to the blocks that they enter.
+        width: D, of the hidden at the seam.
+        prior: 'fixed' or 'learned'.
+        seam: number of the block in front of which the encoder reads and the code enters.
+        blocks: numbers of the blocks that the code enters; that at the seam unless given.
+        shared: whether these blocks get the same embedding of a code, or each a part of its own.
+        dropout: share of the rows whose latent is hidden during training.
     """
 
     def __init__(
-        self, encoder: Encoder, quantizer: Quantizer, *, width: int, prior: Literal["fixed", "learned"]
+        self,
+        encoder: Encoder,
+        quantizer: Quantizer,
+        injection: Injection,
+        *,
+        width: int,
+        prior: Literal["fixed", "learned"] = "fixed",
+        seam: int = 0,
+        blocks: Sequence[int] | None = None,
+        shared: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder, self.quantizer, self.slots = encoder, quantizer, encoder.slots
+        self.seam, self.blocks = seam, tuple(blocks or (seam,))
+        self.shared, self.dropout = shared, dropout
         self.norm = nn.RMSNorm(encoder.width)
         self.readout = nn.Linear(encoder.width, quantizer.posterior_dim)
         nn.init.normal_(self.readout.weight, std=0.02)
@@ -63,6 +100,28 @@ class LatentPath(nn.Module):
             self.prior_head = nn.Linear(width, quantizer.prior_dim)
             nn.init.zeros_(self.prior_head.weight)
             nn.init.zeros_(self.prior_head.bias)
+        self.injection = injection
+
+    @staticmethod
+    def embedding_width(injection: Injection, blocks: Sequence[int], *, shared: bool) -> int:
+        """C, the width of an embedding that serves all of these blocks."""
+        return injection.embedding_dim * (1 if shared else len(blocks))
+
+    def enter(
+        self, ports: Ports, embedding_BSC: Tensor, positions_T: Tensor, keep_B: Tensor | None = None
+    ) -> None:
+        """Let codes act on the blocks that they reach.
+
+        Args:
+            ports: takes the conditionings.
+            embedding_BSC: embeddings of all slots up to these positions', or of more.
+            positions_T: where the tokens stand, [T] or [B, T].
+            keep_B: rows that get their code; all unless given.
+        """
+        pieces = (embedding_BSC,) if self.shared else embedding_BSC.chunk(len(self.blocks), dim=-1)
+        made = [self.injection(piece, positions_T, keep_B) for piece in pieces]
+        for number, block in enumerate(self.blocks):
+            ports.enter(block, made[0 if self.shared else number])
 
     def inference_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that make the posterior: encoder, norm and readout."""
@@ -134,14 +193,12 @@ class LatentPath(nn.Module):
 
 
 class LatentLM(nn.Module):
-    """A decoder cut at one seam, with a latent path beside it or without.
+    """A decoder cut at the seams of its latents, or whole without any.
 
     Args:
         backbone: embedding, blocks and head.
-        latent: encoder, quantizer and prior; None for a baseline.
-        injection: what codes do to the stack; None for a baseline.
-        seam: the block index at which the encoder reads and the code enters.
-        latent_dropout: share of the rows whose latent is hidden during training.
+        latents: the latents by name; none for a baseline. Given by itself, a latent is called 'latent'. Those
+            of a lower seam come first, and of the same seam in the order given.
         token_dropout: share of the input tokens, the first excepted, whose embedding is zeroed during
             training (word dropout: Bowman et al. 2016, arXiv 1511.06349). An encoder over the tokens still
             sees them; one over the hidden at the seam sees what the lower blocks made of the rest.
@@ -150,23 +207,65 @@ class LatentLM(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        latent: LatentPath | None = None,
-        injection: Injection | None = None,
+        latents: LatentPath | Mapping[str, LatentPath] | None = None,
         *,
-        seam: int = 0,
-        latent_dropout: float = 0.0,
         token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.logits_chunk: int | None = None  # tokens whose logits a loss makes at a time in training
         self.codec: Codec | None = None  # of the data that the model was made for
-        assert (latent is None) == (injection is None), "a latent needs an injection"
-        self.backbone, self.latent, self.injection = backbone, latent, injection
-        self.seam, self.latent_dropout, self.token_dropout = seam, latent_dropout, token_dropout
+        named = {ONLY: latents} if isinstance(latents, LatentPath) else latents or {}
+        self.backbone, self.token_dropout = backbone, token_dropout
+        self.latents = nn.ModuleDict(
+            {name: named[name] for name in sorted(named, key=lambda n: named[n].seam)}
+        )
+        self.stages = self._cut()
+        """The stack in pieces: the blocks below all seams, then those from each seam to the next."""
+        for path in self.paths.values():
+            if path.injection.memory_rows:
+                for block in path.blocks:
+                    backbone.open_memory(block)
+
+    @property
+    def paths(self) -> dict[str, LatentPath]:
+        """The latents by name, in the order in which their codes are drawn."""
+        return {name: path for name, path in self.latents.items() if isinstance(path, LatentPath)}
+
+    @property
+    def latent(self) -> LatentPath | None:
+        """The latent of a model that has one; None without.
+
+        Raises:
+            UserError: it has several.
+        """
+        if len(self.latents) > 1:
+            raise UserError(
+                f"the model has {len(self.latents)} latents ({', '.join(self.latents)}), and this asks for "
+                f"the only one"
+            )
+        return next(iter(self.paths.values()), None)
+
+    def _cut(self) -> list[Stage]:
+        seams = sorted({path.seam for path in self.paths.values()})
+        ends = [*seams, len(self.backbone.blocks)]
+        stages = [Stage((), 0, ends[0])]
+        for start, stop in itertools.pairwise(ends):
+            names = tuple(name for name, path in self.paths.items() if path.seam == start)
+            stages.append(Stage(names, start, stop))
+        return stages
+
+    @property
+    def seam(self) -> int:
+        """Number of the blocks below all seams, which no code reaches."""
+        return self.stages[0].stop
 
     @property
     def slots(self) -> Slots | None:
-        """Places of the latent variables; None without a latent."""
+        """Places of the latent variables; None without a latent.
+
+        Raises:
+            UserError: the model has several latents.
+        """
         return None if self.latent is None else self.latent.slots
 
     @property
@@ -174,32 +273,42 @@ class LatentLM(nn.Module):
         """Device of the weights."""
         return next(self.parameters()).device
 
+    def front_rows(self, block: int) -> int:
+        """Rows that codes put in front of the tokens of a block; 0 for most injections and a baseline."""
+        return sum(path.injection.prefix_rows for path in self.paths.values() if path.seam <= block)
+
     @property
     def prefix_rows(self) -> int:
-        """Rows that codes put in front of the tokens, from the seam upwards; 0 for most injections and a
-        baseline.
-        """
-        return 0 if self.injection is None else self.injection.prefix_rows
+        """Rows in front of the tokens at the end of the stack."""
+        return self.front_rows(len(self.backbone.blocks))
+
+    def memory_rows(self, block: int) -> int:
+        """Rows of the memory that a block attends to; 0 for most injections and a baseline."""
+        return sum(path.injection.memory_rows for path in self.paths.values() if block in path.blocks)
 
     def at_step(self, step: int) -> None:
-        """Tell the quantizer how many training steps are done, for what follows a schedule."""
-        if self.latent is not None:
-            self.latent.quantizer.at_step(step)
+        """Tell the quantizers how many training steps are done, for what follows a schedule."""
+        for path in self.paths.values():
+            path.quantizer.at_step(step)
 
-    def make_cache(self, rows: int, capacity: int) -> list[LayerCache]:
-        """One empty cache per block, for `rows` rows of at most `capacity` tokens and the prefix."""
-        return [
-            self.backbone.make_cache(rows, capacity + (self.prefix_rows if number >= self.seam else 0))
-            for number in range(len(self.backbone.blocks))
-        ]
+    def make_cache(self, rows: int, capacity: int, *, above: bool = False) -> list[LayerCache]:
+        """One empty cache for each block, or only for those above the lowest seam: for `rows` rows of at most
+        `capacity` tokens, prefixes and memories.
+        """
+        layers = []
+        for block in range(self.seam if above else 0, len(self.backbone.blocks)):
+            layers.append(self.backbone.make_cache(rows, capacity + self.front_rows(block)))
+            if memory := self.memory_rows(block):
+                layers[-1].hold_memory(memory)
+        return layers
 
-    def cache_bytes(self, rows: int, capacity: int) -> int:
+    def cache_bytes(self, rows: int, capacity: int, *, above: bool = False) -> int:
         """Memory that `make_cache` takes, without taking it."""
-        blocks, above = len(self.backbone.blocks), len(self.backbone.blocks) - self.seam
+        blocks = range(self.seam if above else 0, len(self.backbone.blocks))
         if not blocks:
             return 0
         one = self.backbone.make_cache(1, 1)
-        places = blocks * capacity + above * self.prefix_rows
+        places = sum(capacity + self.front_rows(block) + self.memory_rows(block) for block in blocks)
         return rows * places * 2 * one.keys.numel() * one.keys.element_size()
 
     def place(self, positions_T: Tensor) -> Place:
@@ -211,7 +320,7 @@ class LatentLM(nn.Module):
         tokens_BT: Tensor,
         keep_BT: Tensor | None = None,
         *,
-        z: CodeSource = "posterior",
+        z: CodeSource | Mapping[str, CodeSource] = "posterior",
         generator: torch.Generator | None = None,
         dropout_generator: torch.Generator | None = None,
     ) -> Output:
@@ -223,7 +332,7 @@ class LatentLM(nn.Module):
             z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
                 int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each
                 row the code that another row's posterior drew (see `exchanged`), and charges the KL of its
-                own.
+                own. With several latents a mapping says it for each by name, and 'posterior' for the rest.
             generator: the noise of codes, row by row if it is a `lvlm.interfaces.RowGenerator`; torch's
                 global one unless given.
             dropout_generator: decides what latent and token dropout drop in training; may be the same.
@@ -234,24 +343,27 @@ class LatentLM(nn.Module):
                 known, with a latent or without.
             NotFinite: the encoder yields NaN or infinity.
         """
-        check_codes(z)
+        sources = self._sources(z)
         self._check_ids(tokens_BT, keep_BT)
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
+
         x_BTD = self.below(tokens_BT, place, dropout_generator=dropout_generator)
+        latents, ports = {}, Ports()
+        for stage in self.stages[1:]:
+            for name in stage.latents:
+                path, hidden_BTD = self.paths[name], x_BTD[:, ports.front :]
+                latent = path(tokens_BT, hidden_BTD, keep_BT, sources[name], generator)
+                keep_B = self._dropout(path, tokens_BT, dropout_generator)
+                path.enter(ports, latent.embedding_BSC.to(x_BTD.dtype), place.positions_T, keep_B)
+                keep_BS = path.slots.any(keep_BT)
+                keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
+                latents[name] = Drawn(latent, keep_BS, path.slots)
+            x_BTD = self.through(stage, x_BTD, place, ports)
 
-        latent, keep_BS, embedding_BSC, keep_B = None, None, None, None
-        if self.latent is not None:
-            latent = self.latent(tokens_BT, x_BTD, keep_BT, z, generator)
-            embedding_BSC = latent.embedding_BSC
-            keep_BS = self.latent.slots.any(keep_BT)
-            keep_B = self._dropout(tokens_BT, dropout_generator)
-            keep_BS = keep_BS if keep_B is None else keep_BS & keep_B[:, None]
-
-        x_BTD = self.above(x_BTD, embedding_BSC, place, keep_B=keep_B)
         chunk_tokens = self.logits_chunk if self.training else None
-        output = Output(x_BTD, self.backbone.head, latent, keep_BS, self.slots, chunk_tokens)
+        output = Output(self.last(x_BTD, ports), self.head, latents, chunk_tokens)
         if chunk_tokens is None:
             _ = output.logits_BTV  # now, under the precision and the gradient mode of this call
         return output
@@ -264,7 +376,7 @@ class LatentLM(nn.Module):
         layers: Sequence[LayerCache] | None = None,
         dropout_generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Everything under the seam, where no code has entered: tokens [B, T] -> hidden [B, T, D].
+        """Everything under all seams, where no code has entered: tokens [B, T] -> hidden [B, T, D].
 
         Args:
             tokens_BT: the next tokens of each row.
@@ -275,58 +387,102 @@ class LatentLM(nn.Module):
         x_BTD = self.backbone.embed(tokens_BT)
         if self.training and self.token_dropout:
             x_BTD = x_BTD * self._seen(tokens_BT, dropout_generator)[..., None]
-        mask = layers[0].mask(tokens_BT.shape[1]) if layers and self.seam else None
-        for number, block in enumerate(self.backbone.blocks[: self.seam]):
-            x_BTD = block(x_BTD, place.where, mask=mask, cache=layers[number] if layers else None)
-        return x_BTD
+        return self.through(self.stages[0], x_BTD, place, Ports(), layers=layers)
 
     def above(
         self,
         x_BTD: Tensor,
-        embedding_BSC: Tensor | None,
+        embeddings: Tensor | Mapping[str, Tensor] | None,
         place: Place,
         *,
         layers: Sequence[LayerCache] | None = None,
         keep_B: Tensor | None = None,
     ) -> Tensor:
-        """Everything from the seam to the head: hidden and codes -> the last hidden [B, T, D].
+        """Everything from the lowest seam to the head, with codes that are known: hidden -> the last hidden
+        [B, T, D], for `head`.
 
         Args:
-            x_BTD: the hidden at the seam, from `below`.
-            embedding_BSC: embeddings of all slots up to these tokens', or of more; None without a latent.
+            x_BTD: the hidden at the lowest seam, from `below`.
+            embeddings: embeddings [B, S, C] of all slots up to these tokens', or of more, by the names of the
+                latents; without a name for the only latent; None for no codes.
             place: as for `below`.
-            layers: as for `below`; those under the seam are not looked at.
-            keep_B: rows that get their code; all unless given.
+            layers: as for `below`; those under the lowest seam are not looked at.
+            keep_B: rows that get their codes; all unless given.
         """
-        where, tokens = place.where, x_BTD.shape[1]
-        upper = layers[self.seam :] if layers else []
-        mask = upper[0].mask(tokens) if upper else None
-        port = Conditioning()
-        if self.injection is not None and embedding_BSC is not None:
-            # Quantizers stay in float32 where the stack is in less, see `lvlm.model.precision`.
-            port = self.injection(embedding_BSC.to(x_BTD.dtype), place.positions_T, keep_B)
-        prefix = 0
-        if port.add_BTD is not None:
-            x_BTD = x_BTD + port.add_BTD
-        in_cache = bool(upper and upper[0].length)  # later tokens find the prefix in the cache
-        if port.prefix_BPD is not None and not in_cache:
-            prefix = port.prefix_BPD.shape[1]
-            x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
-            where = self.backbone.locate(torch.arange(-prefix, tokens, device=x_BTD.device))
-            mask = prefix_mask(prefix, tokens, port.prefix_keep_B)
-        source_BUD = None if port.kv_BTD is None else x_BTD + port.kv_BTD
-        shift_BUD = port.kv_normed_BTD
-        for number, block in enumerate(self.backbone.blocks[self.seam :]):
-            x_BTD = block(
+        named = {ONLY: embeddings} if isinstance(embeddings, Tensor) else embeddings or {}
+        ports = Ports()
+        for stage in self.stages[1:]:
+            for name in stage.latents:
+                if (embedding_BSC := named.get(name)) is not None:
+                    # Quantizers stay in float32 where the stack is in less, see `lvlm.model.precision`.
+                    embedding_BSC = embedding_BSC.to(x_BTD.dtype)
+                    self.paths[name].enter(ports, embedding_BSC, place.positions_T, keep_B)
+            x_BTD = self.through(stage, x_BTD, place, ports, layers=layers)
+        return self.last(x_BTD, ports)
+
+    def through(
+        self,
+        stage: Stage,
+        x_BTD: Tensor,
+        place: Place,
+        ports: Ports,
+        *,
+        layers: Sequence[LayerCache] | None = None,
+    ) -> Tensor:
+        """The blocks of one stage: stream [B, F + T, D] -> stream, with the prefixes of its seam in front.
+
+        Args:
+            stage: one of `stages`.
+            x_BTD: the stream at the stage's seam, with the rows in front that it has.
+            place: where the tokens stand.
+            ports: what the codes of this and of lower seams do.
+            layers: a cache for each block of the stack.
+        """
+        tokens = x_BTD.shape[1] - ports.front
+        later = bool(layers and stage.start < stage.stop and layers[stage.start].length)
+        if not later:  # later tokens find the prefix in the cache
+            x_BTD = ports.prefixed(x_BTD, stage.start)
+        front, where = ports.front, place.where
+        mask = layers[stage.start].mask(tokens) if layers and stage.start < stage.stop else None
+        if front:
+            where = self.backbone.locate(torch.arange(-front, tokens, device=x_BTD.device))
+            mask = ports.mask(tokens)
+        for number in range(stage.start, stage.stop):
+            x_BTD = ports.added(x_BTD, number)
+            x_BTD = self.backbone.blocks[number](
                 x_BTD,
                 where,
-                source_BUD=source_BUD,
-                shift_BUD=shift_BUD,
                 mask=mask,
-                cache=upper[number] if upper else None,
+                cache=layers[number] if layers else None,
+                **ports.of_block(x_BTD, number),
             )
-            source_BUD = shift_BUD = None  # the port is the block at the seam alone
-        return x_BTD[:, prefix:] if prefix else x_BTD
+        return x_BTD
+
+    def last(self, x_BTD: Tensor, ports: Ports) -> Tensor:
+        """The last hidden of the tokens, for `head`: with what enters behind the last block."""
+        end = len(self.backbone.blocks)
+        x_BTD = ports.added(x_BTD[:, ports.front :], end)
+        logits_BTD = ports.logits(end)
+        return x_BTD if logits_BTD is None else torch.cat((x_BTD, logits_BTD.to(x_BTD.dtype)), dim=-1)
+
+    def head(self, last_BTD: Tensor) -> Tensor:
+        """Logits [..., T, V] of the last hidden, as `last` and `above` return it."""
+        width = self.backbone.width
+        if last_BTD.shape[-1] == width:
+            return self.backbone.head(last_BTD)
+        return self.backbone.head_with(last_BTD[..., :width], last_BTD[..., width:])
+
+    def _sources(self, z: CodeSource | Mapping[str, CodeSource]) -> dict[str, CodeSource]:
+        """Where the codes of each latent come from."""
+        if not isinstance(z, Mapping):
+            check_codes(z)
+            if isinstance(z, Tensor) and len(self.latents) > 1:
+                raise UserError(f"codes for {', '.join(self.latents)} are given by name: {{name: codes}}")
+            return dict.fromkeys(self.latents, z)
+        for name, source in z.items():
+            one_of(name, tuple(self.latents), "latent")
+            check_codes(source)
+        return {name: z.get(name, "posterior") for name in self.latents}
 
     def _check_ids(self, tokens_BT: Tensor, keep_BT: Tensor | None) -> None:
         if not isinstance(tokens_BT, Tensor):
@@ -368,13 +524,15 @@ class LatentLM(nn.Module):
         seen_BT = uniform(tokens_BT.shape, generator, device=tokens_BT.device) >= self.token_dropout
         return seen_BT | (torch.arange(tokens_BT.shape[1], device=tokens_BT.device) == 0)
 
-    def _dropout(self, tokens_BT: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    def _dropout(
+        self, path: LatentPath, tokens_BT: Tensor, generator: torch.Generator | None
+    ) -> Tensor | None:
         """Rows whose latent stays, bool [B]; a mask rather than an `if`, so that every rank runs every
         unit.
         """
-        if not (self.training and self.latent_dropout):
+        if not (self.training and path.dropout):
             return None
-        return uniform(tokens_BT.shape[:1], generator, device=tokens_BT.device) >= self.latent_dropout
+        return uniform(tokens_BT.shape[:1], generator, device=tokens_BT.device) >= path.dropout
 
 
 def check_codes(z: CodeSource) -> None:
@@ -398,17 +556,3 @@ def exchanged(rows_B: Tensor) -> Tensor:
         return rows_B
     paired_B, last_B = rows_B[: 2 * pairs], rows_B[2 * pairs :]
     return torch.cat((paired_B.view(pairs, 2, *rows_B.shape[1:]).flip(1).flatten(0, 1), last_B.roll(1, 0)))
-
-
-def prefix_mask(prefix: int, tokens: int, keep_B: Tensor | None) -> Tensor | None:
-    """Causal mask over prefix and tokens, bool [B, 1, P + T, P + T]; None when nothing is hidden.
-
-    The prefix is hidden from the tokens of rows that dropped it, and still sees itself: no row is fully
-    masked.
-    """
-    if keep_B is None:
-        return None
-    total = torch.arange(prefix + tokens, device=keep_B.device)
-    causal = total[:, None] >= total[None, :]
-    hidden = (total[:, None] >= prefix) & (total[None, :] < prefix)
-    return causal & (keep_B[:, None, None, None] | ~hidden)

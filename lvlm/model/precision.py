@@ -53,8 +53,8 @@ def convert(model: LatentLM, precision: Precision) -> LatentLM:
     if precision == "fp32":
         return model
     model.bfloat16().eval().requires_grad_(False)
-    if model.latent is not None:
-        model.latent.quantizer.float()
+    for path in model.paths.values():
+        path.quantizer.float()
     if precision == "int8":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchao has warnings of its own

@@ -1,7 +1,7 @@
 """Layers that plugins share: rotary positions, attention with a cache, the pre-norm block."""
 
 from lvlm.interfaces import LayerCache
-from lvlm.nn.attention import Attention
+from lvlm.nn.attention import Attention, MemoryAttention
 from lvlm.nn.block import TransformerBlock
 from lvlm.nn.pool import masked_mean, spread
 from lvlm.nn.rope import Rotary, rotary, rotate
@@ -9,6 +9,7 @@ from lvlm.nn.rope import Rotary, rotary, rotate
 __all__ = [
     "Attention",
     "LayerCache",
+    "MemoryAttention",
     "Rotary",
     "TransformerBlock",
     "masked_mean",

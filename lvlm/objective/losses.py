@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lvlm.errors import one_of
-from lvlm.interfaces import Batch, Loss, Output, Schedule, Terms, value_at
+from lvlm.interfaces import Batch, Drawn, Loss, Output, Schedule, Terms, value_at
 from lvlm.objective.cross_entropy import cross_entropy_of, name_of_cross_entropy
 from lvlm.objective.gradients import score_function
 from lvlm.objective.kl_terms import Granularity, KLTerm
@@ -23,8 +23,10 @@ from lvlm.objective.kl_terms import Granularity, KLTerm
 NATS_PER_BIT = math.log(2)
 
 
-def real_kl(output: Output) -> Tensor | None:
-    """KL [B, S, d] in nats with zeros in slots that don't count (padding, dropped rows), or None."""
+def real_kl(output: Output | Drawn) -> Tensor | None:
+    """KL [B, S, d] of a latent, or of the only one, in nats with zeros in slots that don't count (padding,
+    dropped rows), or None.
+    """
     if output.latent is None or output.latent.kl_BSd is None or output.keep_BS is None:
         return None
     return output.latent.kl_BSd * output.keep_BS[..., None]

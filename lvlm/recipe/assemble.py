@@ -48,16 +48,21 @@ def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
         return LatentLM(backbone, token_dropout=spec.token_dropout)
     encoder = spec.encoder.build(backbone=backbone)
     injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
-    quantizer = spec.quantizer.build(embedding_dim=injection.embedding_dim)
-    path = LatentPath(encoder, quantizer, width=backbone.width, prior=spec.prior)
-    return LatentLM(
-        backbone,
-        path,
+    blocks = spec.injection.blocks(spec.seam_index, spec.backbone.layers)
+    shared = spec.injection.shared_by_blocks
+    width = LatentPath.embedding_width(injection, blocks, shared=shared)
+    path = LatentPath(
+        encoder,
+        spec.quantizer.build(embedding_dim=width),
         injection,
+        width=backbone.width,
+        prior=spec.prior,
         seam=spec.seam_index,
-        latent_dropout=spec.latent_dropout,
-        token_dropout=spec.token_dropout,
+        blocks=blocks,
+        shared=shared,
+        dropout=spec.latent_dropout,
     )
+    return LatentLM(backbone, path, token_dropout=spec.token_dropout)
 
 
 def build_loss(recipe: Recipe) -> Loss:
@@ -105,5 +110,7 @@ def count_parameters(model: LatentLM) -> ParameterCount:
     """
     total = sum(p.numel() for p in model.parameters())
     backbone = sum(p.numel() for p in model.backbone.parameters())
-    table = 0 if model.latent is None else sum(p.numel() for p in model.latent.quantizer.table_parameters())
+    backbone -= sum(p.numel() for name, p in model.backbone.named_parameters() if ".memory." in name)
+    tables = [path.quantizer.table_parameters() for path in model.paths.values()]
+    table = sum(p.numel() for of_one in tables for p in of_one)
     return ParameterCount(backbone=backbone, latent=total - backbone - table, table=table)

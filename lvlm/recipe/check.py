@@ -92,7 +92,7 @@ def shapes_of(resolved: Resolved) -> Checked:
     rows, tokens = resolved.recipe.train.micro_rows or resolved.recipe.train.rows, resolved.recipe.data.tokens
     shapes: dict[str, tuple[int, ...]] = {"tokens_BT": (rows, tokens)}
     shapes["hidden_BTD"] = (rows, tokens, model.backbone.width)
-    if model.latent is not None and model.injection is not None:
+    if model.latent is not None:
         quantizer, slots = model.latent.quantizer, model.latent.slots.count(tokens)
         shapes |= {
             "features_BSE": (rows, slots, model.latent.encoder.width),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from lvlm.errors import listing
 from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.sizes import MOST_LAYERS
 from lvlm.recipe.tree import Keys
@@ -22,6 +23,7 @@ def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Bro
     yield from _layers(recipe)
     yield from _trio(recipe)
     yield from _seam(recipe)
+    yield from _ports(recipe)
     yield from _slots(recipe)
     yield from _without_latent(recipe)
     yield from _learned_prior(recipe)
@@ -62,6 +64,26 @@ def _seam(recipe: Recipe) -> Iterator[Broken]:
             ("model", "seam"),
             f"{needs}, but seam {layers} is the end of the stack; set seam below {layers}",
         )
+
+
+def _ports(recipe: Recipe) -> Iterator[Broken]:
+    backbone, injection = recipe.model.backbone, recipe.model.injection
+    if injection is None:
+        return
+    seam, end = recipe.model.seam_index, backbone.layers
+    if unread := sorted(injection.ports - backbone.ports):
+        path, name = ("model", "injection", "kind"), injection.kind_name()
+        reads = f"backbone {backbone.kind_name()!r} reads {listing(sorted(backbone.ports))}"
+        yield path, f"injection {name!r} uses the port {listing(unread)}, but {reads}"
+    layers, path = getattr(injection, "layers", "seam"), ("model", "injection", "layers")
+    if not isinstance(layers, list):
+        return
+    if len({*layers}) < len(layers):
+        yield path, f"a block is named twice in {layers}; name each once"
+    for block in layers:
+        if not seam <= block < end:
+            span = f"the seam is {seam}, and the last block is {end - 1}"
+            yield path, f"block {block} can't be entered: {span}; name blocks from {seam} to {end - 1}"
 
 
 def _slots(recipe: Recipe) -> Iterator[Broken]:

@@ -112,6 +112,7 @@ def _with_backbone(backbone: Params, legal: Sequence[Cross]) -> list[Cross]:
         with_slots = {(name, per) for name in names if not name.startswith("quantizer")}
         return with_slots | {(name, "any") for name in names} | {("prior", cross.prior)}
 
+    legal = [cross for cross in legal if cross.injection.ports <= backbone.ports]
     wanted = set().union(*map(has, legal))
     layers = getattr(backbone, "layers", 2)
     found = []

@@ -15,6 +15,7 @@ from lvlm.interfaces import (
     Backbone,
     BackboneParams,
     Batch,
+    Drawn,
     Encoder,
     EncoderParams,
     Injection,
@@ -29,7 +30,8 @@ from lvlm.interfaces import (
     RowGenerator,
     Slots,
 )
-from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_lm import LatentLM, Stage
+from lvlm.model.ports import Ports
 from lvlm.registry.registry import Registry
 from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator_of, randomise, token_rows
 from lvlm.testing.data import check_data
@@ -275,21 +277,33 @@ def check_injection(params: InjectionParams) -> None:
             assert torch.equal(getattr(one, port)[0], getattr(other, port)[0]), (
                 f"a dropped row shows in {port}"
             )
-    _check_effect(injection, embedding)
+    if whole.memory_BMD is not None:
+        assert whole.memory_BMD.shape[1] == injection.memory_rows, "memory_rows says how many rows there are"
+        assert one.memory_keep_B is not None, "keep_B must reach memory_keep_B"
+        assert torch.equal(one.memory_keep_B, keep_B), "keep_B must reach memory_keep_B"
+    _check_effect(params, injection, embedding)
 
 
 @torch.no_grad()
-def _check_effect(injection: Injection, embedding_BSC: Tensor) -> None:
+def _check_effect(params: InjectionParams, injection: Injection, embedding_BSC: Tensor) -> None:
     """Check in a small random model that another code makes other logits, and a dropped row's code does
     not.
     """
-    model = LatentLM(randomise(_backbone().build(vocab=VOCAB).double()), seam=1).eval()
-    model.injection = injection  # codes are given to it here: there is no path that makes them
+    backbone, seam = _backbone().build(vocab=VOCAB), 1
+    blocks = params.blocks(seam, len(backbone.blocks))
+    if injection.memory_rows:
+        for block in blocks:
+            backbone.open_memory(block)
+    model = LatentLM(randomise(backbone.double())).eval()
     place, tokens_BT = model.place(torch.arange(TOKENS)), token_rows()
-    hidden_BTD = model.below(tokens_BT, place)
+    hidden_BTD = model.through(Stage((), 0, seam), backbone.embed(tokens_BT), place, Ports())
 
     def logits(embedding_BSC: Tensor, keep_B: Tensor | None = None) -> Tensor:
-        return model.backbone.head(model.above(hidden_BTD, embedding_BSC, place, keep_B=keep_B))
+        ports = Ports()
+        for block in blocks:
+            ports.enter(block, injection(embedding_BSC, place.positions_T, keep_B))
+        stage = Stage((), seam, len(backbone.blocks))
+        return model.head(model.last(model.through(stage, hidden_BTD, place, ports), ports))
 
     other_BSC = embedding_BSC * -2
     difference = (logits(embedding_BSC) - logits(other_BSC)).abs().amax(dim=(1, 2))
@@ -339,7 +353,8 @@ def _loss_case() -> tuple[Batch, Output]:
     kl = torch.rand(4, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     none = torch.zeros(4, 5, 3, dtype=torch.float64)
     latent = Latent(torch.zeros(4, 5, dtype=torch.long), none, kl, none, none)
-    return batch, Output(hidden, lambda x_BTD: x_BTD @ head, latent, keep_BT.clone(), Slots(1))
+    drawn = Drawn(latent, keep_BT.clone(), Slots(1))
+    return batch, Output(hidden, lambda x_BTD: x_BTD @ head, {"latent": drawn})
 
 
 def _rows(output: Output, rows: slice) -> Output:
@@ -348,7 +363,8 @@ def _rows(output: Output, rows: slice) -> Output:
     assert latent.kl_BSd is not None
     assert output.keep_BS is not None
     part = replace(latent, kl_BSd=latent.kl_BSd[rows], embedding_BSC=latent.embedding_BSC[rows])
-    return Output(output.hidden_BTD[rows], output.head, part, output.keep_BS[rows], output.slots)
+    drawn = Drawn(part, output.keep_BS[rows], output.slots)
+    return Output(output.hidden_BTD[rows], output.head, {"latent": drawn})
 
 
 def _backbone() -> Any:

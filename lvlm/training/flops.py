@@ -31,7 +31,7 @@ def flops_per_token(recipe: Recipe) -> float:
     """
     layers = recipe.model.backbone.layers
     less, more = FLOPS_DEPTHS
-    if layers <= more:
+    if layers <= more or isinstance(getattr(recipe.model.injection, "layers", None), list):
         return _flops_per_token(recipe)
     low, high = (_flops_per_token(with_layers(recipe, depth)) for depth in FLOPS_DEPTHS)
     return low + (layers - less) / (more - less) * (high - low)

@@ -21,7 +21,7 @@ def parameter_groups(model: LatentLM, loss: nn.Module, train: TrainParams) -> li
 
     Every trainable parameter is in one group; `rate_factor` multiplies the group's learning rate.
     """
-    inference = set() if model.latent is None else set(model.latent.inference_parameters())
+    inference = {p for path in model.paths.values() for p in path.inference_parameters()}
     trainable = [p for p in nn.ModuleList([model, loss]).parameters() if p.requires_grad]  # tied ones once
     groups = []
     for encodes, decays in itertools.product((False, True), (True, False)):

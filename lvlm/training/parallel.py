@@ -43,7 +43,7 @@ def blocks_of(model: LatentLM) -> list[nn.Module]:
     """The blocks of the stack, then all blocks of the same make elsewhere (an encoder's)."""
     stack = list(model.backbone.blocks)
     makes = tuple({type(block) for block in stack})
-    elsewhere = [] if model.latent is None else [m for m in model.latent.modules() if isinstance(m, makes)]
+    elsewhere = [m for m in model.latents.modules() if isinstance(m, makes)]
     return stack + elsewhere
 
 
@@ -72,9 +72,10 @@ def shard(
 ) -> None:
     """Lay a model, and a loss with parameters, out over a mesh, in place. One process keeps them as they are.
 
-    Units are each block, the latent path, and the rest (embedding and head together, tied or not). Blocks are
-    gathered in the autocast type, in which their products compute anyway; their norms and everything else in
-    float32. Gradients are summed in float32: a loss is divided by the step's tokens of all processes already.
+    Units are each block, each injection, each latent, and the rest (embedding and head together, tied or
+    not). Blocks are gathered in the autocast type, in which their products compute anyway; their norms and
+    everything else in float32. Gradients are summed in float32: a loss is divided by the step's tokens of all
+    processes already.
     Without `reshard_after_forward` units stay whole until their backward pass (ZeRO's stage 2 in place of 3:
     Rajbhandari et al. 2020, arXiv 1910.02054).
 
@@ -101,8 +102,9 @@ def shard(
         fully_shard(block, mesh=mesh, mp_policy=of_blocks, reshard_after_forward=reshard_after_forward)
     # None: the outermost one, whose backward pass comes at once, stays whole.
     of_wholes = None if reshard_after_forward else False
-    for whole in (model.latent, model, loss):
-        if whole is not None and next(whole.parameters(), None) is not None:
+    injections = [path.injection for path in model.paths.values()]  # called after the latent is done
+    for whole in (*injections, *model.paths.values(), model, loss):
+        if next(whole.parameters(), None) is not None:
             fully_shard(whole, mesh=mesh, mp_policy=of_rest, reshard_after_forward=of_wholes)
     for unit in _units(model, loss):
         unit.set_gradient_divide_factor(1.0)
@@ -164,7 +166,8 @@ def gathered_seam(model: LatentLM) -> Iterator[None]:
     Inside, everything but the blocks is gathered; blocks gather themselves. Afterwards everything is sharded
     again.
     """
-    parts: list[Any] = [model, model.latent]
+    paths = model.paths.values()
+    parts: list[Any] = [model, *paths, *(path.injection for path in paths)]
     wholes = [part for part in parts if isinstance(part, FSDPModule)]
     for whole in wholes:
         whole.unshard()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lvlm.interfaces import Backbone, BackboneParams
+from lvlm.interfaces import Backbone, BackboneParams, PortName
 from lvlm.nn import LayerCache, Rotary, TransformerBlock, rotary
 
 INIT_STD = 0.02
@@ -63,6 +63,17 @@ class Decoder(Backbone):
         logits: Tensor = self.unembedding(self.norm(x_BTD))
         return logits
 
+    def head_with(self, x_BTD: Tensor, logits_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, V], with vectors added between the last norm and the matrix."""
+        logits: Tensor = self.unembedding(self.norm(x_BTD) + logits_BTD)
+        return logits
+
+    def open_memory(self, block: int) -> None:
+        """Give a block its cross-attention, drawn as its other weights are."""
+        opened = self.blocks[block]
+        assert isinstance(opened, TransformerBlock), opened
+        opened.open_memory(INIT_STD, INIT_STD / math.sqrt(2 * self.layers))
+
     def make_block(self, *, causal: bool) -> TransformerBlock:
         """A block of this shape; projections onto the residual stream start smaller with depth (GPT-2)."""
         block = TransformerBlock(
@@ -80,6 +91,7 @@ class DecoderParams(BackboneParams):
     """Llama-like decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
 
     kind: Literal["decoder"] = "decoder"
+    ports: ClassVar[frozenset[PortName]] = BackboneParams.ports | {"scale_shift", "memory", "logits"}
     layers: int = Field(default=4, ge=1)
     """Blocks of the stack."""
     width: int = Field(default=128, ge=2)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lvlm.interfaces import Conditioning, Injection, InjectionParams, Slots
+from lvlm.interfaces import BlockInjectionParams, Conditioning, Injection, PortName, Slots
 from lvlm.nn import spread
 
 
@@ -24,10 +24,12 @@ class Add(Injection):
         return Conditioning(add_BTD=spread(embedding_BSC, self.slots, positions_T, keep_B))
 
 
-class AddParams(InjectionParams):
+class AddParams(BlockInjectionParams):
     """Added to the hidden at the seam."""
 
     kind: Literal["add"] = "add"
+    ports: ClassVar[frozenset[PortName]] = frozenset({"add"})
+    needs_block: ClassVar[bool] = False
 
     def build(self, *, width: int, slots: Slots) -> Add:
         """The injection for a stack of that width."""

@@ -8,7 +8,15 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from lvlm.errors import one_of
-from lvlm.interfaces import Case, Conditioning, Injection, InjectionParams, Remedy, Slots
+from lvlm.interfaces import (
+    BlockInjectionParams,
+    Case,
+    Conditioning,
+    Injection,
+    PortName,
+    Remedy,
+    Slots,
+)
 from lvlm.nn import spread
 
 
@@ -34,11 +42,11 @@ class KV(Injection):
         return Conditioning(kv_BTD=kv_BTD) if self.norm == "sum" else Conditioning(kv_normed_BTD=kv_BTD)
 
 
-class KVParams(InjectionParams):
+class KVParams(BlockInjectionParams):
     """Into the keys and values of the block at the seam (FREE)."""
 
     kind: Literal["kv"] = "kv"
-    needs_block: ClassVar[bool] = True
+    ports: ClassVar[frozenset[PortName]] = frozenset({"kv"})
     norm: Literal["sum", "hidden"] = "sum"
     """What the block's norm sees: the hidden plus the code, or the hidden alone with the code added after."""
 

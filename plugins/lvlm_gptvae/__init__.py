@@ -12,7 +12,10 @@ arXiv 2004.04092, and Bowman et al. 2016, arXiv 1511.06349, with a decoder-only 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
 from lvlm_gptvae.bidirectional import BidirectionalParams
+from lvlm_gptvae.cross_attention import CrossAttentionParams
+from lvlm_gptvae.film import FilmParams
 from lvlm_gptvae.gaussian import GaussianParams
+from lvlm_gptvae.logits import LogitsParams
 from lvlm_gptvae.prefix import PrefixParams
 
 
@@ -30,5 +33,8 @@ def register_quantizers(register: Register) -> None:
 
 @hookimpl
 def register_injections(register: Register) -> None:
-    """Rows in front of the sequence."""
+    """Rows in front of the sequence, and other ways in than FREE's."""
     register(PrefixParams)
+    register(FilmParams)
+    register(CrossAttentionParams)
+    register(LogitsParams)

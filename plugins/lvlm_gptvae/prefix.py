@@ -9,7 +9,7 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
-from lvlm.interfaces import Conditioning, Injection, InjectionParams, Slots
+from lvlm.interfaces import Conditioning, Injection, InjectionParams, PortName, Slots
 
 
 class Prefix(Injection):
@@ -38,6 +38,7 @@ class PrefixParams(InjectionParams):
     """Rows in front of the sequence, at negative positions (GPT-VAE)."""
 
     kind: Literal["prefix"] = "prefix"
+    ports: ClassVar[frozenset[PortName]] = frozenset({"prefix"})
     needs_fixed_slots: ClassVar[bool] = True
     needs_block: ClassVar[bool] = True
     length: int = Field(default=1, ge=1)
