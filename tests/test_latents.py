@@ -545,7 +545,7 @@ def test_controllers_agree_over_two_processes(tmp_path: Path) -> None:
 def test_a_pid_that_has_no_say_does_not_wind_up() -> None:
     batch, logits, kl = case()
     loss = ElboParams(term=PIDParams(), budget_bits=0.1, autoencoder_steps=50).build()
-    term = loss.term
+    term = loss.charge.term
     assert isinstance(term, PID)
     prices = []
     for step in range(60):

@@ -216,10 +216,10 @@ def probe(z: Any) -> object:
 
 
 def elbo(per: Any) -> object:
-    from lvlm.objective import ELBO, HingeParams
+    from lvlm.objective import Charge, HingeParams
 
     term = HingeParams().build(budget_nats=0.1, per="slot")
-    return ELBO(term, beta=1.0, autoencoder_steps=0, budget_bits=0.1, per=per)
+    return Charge(term, beta=1.0, autoencoder_steps=0, budget_bits=0.1, per=per)
 
 
 def drawing(method: str) -> Callable[[Any], object]:
@@ -313,7 +313,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "Lagrangian.per": made("lvlm.objective", "Lagrangian", 0.1, rate=1, largest=1, option="per"),
     "LocalTerm.shape": made("lvlm.objective", "LocalTerm", budget_nats=0.1, per="slot", option="shape"),
     "LocalTerm.per": made("lvlm.objective", "LocalTerm", "hinge", 0.1, option="per"),
-    "ELBO.per": elbo,
+    "Charge.per": elbo,
     **{
         f"{name}Params.build.per": of_term(name.lower())
         for name in ("Clamp", "PID", "Lagrangian", "Hinge", "Mask", "Target")

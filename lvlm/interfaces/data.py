@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lvlm.errors import UserError
 from lvlm.interfaces.brief import Brief
 
 IGNORE = -100  # a target that costs nothing; torch's own ignore_index
@@ -176,13 +175,8 @@ class Output(Brief):
 
     @property
     def drawn(self) -> Drawn | None:
-        """The only latent; None without one.
-
-        Raises:
-            UserError: there are several.
-        """
-        if len(self.latents) > 1:
-            raise UserError(f"the output has latents {', '.join(self.latents)}; `latents` holds them by name")
+        """The only latent; None without one, and an error where there are several."""
+        assert len(self.latents) < 2, f"an output with latents {', '.join(self.latents)}: look into `latents`"
         return next(iter(self.latents.values()), None)
 
     @property

@@ -170,6 +170,11 @@ class LossParams(Params):
         """Whether a nat of KL may have a negative price; a learned prior would then flee from the codes."""
         return False
 
+    @property
+    def latents_named(self) -> tuple[str, ...]:
+        """Latents that the loss names; a recipe whose model has no such latent is refused."""
+        return ()
+
     def build(self, *, width: int, vocab: int) -> Loss:
         """The module.
 

@@ -19,7 +19,7 @@ Shape legend, used as suffixes everywhere:
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -243,6 +243,14 @@ class Loss(nn.Module, abc.ABC):
         process's: reduce it over ranks.
         """
 
-    def budget_nats(self, units: int) -> float | None:
-        """KL per slot of so many units that costs nothing; None where there is no budget."""
+    def for_latents(self, names: Sequence[str]) -> None:
+        """Called once, before training, with the names of the model's latents, for what is kept of each."""
+
+    def budget_nats(self, units: int, latent: str = "") -> float | None:
+        """KL per slot, of so many units, that costs nothing; None where there is no budget.
+
+        Args:
+            units: parts that the KL of a slot splits into.
+            latent: name of the latent, where there are several.
+        """
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -216,9 +216,10 @@ class LatentLM(nn.Module):
         self.codec: Codec | None = None  # of the data that the model was made for
         named = {ONLY: latents} if isinstance(latents, LatentPath) else latents or {}
         self.backbone, self.token_dropout = backbone, token_dropout
-        self.latents = nn.ModuleDict(
-            {name: named[name] for name in sorted(named, key=lambda n: named[n].seam)}
-        )
+        self.names = tuple(sorted(named, key=lambda name: named[name].seam))
+        """Names of the latents, in the order in which their codes are drawn."""
+        for name in self.names:  # 'latent.readout.weight', or of several 'latent_plan.readout.weight'
+            self._modules[_child(name)] = named[name]
         self.stages = self._cut()
         """The stack in pieces: the blocks below all seams, then those from each seam to the next."""
         for path in self.paths.values():
@@ -229,7 +230,7 @@ class LatentLM(nn.Module):
     @property
     def paths(self) -> dict[str, LatentPath]:
         """The latents by name, in the order in which their codes are drawn."""
-        return {name: path for name, path in self.latents.items() if isinstance(path, LatentPath)}
+        return {name: cast(LatentPath, self._modules[_child(name)]) for name in self.names}
 
     @property
     def latent(self) -> LatentPath | None:
@@ -238,9 +239,9 @@ class LatentLM(nn.Module):
         Raises:
             UserError: it has several.
         """
-        if len(self.latents) > 1:
+        if len(self.names) > 1:
             raise UserError(
-                f"the model has {len(self.latents)} latents ({', '.join(self.latents)}), and this asks for "
+                f"the model has {len(self.names)} latents ({', '.join(self.names)}), and this asks for "
                 f"the only one"
             )
         return next(iter(self.paths.values()), None)
@@ -476,13 +477,13 @@ class LatentLM(nn.Module):
         """Where the codes of each latent come from."""
         if not isinstance(z, Mapping):
             check_codes(z)
-            if isinstance(z, Tensor) and len(self.latents) > 1:
-                raise UserError(f"codes for {', '.join(self.latents)} are given by name: {{name: codes}}")
-            return dict.fromkeys(self.latents, z)
+            if isinstance(z, Tensor) and len(self.names) > 1:
+                raise UserError(f"codes for {', '.join(self.names)} are given by name: {{name: codes}}")
+            return dict.fromkeys(self.names, z)
         for name, source in z.items():
-            one_of(name, tuple(self.latents), "latent")
+            one_of(name, self.names, "latent")
             check_codes(source)
-        return {name: z.get(name, "posterior") for name in self.latents}
+        return {name: z.get(name, "posterior") for name in self.names}
 
     def _check_ids(self, tokens_BT: Tensor, keep_BT: Tensor | None) -> None:
         if not isinstance(tokens_BT, Tensor):
@@ -533,6 +534,11 @@ class LatentLM(nn.Module):
         if not (self.training and path.dropout):
             return None
         return uniform(tokens_BT.shape[:1], generator, device=tokens_BT.device) >= path.dropout
+
+
+def _child(name: str) -> str:
+    """Name of a latent's module, and so of its weights."""
+    return name if name == ONLY else f"{ONLY}_{name}"
 
 
 def check_codes(z: CodeSource) -> None:

@@ -14,12 +14,13 @@ from lvlm.objective.kl_controllers import (
 )
 from lvlm.objective.kl_hinges import HingeParams, LocalShape, LocalTerm, MaskParams, TargetParams
 from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
-from lvlm.objective.losses import ELBO, NATS_PER_BIT, per_token, real_kl, reconstruction
+from lvlm.objective.losses import ELBO, NATS_PER_BIT, Charge, kl_sums, per_token, real_kl, reconstruction
 
 __all__ = [
     "ELBO",
     "NATS_PER_BIT",
     "PID",
+    "Charge",
     "Clamp",
     "ClampParams",
     "Controller",
@@ -40,6 +41,7 @@ __all__ = [
     "full_precision",
     "gaussian_kl",
     "gaussian_log_prob",
+    "kl_sums",
     "name_of_cross_entropy",
     "per_token",
     "real_kl",

@@ -46,10 +46,11 @@ def cross_entropy_of(output: Output, targets_BT: Tensor) -> Tensor:
 def name_of_cross_entropy(output: Output) -> str:
     """Name of an output's cross-entropy: 'nll_exact' without a latent, else by where its codes came from.
 
-    'ce_posterior' has seen the answer, and is no bound.
+    'ce_posterior' has seen the answer, and is no bound: one latent's codes of the posterior are enough.
     """
-    if output.latent is None:
+    latents = [drawn.latent for drawn in output.latents.values()]
+    if not latents:
         return "nll_exact"
-    if output.latent.posterior_BSK is not None:
+    if any(latent.posterior_BSK is not None for latent in latents):
         return "ce_posterior"
-    return "ce_given" if output.latent.prior_BSJ is None else "ce_prior"
+    return "ce_given" if any(latent.prior_BSJ is None for latent in latents) else "ce_prior"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lvlm.interfaces import Output
+from lvlm.interfaces import Drawn, Output
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard.detach() + (soft - soft.detach())
 
 
-def score_function(ce_BT: Tensor, score_BS: Tensor, output: Output) -> Tensor:
+def score_function(ce_BT: Tensor, score_BS: Tensor, output: Output | Drawn) -> Tensor:
     """REINFORCE term (Williams 1992), nats: zero in value, with the gradient of the expected cross-entropy.
 
     The gradient goes to the numbers behind `score_BS`, and is estimated from one draw.

@@ -14,6 +14,7 @@ from lvlm.recipe.sizes import within_machine
 if TYPE_CHECKING:
     from lvlm.interfaces import Backbone, Loss
     from lvlm.recipe.recipe import Recipe
+    from lvlm.recipe.sections import LatentParams, ModelParams
     from lvlm.registry.registry import Registry
 
 
@@ -44,25 +45,28 @@ def vocab_of(recipe: Recipe) -> int:
 
 def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
     spec = recipe.model
-    if spec.encoder is None or spec.quantizer is None or spec.injection is None:
-        return LatentLM(backbone, token_dropout=spec.token_dropout)
+    latents = {name: _latent(one, backbone, spec) for name, one in spec.each_latent.items()}
+    return LatentLM(backbone, latents, token_dropout=spec.token_dropout)
+
+
+def _latent(spec: LatentParams, backbone: Backbone, model: ModelParams) -> LatentPath:
+    seam = model.seam_of(spec.seam)
     encoder = spec.encoder.build(backbone=backbone)
     injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
-    blocks = spec.injection.blocks(spec.seam_index, spec.backbone.layers)
+    blocks = spec.injection.blocks(seam, model.backbone.layers)
     shared = spec.injection.shared_by_blocks
     width = LatentPath.embedding_width(injection, blocks, shared=shared)
-    path = LatentPath(
+    return LatentPath(
         encoder,
         spec.quantizer.build(embedding_dim=width),
         injection,
         width=backbone.width,
         prior=spec.prior,
-        seam=spec.seam_index,
+        seam=seam,
         blocks=blocks,
         shared=shared,
-        dropout=spec.latent_dropout,
+        dropout=spec.dropout,
     )
-    return LatentLM(backbone, path, token_dropout=spec.token_dropout)
 
 
 def build_loss(recipe: Recipe) -> Loss:
@@ -76,6 +80,7 @@ def build_loss(recipe: Recipe) -> Loss:
             return recipe.loss.build(width=recipe.model.backbone.width, vocab=vocab_of(recipe))
 
     loss: Loss = within_machine(build, f"the loss of {recipe.name!r}")
+    loss.for_latents(list(recipe.model.each_latent))
     return loss
 
 

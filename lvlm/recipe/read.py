@@ -24,9 +24,9 @@ from lvlm.recipe.faults import Part, faults_of_parts, in_words
 from lvlm.recipe.files import expand, load_plugins, read_tree
 from lvlm.recipe.paths import with_whole_paths
 from lvlm.recipe.plain_yaml import parse_overrides
-from lvlm.recipe.recipe import PART_PATHS, Recipe, Resolved
+from lvlm.recipe.recipe import PART_PATHS, PARTS_OF_A_LATENT, Recipe, Resolved, part_paths
 from lvlm.recipe.rules import broken_rules
-from lvlm.recipe.sections import EvaluateParams, ModelParams
+from lvlm.recipe.sections import EvaluateParams, LatentName, LatentParams, ModelParams
 from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, plain
 from lvlm.registry.registry import Registry
 from lvlm.registry.roles import ROLES, nested_roles
@@ -135,7 +135,10 @@ def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recip
 
 def _parts(registry: Registry, tree: Tree) -> list[Part]:
     parts = []
-    for role, path in PART_PATHS.items():
+    latents = isinstance(tree.get("model", "latents"), dict) and bool(tree.get("model", "latents"))
+    for role, path in part_paths(tree):
+        if latents and path[:1] == ("model",) and path[1:] != ("backbone",) and tree.get(*path) is None:
+            continue  # with several latents the only one's parts are not there
         parts.append(_part(registry, role, path))
         holder = registry.kinds[role].get(str(tree.get(*path, "kind")))
         nested = nested_roles(holder.params) if holder else {}
@@ -193,7 +196,12 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
         return out
 
     in_model = [role for role, path in PART_PATHS.items() if path[0] == "model"]
-    model = create_model("Model", __base__=ModelParams, **fields(ModelParams, in_model))
+    roles = fields(ModelParams, in_model)
+    of_latent = {role: fields(LatentParams, [role])[role][0] for role in PARTS_OF_A_LATENT}
+    latent = _read_as(LatentParams, of_latent)
+    latents = copy.copy(ModelParams.model_fields["latents"])
+    held: Any = dict[LatentName, latent]  # type: ignore[valid-type]
+    model = create_model("Model", __base__=ModelParams, **roles, latents=(held, latents))
     whole = fields(Recipe, [role for role in PART_PATHS if role not in in_model]) | {
         "model": (model, Field(description=Recipe.model_fields["model"].description))
     }

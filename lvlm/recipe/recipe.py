@@ -26,6 +26,20 @@ PART_PATHS: dict[str, Keys] = {
 """Place of each role's part in a recipe."""
 
 
+PARTS_OF_A_LATENT = ("encoder", "quantizer", "injection")
+"""Roles of which every latent has a part."""
+
+
+def part_paths(tree: Tree) -> list[tuple[str, Keys]]:
+    """Role and place of every part of a recipe, those of several latents too; kinds of data that hold others
+    have more.
+    """
+    latents = tree.get("model", "latents")
+    names = latents if isinstance(latents, dict) else ()
+    of_latents = [(role, ("model", "latents", n, role)) for n in names for role in PARTS_OF_A_LATENT]
+    return [*PART_PATHS.items(), *of_latents]
+
+
 class Recipe(Section):
     """The definition of one run."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from lvlm.errors import listing
+from lvlm.errors import listing, nearest
 from lvlm.likelihood.names import LOWEST
 from lvlm.recipe.sizes import MOST_LAYERS
 from lvlm.recipe.tree import Keys
@@ -13,6 +13,7 @@ from lvlm.registry.trackers import unknown_tracker
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
+    from lvlm.recipe.sections import LatentParams
 
 
 Broken = tuple[Keys, str]
@@ -27,6 +28,7 @@ def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Bro
     yield from _slots(recipe)
     yield from _without_latent(recipe)
     yield from _learned_prior(recipe)
+    yield from _latents_named(recipe)
     yield from _context(recipe)
     yield from ((("data", *path), message) for path, message in recipe.data.faults())
     yield from _vocab(recipe)
@@ -34,75 +36,96 @@ def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Bro
     yield from _evaluate(recipe)
 
 
+def _latents(recipe: Recipe) -> Iterator[tuple[Keys, LatentParams]]:
+    """Each latent, and the path of its parts."""
+    for name, latent in recipe.model.each_latent.items():
+        yield ("model", "latents", name) if recipe.model.latents else ("model",), latent
+
+
 def _layers(recipe: Recipe) -> Iterator[Broken]:
-    for name in ("backbone", "encoder"):
-        layers = getattr(getattr(recipe.model, name), "layers", 0)
+    encoders = [((*path, "encoder"), latent.encoder) for path, latent in _latents(recipe)]
+    for path, part in [(("model", "backbone"), recipe.model.backbone), *encoders]:
+        layers = getattr(part, "layers", 0)
         if isinstance(layers, int) and layers > MOST_LAYERS:
-            yield (
-                ("model", name, "layers"),
-                f"{layers} layers are more than are built; set at most {MOST_LAYERS}",
-            )
+            yield (*path, "layers"), f"{layers} layers are more than are built; set at most {MOST_LAYERS}"
 
 
 def _trio(recipe: Recipe) -> Iterator[Broken]:
     names = ("encoder", "quantizer", "injection")
     missing = [name for name in names if getattr(recipe.model, name) is None]
-    if 0 < len(missing) < len(names):
+    if recipe.model.latents:
+        for name in {*names} - {*missing}:
+            yield (
+                ("model", name),
+                f"model.latents names the latents, so that {name} stands in one of them: "
+                f"{listing(recipe.model.latents)}",
+            )
+    elif 0 < len(missing) < len(names):
         verb = "is" if len(missing) == 1 else "are"
         message = "encoder, quantizer and injection come all three or none"
         yield ("model", missing[0]), f"{message}; {' and '.join(missing)} {verb} missing"
 
 
 def _seam(recipe: Recipe) -> Iterator[Broken]:
-    model = recipe.model
-    layers, injection = model.backbone.layers, model.injection
-    if model.seam_index > layers:
+    model, layers = recipe.model, recipe.model.backbone.layers
+    if not model.has_latent and model.seam_index > layers:
         yield ("model", "seam"), f"seam {model.seam_index} lies outside the stack, whose layers are {layers}"
-    elif injection and injection.needs_block and model.seam_index == layers:
-        needs = f"injection {injection.kind_name()!r} needs a block at the seam"
-        yield (
-            ("model", "seam"),
-            f"{needs}, but seam {layers} is the end of the stack; set seam below {layers}",
-        )
+    for path, latent in _latents(recipe):
+        seam, injection = model.seam_of(latent.seam), latent.injection
+        if seam > layers:
+            yield (*path, "seam"), f"seam {seam} lies outside the stack, whose layers are {layers}"
+        elif injection.needs_block and seam == layers:
+            needs = f"injection {injection.kind_name()!r} needs a block at the seam"
+            yield (
+                (*path, "seam"),
+                f"{needs}, but seam {layers} is the end of the stack; set seam below {layers}",
+            )
 
 
 def _ports(recipe: Recipe) -> Iterator[Broken]:
-    backbone, injection = recipe.model.backbone, recipe.model.injection
-    if injection is None:
-        return
-    seam, end = recipe.model.seam_index, backbone.layers
-    if unread := sorted(injection.ports - backbone.ports):
-        path, name = ("model", "injection", "kind"), injection.kind_name()
-        reads = f"backbone {backbone.kind_name()!r} reads {listing(sorted(backbone.ports))}"
-        yield path, f"injection {name!r} uses the port {listing(unread)}, but {reads}"
-    layers, path = getattr(injection, "layers", "seam"), ("model", "injection", "layers")
-    if not isinstance(layers, list):
-        return
-    if len({*layers}) < len(layers):
-        yield path, f"a block is named twice in {layers}; name each once"
-    for block in layers:
-        if not seam <= block < end:
-            span = f"the seam is {seam}, and the last block is {end - 1}"
-            yield path, f"block {block} can't be entered: {span}; name blocks from {seam} to {end - 1}"
+    backbone = recipe.model.backbone
+    end = backbone.layers
+    remembering: dict[int, str] = {}  # the latent whose memory a block attends to
+    for path, latent in _latents(recipe):
+        injection, seam = latent.injection, recipe.model.seam_of(latent.seam)
+        if unread := sorted(injection.ports - backbone.ports):
+            name = injection.kind_name()
+            reads = f"backbone {backbone.kind_name()!r} reads {listing(sorted(backbone.ports))}"
+            yield (
+                (*path, "injection", "kind"),
+                f"injection {name!r} uses the port {listing(unread)}, but {reads}",
+            )
+        layers, said = getattr(injection, "layers", "seam"), (*path, "injection", "layers")
+        chosen = layers if isinstance(layers, list) else []
+        if len({*chosen}) < len(chosen):
+            yield said, f"a block is named twice in {layers}; name each once"
+        for block in chosen:
+            if not seam <= block < end:
+                span = f"the seam is {seam}, and the last block is {end - 1}"
+                yield said, f"block {block} can't be entered: {span}; name blocks from {seam} to {end - 1}"
+        if "memory" in injection.ports:
+            for block in injection.blocks(seam, end):
+                if (other := remembering.setdefault(block, str(path[-1]))) != path[-1]:
+                    yield said, f"block {block} attends to one memory, and {other} has it; name other layers"
+                    break
 
 
 def _slots(recipe: Recipe) -> Iterator[Broken]:
-    encoder, injection = recipe.model.encoder, recipe.model.injection
-    if encoder is None:
-        return
-    path = ("model", "encoder", "per")
-    if injection and injection.needs_fixed_slots and encoder.slots.tokens is not None:
-        per = "token" if encoder.slots.tokens == 1 else f"chunk of {encoder.slots.tokens} tokens"
-        needs = f"injection {injection.kind_name()!r} needs a fixed number of slots"
-        yield (
-            path,
-            f"{needs}, but encoder {encoder.kind_name()!r} yields one per {per}; set encoder.per: sequence",
-        )
+    for path, latent in _latents(recipe):
+        encoder, injection = latent.encoder, latent.injection
+        if injection.needs_fixed_slots and encoder.slots.tokens is not None:
+            per = "token" if encoder.slots.tokens == 1 else f"chunk of {encoder.slots.tokens} tokens"
+            needs = f"injection {injection.kind_name()!r} needs a fixed number of slots"
+            yield (
+                (*path, "encoder", "per"),
+                f"{needs}, but encoder {encoder.kind_name()!r} yields one per {per}; "
+                f"set encoder.per: sequence",
+            )
 
 
 def _without_latent(recipe: Recipe) -> Iterator[Broken]:
     model = recipe.model
-    if model.encoder or model.quantizer or model.injection:
+    if model.has_latent or model.encoder or model.quantizer or model.injection:
         return
     mend = "the model has none; give it encoder, quantizer and injection"
     if recipe.loss.needs_latent:
@@ -119,12 +142,21 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
 
 
 def _learned_prior(recipe: Recipe) -> Iterator[Broken]:
-    if recipe.model.prior == "learned" and recipe.loss.pays_for_kl:
-        says = (
-            "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from "
-            "the codes"
-        )
-        yield ("model", "prior"), f"{says}; set prior: fixed, or a one-sided loss.term"
+    for path, latent in _latents(recipe):
+        if latent.prior == "learned" and recipe.loss.pays_for_kl:
+            says = (
+                "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from "
+                "the codes"
+            )
+            yield (*path, "prior"), f"{says}; set prior: fixed, or a one-sided loss.term"
+
+
+def _latents_named(recipe: Recipe) -> Iterator[Broken]:
+    known = list(recipe.model.each_latent)
+    for name in recipe.loss.latents_named:
+        if name not in known:
+            has = f"the model has {listing(known) or 'none'}{nearest(name, known)}"
+            yield ("loss", "latents", name), f"there is no latent {name!r}; {has}"
 
 
 def _context(recipe: Recipe) -> Iterator[Broken]:

@@ -8,9 +8,32 @@ from pydantic import Field
 
 from lvlm.interfaces import BackboneParams, EncoderParams, InjectionParams, QuantizerParams, Ramp, Section
 from lvlm.likelihood.names import LOWEST, MOST_REPEATS, Resampling
+from lvlm.model.latent_lm import ONLY
 
 Select = Literal["last", "headline", "bound"]
 """Rules by which a run's checkpoint is chosen; see `TrainParams.select`."""
+
+
+Seam = Literal["middle"] | Annotated[int, Field(ge=0)]
+
+LatentName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
+
+
+class LatentParams(Section):
+    """One latent of several: where it reads, what it draws, and where its code goes."""
+
+    seam: Seam = "middle"
+    """The block before which the stack is cut for it; 'middle' is half of the layers."""
+    encoder: EncoderParams
+    """The encoder, which sees the whole row."""
+    quantizer: QuantizerParams
+    """The family of the latent."""
+    injection: InjectionParams
+    """The way its code enters the stack."""
+    prior: Literal["fixed", "learned"] = "fixed"
+    """The prior of its codes, as `model.prior`."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """The share of rows for which it is dropped in training."""
 
 
 class ModelParams(Section):
@@ -21,7 +44,7 @@ class ModelParams(Section):
     vocab: int | None = Field(default=None, ge=1)
     """Rows of the embedding and the head; the data's vocabulary unless given. A larger number pads it to a
     size that suits a GPU, or stands in for a tokenizer, so that a plan needs none."""
-    seam: Literal["middle"] | Annotated[int, Field(ge=0)] = "middle"
+    seam: Seam = "middle"
     """The block before which the stack is cut; 'middle' is half of the layers."""
     encoder: EncoderParams | None = None
     """The encoder, which sees the whole row; null for a model without a latent."""
@@ -37,16 +60,39 @@ class ModelParams(Section):
     """The share of rows whose whole latent is dropped in training."""
     token_dropout: float = Field(default=0.0, ge=0, lt=1)
     """The share of input tokens that the decoder doesn't see in training."""
+    latents: dict[LatentName, LatentParams] = Field(default={})
+    """Several latents by name, each with its seam, encoder, quantizer, injection, prior and dropout; those
+    above then stay as they are. Codes of a lower seam are drawn first, and at one seam those named first."""
 
     @property
     def seam_index(self) -> int:
         """`seam` as a number of blocks."""
-        return self.backbone.layers // 2 if self.seam == "middle" else self.seam
+        return self.seam_of(self.seam)
+
+    def seam_of(self, seam: Seam) -> int:
+        """A seam as a number of blocks."""
+        return self.backbone.layers // 2 if seam == "middle" else seam
+
+    @property
+    def each_latent(self) -> dict[str, LatentParams]:
+        """The latents by name; the one that the section itself describes is called 'latent'."""
+        if self.latents or self.encoder is None or self.quantizer is None or self.injection is None:
+            return dict(self.latents)
+        return {
+            ONLY: LatentParams.model_construct(
+                seam=self.seam,
+                encoder=self.encoder,
+                quantizer=self.quantizer,
+                injection=self.injection,
+                prior=self.prior,
+                dropout=self.latent_dropout,
+            )
+        }
 
     @property
     def has_latent(self) -> bool:
-        """Whether the model has a latent: encoder, quantizer and injection are all given or all null."""
-        return self.quantizer is not None
+        """Whether the model has a latent."""
+        return bool(self.each_latent)
 
 
 class TrainParams(Section):

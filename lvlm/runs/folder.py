@@ -136,9 +136,7 @@ def _plugins_used(resolved: Resolved) -> set[str]:
     model, data = recipe.model, recipe.data
     parts: list[Params | None] = [
         model.backbone,
-        model.encoder,
-        model.quantizer,
-        model.injection,
+        *(part for one in model.each_latent.values() for part in (one.encoder, one.quantizer, one.injection)),
         recipe.loss,
         data,
     ]

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -67,6 +68,9 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+OLD_INJECTION = re.compile(r"(^|/)injection\.")
+"""Weights of the injection as lvlm 0.1 named them, outside of the latent."""
 
 Shape = tuple[int, ...]
 
@@ -272,7 +276,8 @@ def _opened(name: str, file: BufferedReader) -> _File:
     pieces = []
     for tensor, about in said.__pydantic_extra__.items():
         offset = offsets.get(tensor, [0] * len(about.shape))
-        piece = Piece(tensor, DTYPES[about.dtype], tuple(about.shape), tuple(offset), about.data_offsets[0])
+        name_now = OLD_INJECTION.sub(r"\1latent.injection.", tensor)
+        piece = Piece(name_now, DTYPES[about.dtype], tuple(about.shape), tuple(offset), about.data_offsets[0])
         if len(offset) != len(about.shape) or about.data_offsets[1] - piece.begin != piece.size:
             raise ValueError(f"the bytes or the offset of {tensor[:200]!r} don't fit its shape")
         pieces.append(piece)

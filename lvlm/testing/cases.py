@@ -112,7 +112,13 @@ def _with_backbone(backbone: Params, legal: Sequence[Cross]) -> list[Cross]:
         with_slots = {(name, per) for name in names if not name.startswith("quantizer")}
         return with_slots | {(name, "any") for name in names} | {("prior", cross.prior)}
 
-    legal = [cross for cross in legal if cross.injection.ports <= backbone.ports]
+    reads: frozenset[str] = getattr(backbone, "ports", frozenset())
+
+    def fits(injection: Params) -> bool:
+        uses: frozenset[str] = getattr(injection, "ports", frozenset())
+        return uses <= reads
+
+    legal = [cross for cross in legal if fits(cross.injection)]
     wanted = set().union(*map(has, legal))
     layers = getattr(backbone, "layers", 2)
     found = []

@@ -18,6 +18,7 @@ from lvlm.recipe.assemble import assemble, build_loss
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
+    from lvlm.recipe.sections import Seam
 
 
 FLOPS_DEPTHS = (2, 4)
@@ -31,7 +32,8 @@ def flops_per_token(recipe: Recipe) -> float:
     """
     layers = recipe.model.backbone.layers
     less, more = FLOPS_DEPTHS
-    if layers <= more or isinstance(getattr(recipe.model.injection, "layers", None), list):
+    placed = [getattr(one.injection, "layers", None) for one in recipe.model.each_latent.values()]
+    if layers <= more or any(isinstance(blocks, list) for blocks in placed):
         return _flops_per_token(recipe)
     low, high = (_flops_per_token(with_layers(recipe, depth)) for depth in FLOPS_DEPTHS)
     return low + (layers - less) / (more - less) * (high - low)
@@ -49,8 +51,16 @@ def _flops_per_token(recipe: Recipe) -> float:
 
 def with_layers(recipe: Recipe, layers: int) -> Recipe:
     backbone = recipe.model.backbone.model_copy(update={"layers": layers})
-    share = recipe.model.seam_index / recipe.model.backbone.layers
-    model = recipe.model.model_copy(update={"backbone": backbone, "seam": round(share * layers)})
+
+    def moved(seam: Seam) -> int:
+        return round(recipe.model.seam_of(seam) / recipe.model.backbone.layers * layers)
+
+    latents = {
+        name: one.model_copy(update={"seam": moved(one.seam)}) for name, one in recipe.model.latents.items()
+    }
+    model = recipe.model.model_copy(
+        update={"backbone": backbone, "seam": moved(recipe.model.seam), "latents": latents}
+    )
     return recipe.model_copy(update={"model": model})
 
 

@@ -43,7 +43,7 @@ def blocks_of(model: LatentLM) -> list[nn.Module]:
     """The blocks of the stack, then all blocks of the same make elsewhere (an encoder's)."""
     stack = list(model.backbone.blocks)
     makes = tuple({type(block) for block in stack})
-    elsewhere = [m for m in model.latents.modules() if isinstance(m, makes)]
+    elsewhere = [m for path in model.paths.values() for m in path.modules() if isinstance(m, makes)]
     return stack + elsewhere
 
 

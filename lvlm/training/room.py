@@ -70,7 +70,8 @@ def refuse_step(recipe: Recipe, parameters: int, device: torch.device, *, ranks:
     mend = "fewer train.micro_rows need less"
     need_memory("the model's weights, gradients and optimiser", state, device)
     need_memory(what, state + rows * tokens * (TOKEN_BYTES + 4 * backbone.width), device, mend=mend)
-    blocks = backbone.layers + int(getattr(recipe.model.encoder, "layers", 0) or 0) + 1
+    encoders = [one.encoder for one in recipe.model.each_latent.values()]
+    blocks = backbone.layers + sum(int(getattr(one, "layers", 0) or 0) for one in encoders) + 1
     at_most = state * 2 + rows * tokens * 4 * (blocks * (MOST_FLOATS * backbone.width + tokens) + 8 * vocab)
     there = memory_bytes(device)
     if ranks > 1 or there is None or at_most <= there:

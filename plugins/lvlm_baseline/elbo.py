@@ -8,8 +8,21 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from lvlm.interfaces import Case, LossParams, Ramp, Remedy, Schedule
-from lvlm.objective import ELBO, NATS_PER_BIT, Granularity, HingeParams, TermParams
+from lvlm.interfaces import Case, LossParams, Ramp, Remedy, Schedule, Section
+from lvlm.objective import ELBO, NATS_PER_BIT, Charge, Granularity, HingeParams, TermParams
+
+
+class ChargeParams(Section):
+    """What one latent of several pays, where it isn't what the loss says for all."""
+
+    per: Granularity | None = None
+    """What has the budget; as the loss says unless given."""
+    budget_bits: float | None = Field(default=None, ge=0, allow_inf_nan=True)
+    """The KL that costs nothing; as the loss says unless given."""
+    beta: Schedule | None = None
+    """Weight of the term; as the loss says unless given."""
+    autoencoder_steps: int | None = Field(default=None, ge=0)
+    """Steps at the start without any KL term; as the loss says unless given."""
 
 
 class ElboParams(LossParams):
@@ -29,18 +42,33 @@ class ElboParams(LossParams):
     """Weight of the term, in nats of cross-entropy per nat: a number, or {start, end, steps, cycle_steps}."""
     autoencoder_steps: int = Field(default=0, ge=0)
     """Steps at the start without any KL term; the schedule of beta begins after them."""
+    latents: dict[str, ChargeParams] = Field(default={})
+    """What single latents of several pay, by name, where it isn't what stands above."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         name = self.term.kind_name()
-        if self.term.follows_mean and self.per == "sequence":
-            raise ValueError(f"term {name!r} follows a mean over the batch, per 'slot' or 'unit'")
-        if self.term.steers and not 0 < self.budget_bits < math.inf:
-            raise ValueError(
-                f"term {name!r} steers to its budget, so budget_bits {self.budget_bits} must be above 0 "
-                f"and finite"
-            )
+        for at, per, budget_bits in self._budgets():
+            if self.term.follows_mean and per == "sequence":
+                raise ValueError(f"{at}term {name!r} follows a mean over the batch, per 'slot' or 'unit'")
+            if self.term.steers and not 0 < budget_bits < math.inf:
+                raise ValueError(
+                    f"{at}term {name!r} steers to its budget, so budget_bits {budget_bits} must be above 0 "
+                    f"and finite"
+                )
         return self
+
+    def _budgets(self) -> Iterator[tuple[str, Granularity, float]]:
+        """Whose budget it is, in words, what has it, and its bits."""
+        yield "", self.per, self.budget_bits
+        for latent, own in self.latents.items():
+            bits = self.budget_bits if own.budget_bits is None else own.budget_bits
+            yield f"latent {latent!r}: ", own.per or self.per, bits
+
+    @property
+    def latents_named(self) -> tuple[str, ...]:
+        """Latents that the loss names."""
+        return tuple(self.latents)
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,9 +124,14 @@ class ElboParams(LossParams):
     def build(self, *, width: int = 0, vocab: int = 0) -> ELBO:
         """The loss; it has no layers, whatever the width and the vocabulary."""
         return ELBO(
-            self.term.build(budget_nats=self.budget_bits * NATS_PER_BIT, per=self.per),
-            beta=self.beta,
-            autoencoder_steps=self.autoencoder_steps,
-            budget_bits=self.budget_bits,
-            per=self.per,
+            self._charge(ChargeParams()), {name: self._charge(own) for name, own in self.latents.items()}
+        )
+
+    def _charge(self, own: ChargeParams) -> Charge:
+        said: dict[str, Any] = {}
+        for name in ChargeParams.model_fields:
+            value = getattr(own, name)
+            said[name] = getattr(self, name) if value is None else value
+        return Charge(
+            self.term.build(budget_nats=said["budget_bits"] * NATS_PER_BIT, per=said["per"]), **said
         )
