@@ -50,7 +50,7 @@ def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
 
 
 def _latent(spec: LatentParams, backbone: Backbone, model: ModelParams) -> LatentPath:
-    seam = model.seam_of(spec.seam)
+    seam = model.seam_of(spec)
     encoder = spec.encoder.build(backbone=backbone)
     injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
     blocks = spec.injection.blocks(seam, model.backbone.layers)

@@ -71,7 +71,7 @@ def _seam(recipe: Recipe) -> Iterator[Broken]:
     if not model.has_latent and model.seam_index > layers:
         yield ("model", "seam"), f"seam {model.seam_index} lies outside the stack, whose layers are {layers}"
     for path, latent in _latents(recipe):
-        seam, injection = model.seam_of(latent.seam), latent.injection
+        seam, injection = model.seam_of(latent), latent.injection
         if seam > layers:
             yield (*path, "seam"), f"seam {seam} lies outside the stack, whose layers are {layers}"
         elif injection.needs_block and seam == layers:
@@ -87,7 +87,7 @@ def _ports(recipe: Recipe) -> Iterator[Broken]:
     end = backbone.layers
     remembering: dict[int, str] = {}  # the latent whose memory a block attends to
     for path, latent in _latents(recipe):
-        injection, seam = latent.injection, recipe.model.seam_of(latent.seam)
+        injection, seam = latent.injection, recipe.model.seam_of(latent)
         if unread := sorted(injection.ports - backbone.ports):
             name = injection.kind_name()
             reads = f"backbone {backbone.kind_name()!r} reads {listing(sorted(backbone.ports))}"

@@ -67,11 +67,11 @@ class ModelParams(Section):
     @property
     def seam_index(self) -> int:
         """`seam` as a number of blocks."""
-        return self.seam_of(self.seam)
+        return self.backbone.layers // 2 if self.seam == "middle" else self.seam
 
-    def seam_of(self, seam: Seam) -> int:
-        """A seam as a number of blocks."""
-        return self.backbone.layers // 2 if seam == "middle" else seam
+    def seam_of(self, latent: LatentParams) -> int:
+        """The seam of a latent as a number of blocks."""
+        return self.backbone.layers // 2 if latent.seam == "middle" else latent.seam
 
     @property
     def each_latent(self) -> dict[str, LatentParams]:

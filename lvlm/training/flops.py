@@ -18,7 +18,6 @@ from lvlm.recipe.assemble import assemble, build_loss
 
 if TYPE_CHECKING:
     from lvlm.recipe.recipe import Recipe
-    from lvlm.recipe.sections import Seam
 
 
 FLOPS_DEPTHS = (2, 4)
@@ -51,16 +50,13 @@ def _flops_per_token(recipe: Recipe) -> float:
 
 def with_layers(recipe: Recipe, layers: int) -> Recipe:
     backbone = recipe.model.backbone.model_copy(update={"layers": layers})
-
-    def moved(seam: Seam) -> int:
-        return round(recipe.model.seam_of(seam) / recipe.model.backbone.layers * layers)
-
+    share = layers / recipe.model.backbone.layers
     latents = {
-        name: one.model_copy(update={"seam": moved(one.seam)}) for name, one in recipe.model.latents.items()
+        name: one.model_copy(update={"seam": round(recipe.model.seam_of(one) * share)})
+        for name, one in recipe.model.latents.items()
     }
-    model = recipe.model.model_copy(
-        update={"backbone": backbone, "seam": moved(recipe.model.seam), "latents": latents}
-    )
+    seam = round(recipe.model.seam_index * share)
+    model = recipe.model.model_copy(update={"backbone": backbone, "seam": seam, "latents": latents})
     return recipe.model_copy(update={"model": model})
 
 
