@@ -92,14 +92,16 @@ def shapes_of(resolved: Resolved) -> Checked:
     rows, tokens = resolved.recipe.train.micro_rows or resolved.recipe.train.rows, resolved.recipe.data.tokens
     shapes: dict[str, tuple[int, ...]] = {"tokens_BT": (rows, tokens)}
     shapes["hidden_BTD"] = (rows, tokens, model.backbone.width)
-    if model.latent is not None:
-        quantizer, slots = model.latent.quantizer, model.latent.slots.count(tokens)
-        shapes |= {
-            "features_BSE": (rows, slots, model.latent.encoder.width),
+    for name, path in model.paths.items():
+        quantizer, slots = path.quantizer, path.slots.count(tokens)
+        of_one = {
+            "features_BSE": (rows, slots, path.encoder.width),
             "posterior_BSK": (rows, slots, quantizer.posterior_dim),
             "prior_BSJ": (rows, slots, quantizer.prior_dim),
             "kl_BSd": (rows, slots, quantizer.kl_dim),
             "embedding_BSC": (rows, slots, quantizer.embedding_dim),
         }
+        several = len(model.paths) > 1
+        shapes |= {f"{name}/{tensor}" if several else tensor: shape for tensor, shape in of_one.items()}
     shapes["logits_BTV"] = (rows, tokens, model.backbone.vocab)
     return Checked(resolved, count_parameters(model), shapes)
