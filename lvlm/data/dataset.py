@@ -36,8 +36,8 @@ class DatasetParams(TokenizedParams):
     kind: Literal["huggingface"] = "huggingface"
 
     path: str | None = Field(default=None, min_length=1)
-    """A folder that `save_to_disk` wrote, or a file or folder of .jsonl, .csv, .parquet or .txt, perhaps packed
-    (.gz, .xz, .bz2); relative to the recipe's folder. Nothing is downloaded."""
+    """A folder that `save_to_disk` wrote, or a file or folder of .jsonl, .csv, .parquet or .txt, perhaps
+    packed (.gz, .xz, .bz2); relative to the recipe's folder. Nothing is downloaded."""
     hub: str | None = Field(default=None, min_length=1)
     """The name of a dataset on the hub, in place of `path`; it is downloaded or, if streamed, read over the
     network.
