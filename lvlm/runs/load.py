@@ -76,9 +76,11 @@ def sample(
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
     chosen = Options.of(options)
+    check_precision(precision)
+    place = pick_device(device)
     opened = open_run(run, plugin_files=plugin_files)
     check_asked(opened.outline, prompt, tokens, chosen)  # before a checkpoint is read
-    model = load(opened, precision=precision, device=device)
+    model = load(opened, precision=precision, device=place)
     return generate(model, prompt, tokens, **cast(GenerateOptions, vars(chosen)))
 
 
