@@ -28,6 +28,7 @@ from lvlm.report import report_folder
 from lvlm.runs import stored
 from lvlm.system.arrays import read_arrays
 from lvlm.system.files import file_digest
+from lvlm.training.metrics import Metrics
 from tests.tiny import edit_json, tiny, write_recipe, write_text
 from tests.wrong_commands import commands
 
@@ -794,3 +795,10 @@ def test_a_header_that_promises_more_than_there_is_allocates_nothing(tmp_path: P
         archive.writestr("nats.npy", content.getvalue())
     with pytest.raises(UserError, match="nats.npy has other bytes than its header says"):
         read_arrays(tmp_path / "x.npz")
+
+
+def test_a_log_that_leads_to_a_device_is_not_read_by_a_resume(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"metrics.jsonl: is a device"):
+        Metrics(run, after_step=1)

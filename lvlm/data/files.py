@@ -31,7 +31,7 @@ from lvlm.system.files import (
     shown,
     sort_of,
 )
-from lvlm.system.limits import LINE_BYTES, UNPACKED_BYTES
+from lvlm.system.limits import LINE_BYTES, LINE_MARKS, UNPACKED_BYTES
 
 LOGGER = logging.getLogger(__name__)
 
@@ -269,6 +269,8 @@ def text_of(line: bytes, field: str, where: str) -> bytes:
     Raises:
         UserError: the line is no JSON object with a text in that field.
     """
+    if sum(map(line.count, (b",", b"[", b"{"))) > LINE_MARKS:
+        raise UserError(f"{where}: not read: it has more than {LINE_MARKS:,} commas and brackets")
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
