@@ -14,10 +14,11 @@ from lvlm.interfaces.params import (
     InjectionParams,
     LossParams,
     Params,
+    PriorParams,
     QuantizerParams,
     Register,
 )
-from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, KLForm, Loss, Prior, Quantizer
 from lvlm.interfaces.remedy import Case, Remedy, Trouble
 from lvlm.interfaces.schedule import Ramp, Schedule, value_at
 from lvlm.interfaces.section import Section
@@ -37,12 +38,15 @@ __all__ = [
     "EncoderParams",
     "Injection",
     "InjectionParams",
+    "KLForm",
     "Latent",
     "LayerCache",
     "Loss",
     "LossParams",
     "Output",
     "Params",
+    "Prior",
+    "PriorParams",
     "Quantizer",
     "QuantizerParams",
     "Ramp",

@@ -49,7 +49,9 @@ def _around(backbone: Backbone, recipe: Recipe) -> LatentLM:
     encoder = spec.encoder.build(backbone=backbone)
     injection = spec.injection.build(width=backbone.width, slots=encoder.slots)
     quantizer = spec.quantizer.build(embedding_dim=injection.embedding_dim)
-    path = LatentPath(encoder, quantizer, width=backbone.width, prior=spec.prior)
+    with torch.random.fork_rng(devices=[]):  # arms that differ in the prior start from the same posterior
+        prior = spec.prior.build(width=backbone.width, quantizer=quantizer)
+    path = LatentPath(encoder, quantizer, prior)
     return LatentLM(
         backbone,
         path,
@@ -100,7 +102,7 @@ class ParameterCount:
 
 
 def count_parameters(model: LatentLM) -> ParameterCount:
-    """Count parameters by part: backbone; latent (encoder, readout, prior head, injection, code embedding);
+    """Count parameters by part: backbone; latent (encoder, readout, prior, injection, code embedding);
     table (rows per code).
     """
     total = sum(p.numel() for p in model.parameters())

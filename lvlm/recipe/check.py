@@ -98,7 +98,7 @@ def shapes_of(resolved: Resolved) -> Checked:
             "features_BSE": (rows, slots, model.latent.encoder.width),
             "posterior_BSK": (rows, slots, quantizer.posterior_dim),
             "prior_BSJ": (rows, slots, quantizer.prior_dim),
-            "kl_BSd": (rows, slots, quantizer.kl_dim),
+            "kl_BSd": (rows, slots, model.latent.kl_dim),
             "embedding_BSC": (rows, slots, quantizer.embedding_dim),
         }
     shapes["logits_BTV"] = (rows, tokens, model.backbone.vocab)

@@ -19,6 +19,7 @@ PART_PATHS: dict[str, Keys] = {
     "backbone": ("model", "backbone"),
     "encoder": ("model", "encoder"),
     "quantizer": ("model", "quantizer"),
+    "prior": ("model", "prior"),
     "injection": ("model", "injection"),
     "loss": ("loss",),
     "data": ("data",),

@@ -35,6 +35,8 @@ class ElboParams(LossParams):
         name = self.term.kind_name()
         if self.term.follows_mean and self.per == "sequence":
             raise ValueError(f"term {name!r} follows a mean over the batch, per 'slot' or 'unit'")
+        if not self.term.takes_budget and self.budget_bits > 0:
+            raise ValueError(f"term {name!r} has no budget; leave out budget_bits {self.budget_bits}")
         if self.term.steers and not 0 < self.budget_bits < math.inf:
             raise ValueError(
                 f"term {name!r} steers to its budget, so budget_bits {self.budget_bits} must be above 0 "
@@ -58,6 +60,11 @@ class ElboParams(LossParams):
     def pays_for_kl(self) -> bool:
         """Whether the term may pay for KL."""
         return self.term.pays_for_kl
+
+    @property
+    def takes_sampled_kl(self) -> bool:
+        """Whether the term is linear in the KL of a step."""
+        return self.term.linear
 
     def remedies(self, case: Case) -> Iterator[Remedy]:
         """Another term, another budget, or another price."""

@@ -13,6 +13,7 @@ from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
 from lvlm_gptvae.bidirectional import BidirectionalParams
 from lvlm_gptvae.gaussian import GaussianParams
+from lvlm_gptvae.mixture import MixturePriorParams
 from lvlm_gptvae.prefix import PrefixParams
 
 
@@ -26,6 +27,12 @@ def register_encoders(register: Register) -> None:
 def register_quantizers(register: Register) -> None:
     """The diagonal Gaussian."""
     register(GaussianParams)
+
+
+@hookimpl
+def register_priors(register: Register) -> None:
+    """The mixture of Gaussians."""
+    register(MixturePriorParams)
 
 
 @hookimpl
