@@ -36,6 +36,11 @@ def register_quantizers(register: Register) -> None:
 
 
 @hookspec
+def register_priors(register: Register) -> None:
+    """Supply priors of codes: subclasses of `PriorParams`."""
+
+
+@hookspec
 def register_injections(register: Register) -> None:
     """Supply injections: subclasses of `InjectionParams`."""
 

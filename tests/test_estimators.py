@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lvlm.errors import UserError
-from lvlm.interfaces import IGNORE, Batch
+from lvlm.interfaces import IGNORE, Batch, PriorParams
 from lvlm.likelihood import EstimatorParams
 from lvlm.likelihood.estimate import estimate
 from lvlm.likelihood.estimators import (
@@ -28,9 +28,11 @@ from lvlm.likelihood.filter import Filter, ancestors
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.score import score
 from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.prior import FixedPriorParams
 from lvlm.registry.registry import Registry
 from lvlm.testing import randomise
 from lvlm_baseline.decoder import DecoderParams
+from lvlm_baseline.priors import AutoregressivePriorParams, LinearPriorParams
 from lvlm_codebooks.fsq import FSQParams
 from lvlm_free.add import AddParams
 from lvlm_free.binary import BinaryParams
@@ -38,12 +40,19 @@ from lvlm_free.kv import KVParams
 from lvlm_free.learned_query import LearnedQueryParams
 from lvlm_gptvae.bidirectional import BidirectionalParams
 from lvlm_gptvae.gaussian import GaussianParams
+from lvlm_gptvae.mixture import MixturePriorParams
 from lvlm_gptvae.prefix import PrefixParams
 
 VOCAB, TOKENS = 3, 4
 KINDS = [kind.params() for kind in Registry.load().kinds["estimator"].values()]
 BOUNDS = [kind for kind in KINDS if isinstance(kind, EstimatorParams) and kind.status == "upper bound"]
 BINARY = BinaryParams(bits=1)
+PRIORS: dict[str, PriorParams] = {
+    "fixed": FixedPriorParams(),
+    "learned": LinearPriorParams(),
+    "autoregressive": AutoregressivePriorParams(width=5),
+    "mixture": MixturePriorParams(components=3),
+}
 
 
 def model_of(
@@ -66,9 +75,10 @@ def model_of(
     encodes = encoder(per=per).build(backbone=backbone)
     injects = injection.build(width=8, slots=encodes.slots)
     quantizes = quantizer.build(embedding_dim=injects.embedding_dim)
-    latent = LatentPath(encodes, quantizes, injects, width=8, prior=prior, seam=1)
+    prior_of = PRIORS[prior].build(width=8, quantizer=quantizes)
+    latent = LatentPath(encodes, quantizes, injects, prior_of, seam=1)
     model = randomise(LatentLM(backbone, latent).double().eval(), seed=seed, std=std)
-    for numbers in filter(None, (latent.readout, latent.prior_head)):
+    for numbers in (latent.readout, latent.prior_head):
         for parameter in numbers.parameters():
             parameter.mul_(sure)
     return model
@@ -113,6 +123,13 @@ CROSSES: dict[str, dict[str, Any]] = {
         "injection": PrefixParams(length=2),
         "prior": "learned",
     },
+    "binary, token, kv, autoregressive prior": {"prior": "autoregressive"},
+    "two bits, chunk, add, autoregressive prior": {
+        "per": 2,
+        "quantizer": BinaryParams(bits=2),
+        "injection": AddParams(),
+        "prior": "autoregressive",
+    },
     "fsq, chunk, kv, learned prior": {"per": 2, "quantizer": FSQParams(levels=[3, 2]), "prior": "learned"},
 }
 anywhere = pytest.mark.parametrize("options", CROSSES.values(), ids=CROSSES)
@@ -141,11 +158,28 @@ def all_weights(model: LatentLM, batch: Batch) -> tuple[Tensor, Tensor]:
     latent = model(batch.inputs_BT).latent
     assert latent is not None
     assert latent.posterior_BSK is not None
-    assert latent.prior_BSJ is not None
-    shape = (len(codes_NS), -1, -1)
-    log_p = model.latent.quantizer.log_prob(codes_NS, latent.prior_BSJ.expand(shape)).sum(-1)
-    log_q = model.latent.quantizer.log_prob(codes_NS, latent.posterior_BSK.expand(shape)).sum(-1)
+    log_p = log_prior(model, rows, codes_NS)
+    log_q = model.latent.quantizer.log_prob(codes_NS, latent.posterior_BSK.expand(len(codes_NS), -1, -1)).sum(
+        -1
+    )
     return log_x + log_p - log_q, log_q
+
+
+def log_prior(model: LatentLM, rows: Rows, codes_NS: Tensor) -> Tensor:
+    """Log p of sequences of codes of the first row, [N], by the prior's and the family's own functions, each slot
+    by itself under what stands before it.
+    """
+    assert model.latent is not None
+    quantizer, prior = model.latent.quantizer, model.latent.prior_head
+    hidden_NSD = rows.hidden_BTD[:1, model.latent.slots.first_positions(rows.hidden_BTD.shape[1])]
+    hidden_NSD = hidden_NSD.expand(len(codes_NS), -1, -1)
+    before_NSC = torch.zeros(*codes_NS.shape, quantizer.embedding_dim, dtype=torch.float64)
+    before_NSC[:, 1:] = quantizer.given(codes_NS).embedding_BSC[:, :-1]
+    total_N = torch.zeros(len(codes_NS), dtype=torch.float64)
+    for slot in range(codes_NS.shape[1]):
+        numbers = prior(hidden_NSD[:, : slot + 1], before_NSC[:, : slot + 1])[:, slot:]
+        total_N += quantizer.log_prob(codes_NS[:, slot : slot + 1], numbers)[:, 0]
+    return total_N
 
 
 @anywhere
@@ -202,17 +236,13 @@ def assert_mean(values: Tensor, expected: float, errors: float = 4.0) -> None:
     )
 
 
-def test_the_elbo_and_the_prior_rollout_meet_their_exact_expectations() -> None:
-    model = model_of(prior="learned")
+@pytest.mark.parametrize("prior", ["learned", "autoregressive"])
+def test_the_elbo_and_the_prior_rollout_meet_their_exact_expectations(prior: str) -> None:
+    model = model_of(prior=prior)
     log_w, log_q = all_weights(model, ONE)
     rows = rows_of(model, repeated(ONE, 2_000))
     assert_mean(Elbo(2)(rows).nats, -(log_q.exp() * log_w).sum().item())
-    latent = model(ONE.inputs_BT).latent
-    assert latent is not None
-    assert latent.prior_BSJ is not None
-    codes = rows.code_sequences()
-    assert model.latent is not None
-    log_p = model.latent.quantizer.log_prob(codes, latent.prior_BSJ.expand(len(codes), -1, -1)).sum(-1)
+    log_p = log_prior(model, rows, rows.code_sequences())
     costs = log_p - log_w - log_q  # -log p(x given z)
     assert_mean(PriorRollout(2)(rows).nats, (log_p.exp() * costs).sum().item())
 

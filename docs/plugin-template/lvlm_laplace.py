@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -94,6 +94,7 @@ class LaplaceParams(QuantizerParams):
     """Independent Laplace variables with a linear embedding."""
 
     kind: Literal["laplace"] = "laplace"
+    continuous: ClassVar[bool] = True
     dim: int = Field(default=16, ge=1, le=2**20)
     """Dimensions Z of a slot."""
 

@@ -14,7 +14,7 @@ from lvlm.system.files import entries, given_path, is_folder, is_there, writing
 FILES = ("README.md", "pyproject.toml", "tests/test_conformance.py")
 """What a package has beside its module, relative to its folder."""
 
-IN_CROSSES = ("encoder", "quantizer", "injection")
+IN_CROSSES = ("encoder", "quantizer", "prior", "injection")
 """The roles that conformance combines with each other."""
 
 
@@ -40,7 +40,8 @@ def write_package(role: str, name: str, out: str | Path | None = None) -> Path:
     """Write a package with one kind; returns its folder.
 
     Args:
-        role: what it supplies: backbone, encoder, quantizer, injection, loss, term, data or estimator.
+        role: what it supplies: backbone, encoder, quantizer, prior, injection, loss, term, data or
+            estimator.
         name: the kind's, a word like cauchy; the module is lvlm_NAME, the project lvlm-NAME.
         out: the package's folder, not there yet or empty; the project's name unless given.
 

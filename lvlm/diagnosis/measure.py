@@ -78,7 +78,7 @@ def measure(
         windows_hash=windows.digest,
         kl_nats_per_slot=per_slot,
         kl_nats_per_token=of_token("kl"),
-        kl_has_floor=recipe.model.prior == "fixed" and not model.latent.quantizer.can_be_prior,
+        kl_has_floor=not recipe.model.prior.learned and not model.latent.quantizer.can_be_prior,
         budget_nats_per_slot=budget,
         active_units=estimates.latent.active_units,
         units=estimates.latent.units,

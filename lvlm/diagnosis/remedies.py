@@ -134,7 +134,7 @@ def _another_seed(options: Options) -> Iterator[Try]:
 
 def to_vary(options: Options, measured: Measured) -> Iterator[Try]:
     """Codes that are all alike."""
-    if options.recipe.model.prior == "fixed":
+    if not options.recipe.model.prior.learned:
         yield Try(
             ("model.prior=learned",), "what all rows have in common costs nothing, and the KL shows the rest"
         )

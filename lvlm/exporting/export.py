@@ -300,7 +300,7 @@ def _codes(model: LatentLM) -> dict[str, Any] | None:
     if model.latent is None:
         return None
     path = model.latent
-    learned = path.prior_head is not None
+    learned = path.prior_head.sees_hidden
     return {
         "tokens_per_slot": path.slots.tokens,
         "slot": "position // tokens_per_slot; always 0 where that is null",

@@ -88,7 +88,7 @@ class _Graph(nn.Module):
 
     def prior(self, hidden_BSD: Tensor) -> list[Tensor]:
         path = self.model.latent
-        return [] if path is None or path.prior_head is None else [path.prior(hidden_BSD).float()]
+        return [] if path is None or not path.prior_head.sees_hidden else [path.prior(hidden_BSD).float()]
 
 
 class Row(_Graph):
@@ -185,7 +185,14 @@ def _ports_of_latent(model: LatentLM) -> tuple[list[Port], list[Port], list[Port
     codes = draw_prior(model, 1, 1)
     kind = "float32" if codes.is_floating_point() else "int64"
     port = Port("codes", kind, ("rows", slots, *codes.shape[2:]))
-    if path.prior_head is None:
+    prior = path.prior_head
+    if prior.sees_codes or prior.kl == "sampled":
+        why = "depend on the codes before" if prior.sees_codes else "are of no distribution of the family's"
+        raise UserError(
+            f"the model can't be exported: the numbers of its {type(prior).__name__} {why}, and a graph only "
+            f"says numbers of which the caller draws codes; graphs are made with prior: fixed or linear"
+        )
+    if not prior.sees_hidden:
         return [port], [], []
     numbers = path.quantizer.prior_dim
     of_rows = Port("prior_numbers", "float32", ("rows", "tokens", numbers))

@@ -4,8 +4,8 @@
                                                     codes of later slots          from the prior, or given
     then each step     tokens_B ─ below ─ above ─ head ─► logits_BV
 
-A fixed prior doesn't depend on the text, so its codes and their embeddings are all drawn before the first
-token. A learned prior draws the code of a slot once the hidden state at its first position is known.
+A prior that sees neither the text nor codes has all codes and their embeddings drawn before the first token.
+Any other draws the code of a slot once the hidden state at its first position is known.
 
 Shape legend: see `lvlm.interfaces`.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lvlm.errors import UserError, one_of
-from lvlm.interfaces import LayerCache, Quantizer
+from lvlm.interfaces import LayerCache
 from lvlm.model.latent_lm import LatentLM, LatentPath, Place
 from lvlm.model.noise import POSTERIOR_CODES, PRIOR_CODES, SLOTS_A_DRAW, block, generators
 
@@ -68,21 +68,21 @@ class RowCodes:
         self._leader_B = torch.tensor(leaders, device=device)
         self._leads = sorted(set(leaders))
         self._held_BS = torch.zeros(len(seeds), slots, dtype=torch.bool, device=device)
-        zeros_SJ = path.readout.weight.new_zeros(1, 1).expand(slots, path.quantizer.prior_dim)
-        if path.prior_head is None:
-            drawn = {
-                row: draw_codes(path.quantizer, zeros_SJ, None, self._of_prior[row]) for row in self._leads
-            }
+        no_text_1S1 = path.readout.weight.new_zeros(1, slots, 1)
+        self._follows = path.prior_head.sees_hidden or path.prior_head.sees_codes
+        if not self._follows:
+            prior_SJ = path.prior(no_text_1S1)[0]
+            drawn = {row: prior_codes(path, prior_SJ, self._of_prior[row]) for row in self._leads}
         else:  # placeholders of the same shape; each code is drawn when its slot begins
-            drawn = dict.fromkeys(
-                self._leads, draw_codes(path.quantizer, zeros_SJ, None, torch.Generator(device))
-            )
+            zeros_1SJ = path.zeros(no_text_1S1)
+            placeholder = path.quantizer.sample(zeros_1SJ, torch.Generator(device)).codes[0]
+            drawn = dict.fromkeys(self._leads, placeholder)
         self.codes = torch.stack([drawn[row] for row in leaders])
         if given is not None:
             self._take(given, len(seeds))
         self.embedding_BSC = path.quantizer.given(self.codes).embedding_BSC
-        self.waits_for_text = path.prior_head is not None and not bool(self._held_BS.all())
-        """Whether a learned prior draws codes during decoding, each when its slot begins."""
+        self.waits_for_text = self._follows and not bool(self._held_BS.all())
+        """Whether the prior draws codes during decoding, each when its slot begins."""
 
     def all_given(self, slots: int) -> bool:
         """Whether the codes of the first `slots` slots are given in every row."""
@@ -101,34 +101,50 @@ class RowCodes:
         self._held_BS[:, :count] = held_BS
         self.codes[:, :count][held_BS] = chosen[:, :count][held_BS].to(self.codes.dtype)
 
-    def begin(self, counts_B: Sequence[int], posterior_BSK: Tensor | None, prior_BSJ: Tensor) -> None:
+    def begin(self, counts_B: Sequence[int], posterior_BSK: Tensor | None, hidden_BSD: Tensor) -> None:
         """Draw the codes of the prompts' slots from the posterior or, without one, from the prior.
 
         Args:
             counts_B: number of slots in each prompt.
             posterior_BSK: numbers of the posterior, from an encoder that saw the prompt alone.
-            prior_BSJ: numbers of the prior, for as many slots.
+            hidden_BSD: the hidden at the first position of as many slots.
         """
-        if posterior_BSK is None and self._path.prior_head is None:
-            return
-        for row in self._leads:
-            count = counts_B[row]
-            numbers_SK = None if posterior_BSK is None else posterior_BSK[row, :count]
-            of_row = self._of_prior if numbers_SK is None else self._of_posterior
-            drawn = draw_codes(self._path.quantizer, prior_BSJ[row, :count], numbers_SK, of_row[row])
-            self._write(row, slice(0, count), drawn)
+        path = self._path
+        self._memory = path.memory(hidden_BSD)
+        if posterior_BSK is not None:
+            for row in self._leads:
+                drawn = posterior_codes(path, posterior_BSK[row, : counts_B[row]], self._of_posterior[row])
+                self._write(row, slice(0, counts_B[row]), drawn)
+        elif self._follows and not path.prior_head.sees_codes:
+            prior_BSJ = path.prior(hidden_BSD)
+            for row in self._leads:
+                drawn = prior_codes(path, prior_BSJ[row, : counts_B[row]], self._of_prior[row])
+                self._write(row, slice(0, counts_B[row]), drawn)
+        if path.prior_head.sees_codes:
+            for slot, hidden_B1D in enumerate(torch.split(hidden_BSD, 1, dim=1)):
+                begins_B = [slot if slot < count else None for count in counts_B]
+                self._slot(begins_B, hidden_B1D, draw=posterior_BSK is None)
 
     def go_on(self, begins_B: Sequence[int | None], hidden_B1D: Tensor) -> None:
-        """Draw the code of the slot that begins in each row, if one does, from a learned prior."""
-        rows = [row for row in self._leads if begins_B[row] is not None]
+        """Draw the code of the slot that begins in each row, if one does."""
+        self._slot(begins_B, hidden_B1D, draw=True)
+
+    def _slot(self, begins_B: Sequence[int | None], hidden_B1D: Tensor, *, draw: bool) -> None:
+        """Draw codes, or keep those that are there, and let the prior remember them."""
+        path, rows = self._path, {row: slot for row, slot in enumerate(begins_B) if slot is not None}
         if not rows:
             return
-        prior_B1J = self._path.prior(hidden_B1D)
-        for row in rows:
-            slot = begins_B[row]
-            assert slot is not None
-            code = self._path.quantizer.sample(prior_B1J[row : row + 1], self._of_prior[row]).codes[0]
-            self._write(row, slice(slot, slot + 1), code)
+        begins = torch.tensor([slot is not None for slot in begins_B], device=hidden_B1D.device)
+        prior_B1J = self._memory.numbers(hidden_B1D, begins)
+        for row in self._leads:
+            if draw and row in rows:
+                numbers_11J, generator = prior_B1J[row : row + 1], self._of_prior[row]
+                code = path.prior_head.sample(path.quantizer, numbers_11J, generator).codes[0]
+                self._write(row, slice(rows[row], rows[row] + 1), code)
+        if path.prior_head.sees_codes:
+            slot_B = torch.tensor([slot or 0 for slot in begins_B], device=begins.device)
+            every_B = torch.arange(len(slot_B), device=begins.device)
+            self._memory.take_in(self.embedding_BSC[every_B, slot_B][:, None], begins)
 
     def _write(self, row: int, slots: slice, codes: Tensor) -> None:
         """Write codes to a row and to the rows that share them, except in slots whose codes are given."""
@@ -141,18 +157,22 @@ class RowCodes:
             ).embedding_BSC[0]
 
 
-def draw_codes(
-    quantizer: Quantizer, prior_SJ: Tensor, posterior_SK: Tensor | None, generator: torch.Generator
-) -> Tensor:
-    """Codes [S] or [S, Z] of one row, from the posterior where there is one."""
-    codes = []
-    for start in range(0, len(prior_SJ), SLOTS_A_DRAW):
-        prior_1SJ = block(prior_SJ, start)[None]
-        if posterior_SK is None:
-            codes.append(quantizer.sample(prior_1SJ, generator).codes[0])
-        else:
-            codes.append(quantizer(block(posterior_SK, start)[None], prior_1SJ, generator).codes[0])
+def prior_codes(path: LatentPath, prior_SJ: Tensor, generator: torch.Generator) -> Tensor:
+    """Codes [S] or [S, Z] of one row from prior numbers that no code changes."""
+    codes = [
+        path.prior_head.sample(path.quantizer, block(prior_SJ, start)[None], generator).codes[0]
+        for start in range(0, len(prior_SJ), SLOTS_A_DRAW)
+    ]
     return torch.cat(codes)[: len(prior_SJ)]
+
+
+def posterior_codes(path: LatentPath, posterior_SK: Tensor, generator: torch.Generator) -> Tensor:
+    """Codes [S] or [S, Z] of one row from posterior numbers; they don't depend on the prior."""
+    codes = []
+    for start in range(0, len(posterior_SK), SLOTS_A_DRAW):
+        posterior_1SK = block(posterior_SK, start)[None]
+        codes.append(path.quantizer(posterior_1SK, path.zeros(posterior_1SK), generator).codes[0])
+    return torch.cat(codes)[: len(posterior_SK)]
 
 
 class Decoding:
@@ -200,7 +220,7 @@ class Decoding:
             encode = self._prompt_codes == "posterior" and not self.codes.all_given(len(first_S))
             posterior = path.posterior(tokens_BT, hidden_BTD, keep_BT) if encode else None
             counts = [path.slots.count(length) for length in self._lengths]
-            self.codes.begin(counts, posterior, path.prior(hidden_BTD[:, first_S]))
+            self.codes.begin(counts, posterior, hidden_BTD[:, first_S])
         y_BTD = model.above(hidden_BTD, self._embedding(), place, layers=self._layers)
         last_B = torch.tensor(self._lengths, device=device) - 1
         if self._compile or min(self._lengths) < tokens:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lvlm.arguments import checks_arguments
 from lvlm.errors import UserError
 from lvlm.generation.codes import path_of
-from lvlm.generation.decoding import draw_codes
+from lvlm.generation.decoding import posterior_codes
 from lvlm.generation.options import row_seeds
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.interfaces.brief import Brief
@@ -49,7 +49,8 @@ class Encoded(Brief):
     slot_T         the slot of each token
     codes          drawn from the posterior: [S] or [S, Z]
     posterior_SK   the posterior's numbers
-    kl_Sd          KL(q || p), nats
+    kl_Sd          KL(q || p), nats; under a prior that sees codes, given those drawn before; where a KL is
+                   sampled, log q - log p of the draw, which may be negative
     """
 
     tokens: list[int]
@@ -104,21 +105,29 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
         hidden_BTD = model.below(tokens_BT, place)
         posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
         first_S = path.slots.first_positions(tokens_BT.shape[1], device)
-        prior_BSJ = path.prior(hidden_BTD[:, first_S])
-        of_rows = generators(seeds, POSTERIOR_CODES, device)
-        kl_BSd = path.quantizer(posterior_BSK, prior_BSJ, torch.Generator(device)).kl_BSd
+        first_BSD, of_rows = hidden_BTD[:, first_S], generators(seeds, POSTERIOR_CODES, device)
+        exact_BSd = None
+        if not path.kl_follows_draws:
+            exact_BSd = path.from_posterior(posterior_BSK, first_BSD, torch.Generator(device)).kl_BSd
         found = []
         for row, ids in enumerate(rows):
             count = path.slots.count(len(ids))
-            prior_SJ, posterior_SK = prior_BSJ[row, :count], posterior_BSK[row, :count]
+            posterior_1SK, hidden_1SD = (x[row : row + 1, :count] for x in (posterior_BSK, first_BSD))
+            codes = posterior_codes(path, posterior_1SK[0], of_rows[row])
+            if exact_BSd is not None:
+                kl_Sd = exact_BSd[row, :count]
+            else:
+                drawn = path.quantizer.given(codes[None])
+                drawn.posterior_BSK = posterior_1SK
+                kl_Sd = path.kl(drawn, path.prior(hidden_1SD, drawn.embedding_BSC))[0]
             found.append(
                 Encoded(
                     ids,
                     None if model.codec is None else token_texts(model.codec, ids),
                     path.slots.of(torch.arange(len(ids))),
-                    draw_codes(path.quantizer, prior_SJ, posterior_SK, of_rows[row]).cpu(),
-                    posterior_SK.float().cpu(),
-                    kl_BSd[row, :count].cpu(),
+                    codes.cpu(),
+                    posterior_1SK[0].float().cpu(),
+                    kl_Sd.cpu(),
                 )
             )
         return found

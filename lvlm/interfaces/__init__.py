@@ -16,10 +16,11 @@ from lvlm.interfaces.params import (
     LossParams,
     Params,
     PortName,
+    PriorParams,
     QuantizerParams,
     Register,
 )
-from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, KLForm, Loss, Prior, Quantizer
 from lvlm.interfaces.remedy import Case, Remedy, Trouble
 from lvlm.interfaces.schedule import Ramp, Schedule, value_at
 from lvlm.interfaces.section import Section
@@ -41,6 +42,7 @@ __all__ = [
     "EncoderParams",
     "Injection",
     "InjectionParams",
+    "KLForm",
     "Latent",
     "LayerCache",
     "Loss",
@@ -48,6 +50,8 @@ __all__ = [
     "Output",
     "Params",
     "PortName",
+    "Prior",
+    "PriorParams",
     "Quantizer",
     "QuantizerParams",
     "Ramp",

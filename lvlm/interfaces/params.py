@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 from pydantic import Field
 
 from lvlm.interfaces.data import Slots
-from lvlm.interfaces.parts import Backbone, Encoder, Injection, Loss, Quantizer
+from lvlm.interfaces.parts import Backbone, Encoder, Injection, KLForm, Loss, Prior, Quantizer
 from lvlm.interfaces.remedy import Case, Remedy
 from lvlm.interfaces.section import Section
 
@@ -101,8 +101,44 @@ class QuantizerParams(Params):
 
     role: ClassVar[str] = "quantizer"
 
+    continuous: ClassVar[bool] = False
+    """True where codes are vectors; some priors need that."""
+    kl: ClassVar[KLForm] = "closed"
+    """As the module's."""
+
+    @property
+    def scores_codes(self) -> bool:
+        """Whether the gradient of codes is the score function's (`Latent.score_BS`), which knows what a code
+        does to the text, and not what it does to the prior of later codes.
+        """
+        return False
+
     def build(self, *, embedding_dim: int) -> Quantizer:
         """The module; the injection asks for `embedding_dim`."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+class PriorParams(Params):
+    """Base of prior params. In a recipe a kind's name alone stands for the kind with its defaults."""
+
+    role: ClassVar[str] = "prior"
+
+    learned: ClassVar[bool] = True
+    """False where nothing of it is trained."""
+    sees_codes: ClassVar[bool] = False
+    """As the module's; a recipe with one slot a sequence is then refused."""
+    kl: ClassVar[KLForm] = "closed"
+    """As the module's; a recipe whose loss needs a KL that is never negative is then refused."""
+    needs_continuous: ClassVar[bool] = False
+    """True where codes must be vectors."""
+
+    def build(self, *, width: int, quantizer: Quantizer) -> Prior:
+        """The module.
+
+        Args:
+            width: D of the hidden.
+            quantizer: whose numbers (`prior_dim`), codes and embeddings (`embedding_dim`) they are.
+        """
         raise NotImplementedError(f"{type(self).__name__}.build")
 
 
@@ -175,6 +211,11 @@ class LossParams(Params):
         """Latents that the loss names; a recipe whose model has no such latent is refused."""
         return ()
 
+    @property
+    def takes_sampled_kl(self) -> bool:
+        """Whether a KL may be that of a draw, and so negative: the loss must be linear in it."""
+        return False
+
     def build(self, *, width: int, vocab: int) -> Loss:
         """The module.
 
@@ -186,7 +227,8 @@ class LossParams(Params):
 
 
 PARAMS_OF_PART: dict[str, type[Params]] = {
-    cls.role: cls for cls in (BackboneParams, EncoderParams, QuantizerParams, InjectionParams, LossParams)
+    cls.role: cls
+    for cls in (BackboneParams, EncoderParams, QuantizerParams, PriorParams, InjectionParams, LossParams)
 }
 """The base of each part's params, by its role."""
 

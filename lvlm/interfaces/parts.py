@@ -6,7 +6,8 @@ One picture: every latent-variable language model here is a decoder cut at one s
                                     │ hidden at the seam                ▲
                                     ▼                                   │ Conditioning (prefix | kv | add)
                  tokens ───► Encoder ─ readout ─ Quantizer ─ embedding ─ Injection
-                                (posterior numbers)  ▲ prior numbers (zeros, or a causal head on the hidden)
+                                (posterior numbers)  ▲ prior numbers
+                                  Prior: zeros, or made of the hidden and of the codes before
 
 Shape legend, used as suffixes everywhere:
     B batch rows            T tokens               S slots (latent variables of a row)
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,12 @@ from lvlm.interfaces.data import Batch, Conditioning, Latent, Output, Slots, Ter
 
 if TYPE_CHECKING:
     from lvlm.interfaces.cache import LayerCache
+
+
+KLForm = Literal["closed", "sampled"]
+"""How a KL is known: in closed form, or as log q - log p of the draw, which may be negative and whose mean is
+the KL.
+"""
 
 
 # ------------------------------------------------------------------------------------------------- parts
@@ -149,6 +156,10 @@ class Quantizer(nn.Module, abc.ABC):
     an index are its bits: unit h has the value 2^h, and there are 2^len(units) codes. Empty where a code is
     all or nothing: an index of a codebook or of a grid, a categorical.
     """
+    kl: KLForm = "closed"
+    """'sampled' where the KL has no closed form: `kl_BSd` is then that of the draw, [B, S, 1], which
+    `divergence` makes. Such codes are vectors, whose gradient flows through the draw.
+    """
     prior_words: str = "as its `sample` does"
     """How codes are drawn from prior numbers, for those who do it outside of PyTorch: exports say it."""
 
@@ -185,6 +196,21 @@ class Quantizer(nn.Module, abc.ABC):
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """log-probability of codes under numbers, [B, S], nats; `numbers` is [B, S, K] or [B, S, J]."""
 
+    def divergence(self, latent: Latent, prior_BSJ: Tensor) -> Tensor:
+        """KL [B, S, d], nats, of the posterior behind a latent to other prior numbers than it was drawn with.
+
+        A sampled KL has the path derivative (Roeder et al. 2017, arXiv 1703.09194): the numbers of log q are
+        held, and the gradient reaches them through the draw alone. A closed form is read off `forward`, and
+        what that draws is thrown away; override this where drawing is dear or changes something.
+        """
+        assert latent.posterior_BSK is not None
+        if self.kl == "sampled":
+            log_q_BS = self.log_prob(latent.codes, latent.posterior_BSK.detach())
+            return (log_q_BS - self.log_prob(latent.codes, prior_BSJ))[..., None]
+        again: Latent = self(latent.posterior_BSK, prior_BSJ, torch.Generator(prior_BSJ.device))
+        assert again.kl_BSd is not None
+        return again.kl_BSd
+
     def with_unit_changed(self, codes: Tensor, unit: int) -> Tensor:
         """Codes with unit number `unit` changed in every slot and all other units as they were. Changed
         twice, codes are what they were.
@@ -207,6 +233,58 @@ class Quantizer(nn.Module, abc.ABC):
         """Called before every training step with the number of steps done, for what follows a schedule (a
         temperature). It must depend on nothing else, so that a resumed run is the same run.
         """
+
+
+class Prior(nn.Module, abc.ABC):
+    """What codes are to be expected: numbers for each slot, and the distribution that they are of.
+
+        hidden at each slot's first position ─┐
+        embeddings of the codes before it ────┴─► numbers [B, S, J] ─ sample, log_prob
+
+    At the start the numbers are zero, whatever is seen: step 0 is then the same under every prior. They are
+    numbers of the quantizer's family, J its `prior_dim`, unless `kl` is 'sampled'. Such a prior has a
+    distribution and a J of its own, over codes that are vectors, and overrides `sample` and `log_prob`.
+    """
+
+    sees_hidden: bool = True
+    """False where the numbers are the same whatever the text is: codes can then be drawn before it."""
+    sees_codes: bool = False
+    """True where the numbers of a slot depend on the codes of the slots before it: they then differ by
+    particle, and codes are drawn one after another. Such a prior overrides `start` and `step`.
+    """
+    kl: KLForm = "closed"
+    """'sampled' where the distribution isn't the family's own, so that the KL has no closed form."""
+
+    @abc.abstractmethod
+    def forward(self, hidden_BSD: Tensor, before_BSC: Tensor | None = None) -> Tensor:
+        """Numbers [B, S, J] of all slots at once.
+
+        Args:
+            hidden_BSD: the causal hidden at the seam, at each slot's first position.
+            before_BSC: for a prior that sees codes, the embedding of the code of the slot before; zeros in
+                front of the first slot. What a slot may know is its own and all earlier ones.
+        """
+
+    def start(self, hidden_BSD: Tensor) -> Tensor:
+        """What is remembered in front of the first slot: [B, …], of one size however many slots follow, with
+        rows, device and type of the hidden. Rows are picked and put in another order by their index.
+        """
+        return hidden_BSD.new_zeros(len(hidden_BSD), 0)
+
+    def step(self, hidden_B1D: Tensor, before_B1C: Tensor, state_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers [B, 1, J] of the next slot as `forward` gives them, and what is remembered after it."""
+        numbers_B1J: Tensor = self(hidden_B1D)
+        return numbers_B1J, state_B
+
+    def sample(
+        self, quantizer: Quantizer, numbers_BSJ: Tensor, generator: torch.Generator | None = None
+    ) -> Latent:
+        """A sample of the prior, without KL."""
+        return quantizer.sample(numbers_BSJ, generator)
+
+    def log_prob(self, quantizer: Quantizer, codes: Tensor, numbers_BSJ: Tensor) -> Tensor:
+        """log-probability of codes, slot by slot, [B, S], nats."""
+        return quantizer.log_prob(codes, numbers_BSJ)
 
 
 class Injection(nn.Module, abc.ABC):

@@ -8,7 +8,8 @@ make bounds of weights.
 from lvlm.likelihood.filter import Filter, run_filter
 from lvlm.likelihood.kind import Effort, Estimator, EstimatorParams, Status
 from lvlm.likelihood.names import Proposal, Resampling
-from lvlm.likelihood.particles import Draws, Rows
+from lvlm.likelihood.particles import Rows
+from lvlm.likelihood.walk import Draws
 from lvlm.likelihood.weights import Bounds, averaged, importance
 
 __all__ = [

@@ -156,7 +156,7 @@ def estimate(
                         progress((start + len(batch) * share) / len(windows))
             bounds = {name: mean_of_repeats(of) for name, of in drawn.items()}
             if describe and model.latent is not None:
-                kl_BSd = some.kl()
+                kl_BSd = some.kl_of_draws(describe).mean(1)
                 bounds["ce_posterior"] = averaged(some.cost("posterior", describe))
                 bounds["kl"] = Bounds(kl_BSd.double().sum((1, 2)))
                 kl_parts.append((kl_BSd.sum(0), some.keep_BS.sum(0)))

@@ -32,11 +32,8 @@ class Exact(Estimator):
         if rows.model.latent is None:
             return Bounds(rows.exact_by_target().sum(-1))
         sequences_NS = rows.code_sequences()
-        quantizer, batch = rows.model.latent.quantizer, len(rows.batch)
-        codes = sequences_NS.expand(batch, -1, -1)
-        prior_BNSJ = rows.prior_BSJ[:, None].expand(-1, len(sequences_NS), -1, -1)
-        log_p = quantizer.log_prob(codes.flatten(0, 1), prior_BNSJ.flatten(0, 1)).double()
-        log_joint_BN = log_p.sum(-1).view(batch, -1) - rows.cost_of(codes)
+        codes = sequences_NS.expand(len(rows.batch), -1, -1)
+        log_joint_BN = rows.log_prior(codes).sum(-1) - rows.cost_of(codes)
         return Bounds(-log_joint_BN.logsumexp(1))
 
 
@@ -61,9 +58,12 @@ class Elbo(Estimator):
     label = "elbo"
 
     def __call__(self, rows: Rows) -> Bounds:
-        """Cross-entropy under codes of the posterior plus raw KL, nats per row."""
-        ce = averaged(rows.cost("posterior", self.k))
-        return Bounds(ce.nats + rows.kl().double().sum((1, 2)), noise=ce.noise)
+        """Cross-entropy under codes of the posterior plus raw KL, nats per row; where the KL depends on the
+        codes that were drawn, it is the mean over the same draws.
+        """
+        cost_BK, kl_BK = rows.cost("posterior", self.k), rows.kl_of_draws(self.k).double().sum((2, 3))
+        ce, both = averaged(cost_BK), averaged(cost_BK + kl_BK)
+        return Bounds(ce.nats + kl_BK.mean(1), noise=ce.noise if rows.kl_is_exact else both.noise)
 
 
 class ElboParams(EstimatorParams):

@@ -54,16 +54,16 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     al. 1993; Naesseth et al. 2019, Elements of Sequential Monte Carlo, arXiv 1903.04797, section 3.1).
 
     Each chunk runs teacher-forced behind the key/value cache of the blocks above the seam. Weights of the
-    chunk: p(x given the past, z) p(z) / q(z given x), the ratio of slots that begin in it. With resampling
-    off it is `importance`.
+    chunk: p(x given the past, z) p(z) / q(z given x), the ratio of slots that begin in it. Under a prior that
+    sees codes, a chunk's are drawn when its particles have been (`lvlm.likelihood.walk`). With resampling off
+    it is `importance`.
     """
     model, k, device = rows.model, spec.k, rows.hidden_BTD.device
     slots, targets_BT = rows.slots, rows.batch.targets_BT
     batch, tokens = targets_BT.shape
     cache = model.cache_bytes(batch * k, tokens, above=True)
     need_memory(f"k is {k}", cache, device, mend="fewer particles need less")
-    draws = rows.draws(spec.proposal, k)
-    embedding_PSC = rows.embed(draws.codes.flatten(0, 1)).clone()
+    walk = rows.walk(spec.proposal, k)
     layers = model.make_cache(batch * k, tokens, above=True)
     last_target_B = (targets_BT != IGNORE).int().cumsum(1).argmax(1)
     of_rows = rows.generators(RESAMPLING)
@@ -76,8 +76,8 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     for start, end in itertools.pairwise(edges):
         begun = 0 if start == 0 else slots.count(start)
         new = slice(begun, slots.count(end))
-        gain_BK = -_cost_of_chunk(rows, embedding_PSC, layers, start, end)
-        ratio_BK = draws.log_ratio_BKS[:, :, new].sum(-1)
+        ratio_BK = walk.go(new).sum(-1)
+        gain_BK = -_cost_of_chunk(rows, walk.embedding_PSC, layers, start, end)
         if spec.deferred:
             owed = owed + ratio_BK
         else:
@@ -100,8 +100,9 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
         from_P = (ancestor_BK + k * torch.arange(batch, device=device)[:, None]).flatten()
         for layer in layers:
             layer.take(from_P)
+        walk.take(from_P)
         last = slots.count(end) - 1  # the one slot that both earlier and later tokens may use
-        embedding_PSC[:, last] = embedding_PSC[from_P, last]
+        walk.embedding_PSC[:, last] = walk.embedding_PSC[from_P, last]
     if spec.deferred:
         log_weight, spread_B = log_weight + owed, spread_B + variance(owed)
     return Bounds(

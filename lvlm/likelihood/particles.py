@@ -1,7 +1,7 @@
 """Weighted codes: draws for a row, importance sampling over whole sequences, and the particle filter.
 
-Below the seam nothing depends on a code, and neither proposal looks at what a particle drew before, so for
-each row
+Below the seam nothing depends on a code, and neither proposal looks at what a particle drew before (but for a
+prior that sees codes, see `lvlm.likelihood.walk`), so for each row
 
     tokens ─ below the seam ─► hidden ─► posterior numbers, prior numbers        once
     numbers ─► K x S codes and log p(z)/q(z given x) of each                     once, all noise of the row
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,7 +24,8 @@ from torch import Tensor
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import Batch
 from lvlm.likelihood.names import Proposal
-from lvlm.model.latent_lm import LatentLM
+from lvlm.likelihood.walk import DrawnAhead, Draws, StepByStep, Walk, choose, seeds_of_particles
+from lvlm.model.latent_lm import LatentLM, LatentPath
 from lvlm.model.noise import SLOTS_A_DRAW, WEIGHING, block, generators
 from lvlm.objective import cross_entropy_nats
 from lvlm.system.device import Autocast
@@ -35,18 +35,6 @@ MOST_CODE_SEQUENCES = 65_536
 
 BYTES_OF_A_DRAW = 16  # a code, and log p(z)/q(z given x)
 BYTES_OF_A_COST = 8  # -log p of a target
-
-
-@dataclass(frozen=True)
-class Draws:
-    """K codes for each slot of each row.
-
-    codes           int64 [B, K, S] or float [B, K, S, Z]
-    log_ratio_BKS   log p(z) - log q(z given x), nats; zero in slots that are padding
-    """
-
-    codes: Tensor
-    log_ratio_BKS: Tensor
 
 
 def need_draws(model: LatentLM, rows: int, tokens: int, k: int) -> None:
@@ -104,7 +92,9 @@ class Rows:
             self.slots = model.latent.slots
             self.keep_BS = self.slots.any(keep_BT)
             first_S = self.slots.first_positions(tokens_BT.shape[1], tokens_BT.device)
-            self.prior_BSJ = model.latent.prior(self.hidden_BTD[:, first_S])
+            self.first_BSD = self.hidden_BTD[:, first_S]
+            if not model.latent.prior_head.sees_codes:
+                self.prior_BSJ = model.latent.prior(self.first_BSD)
             seen = slice(0, prompt or None)
             self.posterior_BSK = model.latent.posterior(
                 tokens_BT[:, seen], self.hidden_BTD[:, seen], keep_BT[:, seen]
@@ -114,30 +104,89 @@ class Rows:
         """One for each row; another purpose is another stream."""
         return generators(self.seeds, purpose, self.model.device)
 
-    def kl(self) -> Tensor:
-        """KL(q || p), nats; zero in slots that are padding."""
+    @property
+    def path(self) -> LatentPath:
+        """The latent of the model."""
         assert self.model.latent is not None
-        latent = self.model.latent.quantizer(self.posterior_BSK, self.prior_BSJ, self.generators(WEIGHING)[0])
-        assert latent.kl_BSd is not None
-        kl_BSd: Tensor = latent.kl_BSd * self.keep_BS[..., None]
-        return kl_BSd
+        return self.model.latent
+
+    @property
+    def kl_is_exact(self) -> bool:
+        """Whether the KL is the same whatever is drawn."""
+        return not self.path.kl_follows_draws
+
+    def kl_of_draws(self, k: int) -> Tensor:
+        """KL(q || p) in nats by draw, [B, K, S, d], or [B, 1, S, d] where it is exact; zero in slots that are
+        padding. Where it follows the draws, each is what the posterior's K codes say: their mean is the KL.
+        """
+        path, kept = self.path, self.keep_BS[:, None, :, None]
+        if self.kl_is_exact:
+            latent = path.quantizer(self.posterior_BSK, self.prior_BSJ, self.generators(WEIGHING)[0])
+            assert latent.kl_BSd is not None
+            exact_B1Sd: Tensor = latent.kl_BSd[:, None] * kept
+            return exact_B1Sd
+        codes, found = self.draws("posterior", k).codes.flatten(0, 1), []
+        of_row_P = self.row_of_each(k)
+        for part in parts(len(of_row_P), self.at_once):
+            rows = of_row_P[part]
+            with self.autocast():
+                drawn = path.quantizer.given(codes[part])
+                drawn.posterior_BSK = self.posterior_BSK[rows]
+                prior_PSJ = path.prior(self.first_BSD[rows], drawn.embedding_BSC)
+                found.append(path.kl(drawn, prior_PSJ))
+        kl_BKSd: Tensor = torch.cat(found).view(-1, k, *found[0].shape[1:]) * kept
+        return kl_BKSd
+
+    def row_of_each(self, k: int) -> Tensor:
+        """The row of each of K particles a row, [P]."""
+        return torch.arange(len(self.batch), device=self.hidden_BTD.device).repeat_interleave(k)
+
+    def log_prior(self, codes: Tensor) -> Tensor:
+        """Log p(z) of codes [B, K, S] or [B, K, S, Z], slot by slot, [B, K, S], nats, float64."""
+        path, (batch, k), flat = self.path, codes.shape[:2], codes.flatten(0, 1)
+        if not path.prior_head.sees_codes:
+            prior_BKSJ = self.prior_BSJ[:, None].expand(-1, k, -1, -1)
+            return path.log_prior(flat, prior_BKSJ.flatten(0, 1)).double().view(batch, k, -1)
+        found, of_row_P = [], self.row_of_each(k)
+        for part in parts(len(of_row_P), self.at_once):
+            with self.autocast():
+                prior_PSJ = path.prior(self.first_BSD[of_row_P[part]], self.embed(flat[part]))
+                found.append(path.log_prior(flat[part], prior_PSJ).double())
+        return torch.cat(found).view(batch, k, -1)
 
     def draws(self, proposal: Proposal, k: int) -> Draws:
         """K codes of the proposal for each slot; the same at every call."""
         one_of(proposal, Proposal, "proposal")
         if (proposal, k) not in self._draws:
             need_draws(self.model, len(self.batch), self.batch.inputs_BT.shape[1], k)
+            if self.path.prior_head.sees_codes:
+                walk = self._step_by_step(proposal, k)
+                walk.go(slice(0, self.first_BSD.shape[1]))
+                self._draws[proposal, k] = walk.draws
+                return self._draws[proposal, k]
             drawn = [self._draw(row, proposal, k, g) for row, g in enumerate(self.generators(WEIGHING))]
             codes, log_ratio = zip(*drawn, strict=True)
             self._draws[proposal, k] = Draws(torch.stack(codes), torch.stack(log_ratio))
         return self._draws[proposal, k]
 
+    def walk(self, proposal: Proposal, k: int) -> Walk:
+        """The same codes slot after slot, for a filter, which may let particles go on with another's."""
+        if self.path.prior_head.sees_codes:
+            return self._step_by_step(proposal, k)
+        draws = self.draws(proposal, k)
+        return DrawnAhead(draws, self.embed(draws.codes.flatten(0, 1)).clone())
+
+    def _step_by_step(self, proposal: Proposal, k: int) -> StepByStep:
+        known = self.posterior_BSK.shape[1] if self.prompt else 0
+        seeds = [seed for own in self.seeds for seed in seeds_of_particles(own, k)]
+        numbers = (self.first_BSD, self.posterior_BSK, self.keep_BS)
+        return StepByStep(self.path, *numbers, proposal=proposal, seeds=seeds, k=k, known=known)
+
     def _draw(
         self, row: int, proposal: Proposal, k: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Codes [K, S] (or [K, S, Z]) and log-ratios [K, S] of one row."""
-        assert self.model.latent is not None
-        quantizer = self.model.latent.quantizer
+        path, quantizer = self.path, self.path.quantizer
         known, total = self.posterior_BSK.shape[1], self.prior_BSJ.shape[1]
         codes, ratios = [], []
         for start in range(0, total, SLOTS_A_DRAW):
@@ -145,18 +194,19 @@ class Rows:
                 block(numbers_BSn[row], start).expand(k, -1, -1)
                 for numbers_BSn in (self.prior_BSJ, self.posterior_BSK)
             )
-            drawn = quantizer.sample(prior_KSJ, generator).codes
+            zeros_KSJ = path.zeros(prior_KSJ)  # what a posterior draws doesn't depend on the prior
+            drawn = path.prior_head.sample(quantizer, prior_KSJ, generator).codes
             ratio = prior_KSJ.new_zeros(prior_KSJ.shape[:2])
             if self.prompt:
                 own = torch.arange(start, start + SLOTS_A_DRAW, device=drawn.device) < known
-                drawn = _choose(own, quantizer(posterior_KSK, prior_KSJ, generator).codes, drawn)
+                drawn = choose(own, quantizer(posterior_KSK, zeros_KSJ, generator).codes, drawn)
             elif proposal != "prior":
-                from_posterior = quantizer(posterior_KSK, prior_KSJ, generator).codes
+                from_posterior = quantizer(posterior_KSK, zeros_KSJ, generator).codes
                 own = torch.ones(drawn.shape[:2], dtype=torch.bool, device=drawn.device)
                 if proposal == "mixture":
                     own = torch.rand(own.shape, generator=generator, device=own.device) < 0.5
-                drawn = _choose(own, from_posterior, drawn)
-                log_p = quantizer.log_prob(drawn, prior_KSJ)
+                drawn = choose(own, from_posterior, drawn)
+                log_p = path.log_prior(drawn, prior_KSJ)
                 log_q = quantizer.log_prob(drawn, posterior_KSK)
                 if proposal == "mixture":
                     log_q = torch.logaddexp(log_q, log_p) - math.log(2)
@@ -204,8 +254,7 @@ class Rows:
 
     def embed(self, codes: Tensor) -> Tensor:
         """Embeddings [P, S, C] of codes [P, S] or [P, S, Z]."""
-        assert self.model.latent is not None
-        embedding_PSC: Tensor = self.model.latent.quantizer.given(codes).embedding_BSC
+        embedding_PSC: Tensor = self.path.quantizer.given(codes).embedding_BSC
         return embedding_PSC
 
     def code_sequences(self, most: int = MOST_CODE_SEQUENCES) -> Tensor:
@@ -214,8 +263,7 @@ class Rows:
         Raises:
             UserError: they are continuous, or more than `most`.
         """
-        assert self.model.latent is not None
-        codes, slots = self.model.latent.quantizer.num_codes, self.prior_BSJ.shape[1]
+        codes, slots = self.path.quantizer.num_codes, self.first_BSD.shape[1]
         if codes is None:
             raise UserError("exact enumeration needs codes that can be counted, and these are continuous")
         if codes**slots > most:
@@ -226,11 +274,6 @@ class Rows:
             )
         sequences = torch.cartesian_prod(*[torch.arange(codes)] * slots)
         return sequences.view(-1, slots).to(self.batch.inputs_BT.device)
-
-
-def _choose(first_KS: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Codes [K, S] or [K, S, Z] of `one` where it is said, else of `other`."""
-    return torch.where(first_KS.view(-1, first_KS.shape[-1], *[1] * (one.ndim - 2)), one, other)
 
 
 def parts(count: int, size: int) -> Iterator[slice]:

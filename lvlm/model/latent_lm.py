@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvlm.arguments import told
@@ -23,11 +24,13 @@ from lvlm.interfaces import (
     Latent,
     LayerCache,
     Output,
+    Prior,
     Quantizer,
     Slots,
     uniform,
 )
 from lvlm.model.ports import Ports
+from lvlm.model.prior import FixedPrior, PriorMemory
 
 if TYPE_CHECKING:
     from lvlm.interfaces import Codec
@@ -58,16 +61,16 @@ class LatentPath(nn.Module):
     """One latent: the way from the hidden at its seam to what its codes do to the stack.
 
     tokens, hidden ─ encoder ─ norm ─ readout ─► posterior numbers ─┐
-    hidden at each slot's first position ─ prior head ─► prior numbers ─ quantizer ─► Latent ─ injection ─►
+    hidden at each slot's first position, ─ prior ─► prior numbers ─ quantizer ─► Latent ─ injection ─►
+    embeddings of the codes before it
 
-    All-zero numbers are the prior: a fixed prior is a zero tensor, a learned one starts from a zero head.
+    All-zero numbers are the prior: a fixed prior is a zero tensor, any other starts from it.
 
     Args:
-        encoder: what looks at whole rows.
+        encoder: says something about each slot.
         quantizer: the family of the codes, whose embeddings suit the injection (`embedding_width`).
         injection: what codes do to the blocks that they enter.
-        width: D, of the hidden at the seam.
-        prior: 'fixed' or 'learned'.
+        prior: what is expected of codes; zeros unless given.
         seam: number of the block in front of which the encoder reads and the code enters.
         blocks: numbers of the blocks that the code enters; that at the seam unless given.
         shared: whether these blocks get the same embedding of a code, or each a part of its own.
@@ -79,9 +82,8 @@ class LatentPath(nn.Module):
         encoder: Encoder,
         quantizer: Quantizer,
         injection: Injection,
+        prior: Prior | None = None,
         *,
-        width: int,
-        prior: Literal["fixed", "learned"] = "fixed",
         seam: int = 0,
         blocks: Sequence[int] | None = None,
         shared: bool = True,
@@ -95,12 +97,28 @@ class LatentPath(nn.Module):
         self.readout = nn.Linear(encoder.width, quantizer.posterior_dim)
         nn.init.normal_(self.readout.weight, std=0.02)
         nn.init.zeros_(self.readout.bias)
-        self.prior_head: nn.Linear | None = None
-        if one_of(prior, ("fixed", "learned"), "prior") == "learned":
-            self.prior_head = nn.Linear(width, quantizer.prior_dim)
-            nn.init.zeros_(self.prior_head.weight)
-            nn.init.zeros_(self.prior_head.bias)
+        self.prior_head = FixedPrior(quantizer.prior_dim) if prior is None else prior
+        if self.kl_is_sampled and quantizer.num_codes is not None:
+            raise UserError(
+                f"the KL of {type(self.prior_head).__name__} and {type(quantizer).__name__} is sampled, and "
+                f"no gradient flows through draws of indices; take a quantizer whose codes are vectors"
+            )
         self.injection = injection
+
+    @property
+    def kl_is_sampled(self) -> bool:
+        """Whether a KL is log q - log p of the draw, [B, S, 1], which may be negative."""
+        return "sampled" in (self.quantizer.kl, self.prior_head.kl)
+
+    @property
+    def kl_follows_draws(self) -> bool:
+        """Whether a KL depends on the codes that were drawn: it is sampled, or the prior sees codes."""
+        return self.kl_is_sampled or self.prior_head.sees_codes
+
+    @property
+    def kl_dim(self) -> int:
+        """Parts d that the KL of a slot splits into."""
+        return 1 if self.kl_is_sampled else self.quantizer.kl_dim
 
     @staticmethod
     def embedding_width(injection: Injection, blocks: Sequence[int], *, shared: bool) -> int:
@@ -152,15 +170,15 @@ class LatentPath(nn.Module):
                 )
             return self.quantizer.given(z[:, :wanted])
         check_codes(z)
-        prior_BSJ = self.prior(hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)])
+        first_BSD = hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)]
         if z == "prior":
-            return self.quantizer.sample(prior_BSJ, generator)
+            return self.from_prior(first_BSD, generator)
         numbers_BSK = self.posterior(tokens_BT, hidden_BTD, keep_BT)
         if not self.training:
-            return self._shuffled(self.quantizer(numbers_BSK, prior_BSJ, generator), z)
+            return self._shuffled(self.from_posterior(numbers_BSK, first_BSD, generator), z)
         # In training NaN must not become a code. It must not raise in one process either, as the others would
         # wait: it goes around the quantizer into the loss, which all of them see.
-        latent: Latent = self.quantizer(numbers_BSK.nan_to_num(0.0, 0.0, 0.0), prior_BSJ, generator)
+        latent = self.from_posterior(numbers_BSK.nan_to_num(0.0, 0.0, 0.0), first_BSD, generator)
         broken = ~numbers_BSK.isfinite().all()
         latent.embedding_BSC = latent.embedding_BSC.masked_fill(broken, torch.nan)
         return self._shuffled(latent, z)
@@ -170,12 +188,71 @@ class LatentPath(nn.Module):
             latent.codes, latent.embedding_BSC = exchanged(latent.codes), exchanged(latent.embedding_BSC)
         return latent
 
-    def prior(self, hidden_BSD: Tensor) -> Tensor:
-        """Prior numbers [B, S, J] from the hidden at the seam, at each slot's first position."""
-        if self.prior_head is not None:
-            numbers: Tensor = self.prior_head(hidden_BSD)
-            return numbers
+    def from_posterior(
+        self, posterior_BSK: Tensor, hidden_BSD: Tensor, generator: torch.Generator | None = None
+    ) -> Latent:
+        """Codes drawn from posterior numbers, charged under a prior that sees the hidden at each slot's first
+        position, and the codes before as they are drawn.
+        """
+        if not (self.prior_head.sees_codes or self.prior_head.kl == "sampled"):
+            latent: Latent = self.quantizer(posterior_BSK, self.prior(hidden_BSD), generator)
+            return latent
+        latent = self.quantizer(posterior_BSK, self.zeros(hidden_BSD), generator)
+        latent.prior_BSJ = self.prior(hidden_BSD, latent.embedding_BSC)
+        latent.kl_BSd = self.kl(latent, latent.prior_BSJ)
+        return latent
+
+    def from_prior(self, hidden_BSD: Tensor, generator: torch.Generator | None = None) -> Latent:
+        """Codes drawn from the prior, slot after slot if it sees the codes before."""
+        prior = self.prior_head
+        if not prior.sees_codes:
+            return prior.sample(self.quantizer, self.prior(hidden_BSD), generator)
+        memory, drawn, numbers = self.memory(hidden_BSD), [], []
+        for hidden_B1D in torch.split(hidden_BSD, 1, dim=1):
+            numbers.append(memory.numbers(hidden_B1D))
+            drawn.append(prior.sample(self.quantizer, numbers[-1], generator))
+            memory.take_in(drawn[-1].embedding_BSC)
+        codes, embedding_BSC = (
+            torch.cat(x, 1) for x in ([one.codes for one in drawn], [one.embedding_BSC for one in drawn])
+        )
+        return Latent(codes, embedding_BSC, prior_BSJ=torch.cat(numbers, 1))
+
+    def prior(self, hidden_BSD: Tensor, embedding_BSC: Tensor | None = None) -> Tensor:
+        """Prior numbers [B, S, J] of all slots at once.
+
+        Args:
+            hidden_BSD: the hidden at the seam, at each slot's first position.
+            embedding_BSC: of the codes of these slots, for a prior that sees codes: each slot gets the
+                embedding of the one before.
+        """
+        before_BSC = None
+        if self.prior_head.sees_codes:
+            assert embedding_BSC is not None, "this prior sees codes: give their embeddings"
+            before_BSC = F.pad(embedding_BSC[:, :-1], (0, 0, 1, 0))
+        numbers_BSJ: Tensor = self.prior_head(hidden_BSD, before_BSC)
+        return numbers_BSJ
+
+    def zeros(self, hidden_BSD: Tensor) -> Tensor:
+        """All-zero prior numbers of the family, [B, S, J]."""
         return hidden_BSD.new_zeros(()).expand(*hidden_BSD.shape[:2], self.quantizer.prior_dim)
+
+    def memory(self, hidden_BSD: Tensor) -> PriorMemory:
+        """What the prior remembers of as many rows, in front of their first slot."""
+        return PriorMemory(self.prior_head, hidden_BSD, self.quantizer.embedding_dim)
+
+    def log_prior(self, codes: Tensor, prior_BSJ: Tensor) -> Tensor:
+        """Log p(z) of codes under the numbers that `prior` gives for them, slot by slot, [B, S], nats."""
+        return self.prior_head.log_prob(self.quantizer, codes, prior_BSJ)
+
+    def kl(self, latent: Latent, prior_BSJ: Tensor) -> Tensor:
+        """KL [B, S, d] of the posterior behind a latent to the prior of these numbers, nats; log q - log p of
+        its codes where that is sampled, with the path derivative (see `Quantizer.divergence`).
+        """
+        if self.prior_head.kl == "closed":
+            return self.quantizer.divergence(latent, prior_BSJ)
+        assert latent.posterior_BSK is not None
+        log_q_BS = self.quantizer.log_prob(latent.codes, latent.posterior_BSK.detach())
+        return (log_q_BS - self.log_prior(latent.codes, prior_BSJ))[..., None]
 
     def posterior(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
         """Posterior numbers [B, S, K] of whole rows.

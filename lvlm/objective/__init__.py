@@ -12,7 +12,15 @@ from lvlm.objective.kl_controllers import (
     LagrangianParams,
     PIDParams,
 )
-from lvlm.objective.kl_hinges import HingeParams, LocalShape, LocalTerm, MaskParams, TargetParams
+from lvlm.objective.kl_hinges import (
+    HingeParams,
+    LocalShape,
+    LocalTerm,
+    MaskParams,
+    Plain,
+    PlainParams,
+    TargetParams,
+)
 from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
 from lvlm.objective.losses import ELBO, NATS_PER_BIT, Charge, kl_sums, per_token, real_kl, reconstruction
 
@@ -33,6 +41,8 @@ __all__ = [
     "LocalTerm",
     "MaskParams",
     "PIDParams",
+    "Plain",
+    "PlainParams",
     "TargetParams",
     "TermParams",
     "bernoulli_kl",

@@ -133,6 +133,7 @@ class ClampParams(TermParams):
 
     kind: Literal["clamp"] = "clamp"
     follows_mean: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
 
     def build(self, *, budget_nats: float, per: Granularity) -> Clamp:
         """The controller."""
@@ -147,6 +148,7 @@ class PIDParams(TermParams):
     kind: Literal["pid"] = "pid"
     steers: ClassVar[bool] = True
     follows_mean: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
     proportional: float = Field(default=0.01, ge=0)
     """Gain on the present error."""
     integral: float = Field(default=0.01, ge=0)
@@ -169,6 +171,7 @@ class LagrangianParams(TermParams):
     kind: Literal["lagrangian"] = "lagrangian"
     steers: ClassVar[bool] = True
     follows_mean: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
     pays_for_kl: ClassVar[bool] = True
     rate: float = Field(default=0.01, gt=0)
     """By how much the multiplier grows in a step while the KL is zero."""

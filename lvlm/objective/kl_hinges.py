@@ -1,4 +1,4 @@
-"""Local KL terms: hinge, mask and target look at each unit, slot or sequence by itself."""
+"""Local KL terms: plain charges all; hinge, mask and target look at each unit, slot or sequence by itself."""
 
 from __future__ import annotations
 
@@ -43,6 +43,27 @@ class LocalTerm(KLTerm):
         above = (over > 0).to(cost)
         charged = over.relu() if self.shape == "hinge" else cost * above
         return charged.sum(), (cost * above).sum()
+
+
+class Plain(KLTerm):
+    """All of the KL, at a price of 1."""
+
+    def forward(self, kl_BSd: Tensor, keep_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum, as charge and as KL times its price."""
+        charged = kl_BSd.sum()
+        return charged, charged
+
+
+class PlainParams(TermParams):
+    """All of the KL, without a budget: the evidence lower bound itself, of a KL that is sampled, too."""
+
+    kind: Literal["plain"] = "plain"
+    linear: ClassVar[bool] = True
+    takes_budget: ClassVar[bool] = False
+
+    def build(self, *, budget_nats: float, per: Granularity) -> Plain:
+        """The term, for a budget of 0."""
+        return Plain()
 
 
 class HingeParams(TermParams):

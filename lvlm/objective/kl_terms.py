@@ -5,6 +5,7 @@
 Terms in use are in two families. Local terms (`kl_hinges.py`) look at each unit, slot or sequence by
 itself; k is its budget in nats.
 
+    plain       KL                  linear: no budget at all
     hinge       relu(KL - k)        one-sided (Kingma et al. 2016, arXiv 1606.04934; F25 eq. 5)
     mask        KL where KL > k     one-sided, the gradient of the hinge (Li et al. 2020, Optimus, 2004.04092)
     target      |KL - k|            two-sided: below its budget a latent is pulled up
@@ -67,6 +68,12 @@ class TermParams(Params):
     pays_for_kl: ClassVar[bool] = False
     """True where a nat of KL may have a negative price; a learned prior would then flee from the codes."""
 
+    takes_budget: ClassVar[bool] = True
+    """False where there is no budget, and a recipe may set none."""
+    linear: ClassVar[bool] = False
+    """True where the charge of a step is linear in its KL, whatever its sign. A KL that is sampled needs
+    that: what is cut off at each slot's budget would be the noise of its draws.
+    """
     free_within_budget: ClassVar[bool] = False
     """True where KL within its budget has no price at all, as under a hinge."""
 

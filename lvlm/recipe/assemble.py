@@ -56,12 +56,14 @@ def _latent(spec: LatentParams, backbone: Backbone, model: ModelParams) -> Laten
     blocks = spec.injection.blocks(seam, model.backbone.layers)
     shared = spec.injection.shared_by_blocks
     width = LatentPath.embedding_width(injection, blocks, shared=shared)
+    quantizer = spec.quantizer.build(embedding_dim=width)
+    with torch.random.fork_rng(devices=[]):  # arms that differ in the prior start from the same posterior
+        prior = spec.prior.build(width=backbone.width, quantizer=quantizer)
     return LatentPath(
         encoder,
-        spec.quantizer.build(embedding_dim=width),
+        quantizer,
         injection,
-        width=backbone.width,
-        prior=spec.prior,
+        prior,
         seam=seam,
         blocks=blocks,
         shared=shared,
@@ -110,7 +112,7 @@ class ParameterCount:
 
 
 def count_parameters(model: LatentLM) -> ParameterCount:
-    """Count parameters by part: backbone; latent (encoder, readout, prior head, injection, code embedding);
+    """Count parameters by part: backbone; latent (encoder, readout, prior, injection, code embedding);
     table (rows per code).
     """
     total = sum(p.numel() for p in model.parameters())

@@ -98,7 +98,7 @@ def shapes_of(resolved: Resolved) -> Checked:
             "features_BSE": (rows, slots, path.encoder.width),
             "posterior_BSK": (rows, slots, quantizer.posterior_dim),
             "prior_BSJ": (rows, slots, quantizer.prior_dim),
-            "kl_BSd": (rows, slots, quantizer.kl_dim),
+            "kl_BSd": (rows, slots, path.kl_dim),
             "embedding_BSC": (rows, slots, quantizer.embedding_dim),
         }
         several = len(model.paths) > 1

@@ -31,6 +31,9 @@ from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, me
 from lvlm.registry.registry import Registry
 from lvlm.registry.roles import ROLES, nested_roles
 
+PRIOR_WORDS = {"learned": "linear"}
+"""Words for a prior that are no kind's name, and the kind that each stands for."""
+
 
 def recipe_model(registry: Registry) -> type[Recipe]:
     """`Recipe` with each role a union of the registry's kinds."""
@@ -49,6 +52,10 @@ def json_schema(registry: Registry) -> dict[str, Any]:
         "anyOf": [name, {"type": "array", "items": name}],
         "description": "The recipe or recipes that this one is merged onto, by name or relative path.",
     }
+    words = {"enum": [*registry.kinds["prior"], *PRIOR_WORDS]}
+    prior = schema["$defs"]["Model"]["properties"]["prior"]
+    kinds = {key: prior.pop(key) for key in [*prior] if key not in ("default", "description", "title")}
+    prior["anyOf"] = [words, kinds]
     return schema
 
 
@@ -92,14 +99,15 @@ def read_recipe(
 
 
 def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
-    """Merge overrides; plugin files in them are relative to the working directory.
+    """Merge overrides, and write a prior that is a word as its kind; plugin files in overrides are relative
+    to the working directory.
 
     Raises:
         RecipeError: when they set `extends`, which only a file may set.
     """
     if "extends" in overrides.values:
         raise RecipeError([Fault(overrides.origin(("extends",)), (), "only a file can say what it extends")])
-    return merge(tree, expand(overrides, Path.cwd()))
+    return with_kind_of_prior(merge(tree, expand(overrides, Path.cwd())))
 
 
 def validate(tree: Tree, registry: Registry, files: Mapping[str, bytes] | None = None) -> Recipe:
@@ -131,6 +139,16 @@ def validate(tree: Tree, registry: Registry, files: Mapping[str, bytes] | None =
     if broken:
         raise RecipeError(broken)
     return checked
+
+
+def with_kind_of_prior(tree: Tree) -> Tree:
+    """The recipe with every prior as a mapping, where a word stands for its kind."""
+    for path in [path for role, path in part_paths(tree) if role == "prior"]:
+        word = tree.get(*path)
+        if isinstance(word, str):
+            tree = tree.replaced(path, {"kind": PRIOR_WORDS.get(word, word)})
+            tree = Tree(tree.values, tree.origins | {(*path, "kind"): tree.origin(path)})
+    return tree
 
 
 def _parts(registry: Registry, tree: Tree) -> list[Part]:
@@ -191,14 +209,16 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
             field = base.model_fields[role]
             if field.is_required():
                 out[role] = (one, Field(description=field.description))
+            elif field.default is not None:
+                out[role] = (one, Field(default=field.default, description=field.description))
             else:
                 out[role] = (one | None, Field(default=None, description=field.description))
         return out
 
     in_model = [role for role, path in PART_PATHS.items() if path[0] == "model"]
     roles = fields(ModelParams, in_model)
-    of_latent = {role: fields(LatentParams, [role])[role][0] for role in PARTS_OF_A_LATENT}
-    latent = _read_as(LatentParams, of_latent)
+    parts = fields(LatentParams, PARTS_OF_A_LATENT)
+    latent = _read_as(LatentParams, {role: of for role, (of, _) in parts.items()})
     latents = copy.copy(ModelParams.model_fields["latents"])
     held: Any = dict[LatentName, latent]  # type: ignore[valid-type]
     model = create_model("Model", __base__=ModelParams, **roles, latents=(held, latents))

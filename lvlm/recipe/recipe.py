@@ -19,6 +19,7 @@ PART_PATHS: dict[str, Keys] = {
     "backbone": ("model", "backbone"),
     "encoder": ("model", "encoder"),
     "quantizer": ("model", "quantizer"),
+    "prior": ("model", "prior"),
     "injection": ("model", "injection"),
     "loss": ("loss",),
     "data": ("data",),
@@ -26,7 +27,7 @@ PART_PATHS: dict[str, Keys] = {
 """Place of each role's part in a recipe."""
 
 
-PARTS_OF_A_LATENT = ("encoder", "quantizer", "injection")
+PARTS_OF_A_LATENT = ("encoder", "quantizer", "injection", "prior")
 """Roles of which every latent has a part."""
 
 

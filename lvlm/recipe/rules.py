@@ -12,6 +12,7 @@ from lvlm.recipe.tree import Keys
 from lvlm.registry.trackers import unknown_tracker
 
 if TYPE_CHECKING:
+    from lvlm.interfaces import LossParams
     from lvlm.recipe.recipe import Recipe
     from lvlm.recipe.sections import LatentParams
 
@@ -27,7 +28,7 @@ def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Bro
     yield from _ports(recipe)
     yield from _slots(recipe)
     yield from _without_latent(recipe)
-    yield from _learned_prior(recipe)
+    yield from _prior(recipe)
     yield from _latents_named(recipe)
     yield from _context(recipe)
     yield from ((("data", *path), message) for path, message in recipe.data.faults())
@@ -130,7 +131,7 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
     mend = "the model has none; give it encoder, quantizer and injection"
     if recipe.loss.needs_latent:
         yield ("loss", "kind"), f"loss {recipe.loss.kind_name()!r} needs a latent, but {mend}"
-    if model.prior == "learned":
+    if model.prior.learned:
         yield ("model", "prior"), f"a learned prior needs a latent, but {mend}, or set prior: fixed"
     if model.latent_dropout > 0:
         yield ("model", "latent_dropout"), f"dropout of the latent needs a latent, but {mend}, or set it to 0"
@@ -141,14 +142,47 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
         yield path, f"a learning rate of the encoder needs a latent, but {mend}, or set it to 1"
 
 
-def _learned_prior(recipe: Recipe) -> Iterator[Broken]:
+def _prior(recipe: Recipe) -> Iterator[Broken]:
     for path, latent in _latents(recipe):
-        if latent.prior == "learned" and recipe.loss.pays_for_kl:
-            says = (
-                "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from "
-                "the codes"
-            )
-            yield (*path, "prior"), f"{says}; set prior: fixed, or a one-sided loss.term"
+        yield from _prior_of((*path, "prior"), latent, recipe.loss)
+
+
+def _prior_of(path: Keys, latent: LatentParams, loss: LossParams) -> Iterator[Broken]:
+    prior, quantizer, encoder = latent.prior, latent.quantizer, latent.encoder
+    name = prior.kind_name()
+    if prior.sees_codes and encoder.slots.tokens is None:
+        yield (
+            path,
+            f"prior {name!r} sees the codes of the slots before, and a sequence has one slot; set prior: "
+            f"linear, or another encoder.per",
+        )
+    if prior.sees_codes and quantizer.scores_codes:
+        yield (
+            path,
+            f"prior {name!r} makes the KL of a slot depend on the codes before it, and the score function "
+            f"that quantizer {quantizer.kind_name()!r} learns by knows only what a code does to the text; "
+            f"take another estimator of its gradient, or prior: linear",
+        )
+    if prior.needs_continuous and not quantizer.continuous:
+        yield (
+            path,
+            f"prior {name!r} is one of vectors, and quantizer {quantizer.kind_name()!r} doesn't say that its "
+            f"codes are (`continuous`)",
+        )
+    if "sampled" in (prior.kl, quantizer.kl) and not loss.takes_sampled_kl:
+        whose = f"prior {name!r}" if prior.kl == "sampled" else f"quantizer {quantizer.kind_name()!r}"
+        yield (
+            ("loss",),
+            f"the KL of {whose} is sampled: log q - log p of a draw, which may be negative, and what a "
+            f"budget of each slot would cut off is its noise; set loss elbo with a term that is linear in "
+            f"the KL of a step: plain, or, for a budget of the mean, clamp, pid or lagrangian",
+        )
+    if prior.learned and loss.pays_for_kl:
+        says = (
+            "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from "
+            "the codes"
+        )
+        yield path, f"{says}; set prior: fixed, or a one-sided loss.term"
 
 
 def _latents_named(recipe: Recipe) -> Iterator[Broken]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lvlm.errors import UserError
 from lvlm.recipe.files import is_plugin_file, load_plugins, named_plugins, with_plugin_files
 from lvlm.recipe.plain_yaml import mapping_of, parse_overrides
-from lvlm.recipe.read import apply_overrides, validate
+from lvlm.recipe.read import apply_overrides, validate, with_kind_of_prior
 from lvlm.recipe.recipe import Resolved, part_paths
 from lvlm.recipe.tree import Fault, RecipeError, Tree, merge
 from lvlm.registry.registry import Registry
@@ -85,6 +85,7 @@ def _kinds_and_values(tree: Tree, registry: Registry) -> Tree:
 
 def _upgraded(tree: Tree, registry: Registry) -> Tree:
     """A saved recipe as this version reads it; each kind knows the older versions of its options."""
+    tree = with_kind_of_prior(tree)
     for role, path in part_paths(tree):
         values = tree.get(*path)
         kind = registry.kinds[role].get(str(tree.get(*path, "kind")))

@@ -6,9 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lvlm.interfaces import BackboneParams, EncoderParams, InjectionParams, QuantizerParams, Ramp, Section
+from lvlm.interfaces import (
+    BackboneParams,
+    EncoderParams,
+    InjectionParams,
+    PriorParams,
+    QuantizerParams,
+    Ramp,
+    Section,
+)
 from lvlm.likelihood.names import LOWEST, MOST_REPEATS, Resampling
 from lvlm.model.latent_lm import ONLY
+from lvlm.model.prior import FixedPriorParams
 
 Select = Literal["last", "headline", "bound"]
 """Rules by which a run's checkpoint is chosen; see `TrainParams.select`."""
@@ -30,7 +39,7 @@ class LatentParams(Section):
     """The family of the latent."""
     injection: InjectionParams
     """The way its code enters the stack."""
-    prior: Literal["fixed", "learned"] = "fixed"
+    prior: PriorParams = FixedPriorParams()
     """The prior of its codes, as `model.prior`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """The share of rows for which it is dropped in training."""
@@ -52,9 +61,9 @@ class ModelParams(Section):
     """The family of the latent; null for a model without a latent."""
     injection: InjectionParams | None = None
     """The way a code enters the stack; null for a model without a latent."""
-    prior: Literal["fixed", "learned"] = "fixed"
-    """The prior of codes: 'fixed' is all-zero numbers; 'learned' is a linear map of the causal hidden state
-    at the seam.
+    prior: PriorParams = FixedPriorParams()
+    """The prior of codes. A kind's name alone stands for the kind with its defaults: 'fixed', which is
+    all-zero numbers, 'autoregressive' and so on; 'learned' is another name for 'linear'.
     """
     latent_dropout: float = Field(default=0.0, ge=0, lt=1)
     """The share of rows whose whole latent is dropped in training."""

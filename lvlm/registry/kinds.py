@@ -25,7 +25,7 @@ def kinds(role: str | None = None, *, plugin_files: Sequence[str] = ()) -> list[
     """List every kind of a role, or of all.
 
     Args:
-        role: backbone, encoder, quantizer, injection, loss, term, data or estimator; all unless given.
+        role: backbone, encoder, quantizer, prior, injection, loss, term, data or estimator; all unless given.
         plugin_files: as for `build`.
 
     Raises:

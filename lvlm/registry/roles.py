@@ -1,4 +1,4 @@
-"""Every role that a kind can have: the five parts of a model, KL terms, data, estimators."""
+"""Every role that a kind can have: the parts of a model, KL terms, data, estimators."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lvlm.interfaces import (
     InjectionParams,
     LossParams,
     Params,
+    PriorParams,
     QuantizerParams,
 )
 from lvlm.likelihood.kind import EstimatorParams
@@ -38,6 +39,7 @@ ROLES: dict[str, Role] = {
         Role("register_backbones", BackboneParams),
         Role("register_encoders", EncoderParams),
         Role("register_quantizers", QuantizerParams),
+        Role("register_priors", PriorParams),
         Role("register_injections", InjectionParams),
         Role("register_losses", LossParams),
         Role("register_terms", TermParams),
@@ -45,7 +47,7 @@ ROLES: dict[str, Role] = {
         Role("register_estimators", EstimatorParams),
     )
 }
-"""All roles by name. `lvlm.interfaces.PART_ROLES` are the first five, which a model is made of."""
+"""All roles by name. `lvlm.interfaces.PART_ROLES` are the first, which a model is made of."""
 
 ROLE_OF_PARAMS: dict[type[Params], str] = {role.params: role.name for role in ROLES.values()}
 """The role of each base of params."""

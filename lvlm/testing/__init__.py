@@ -35,6 +35,7 @@ from lvlm.testing.data import check_data
 from lvlm.testing.estimators import check_estimator
 from lvlm.testing.models import check_model
 from lvlm.testing.parts import CHECKS, check_kind
+from lvlm.testing.priors import check_prior
 from lvlm.testing.terms import check_term
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "check_estimator",
     "check_kind",
     "check_model",
+    "check_prior",
     "check_term",
     "conformance",
     "crosses",

@@ -15,7 +15,7 @@ from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch, Params
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.assemble import assemble
-from lvlm.recipe.read import read_recipe
+from lvlm.recipe.read import PRIOR_WORDS, read_recipe
 from lvlm.registry.registry import Registry
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,20 +39,30 @@ class Cross:
     encoder: Params
     quantizer: Params
     injection: Params
-    prior: str = "fixed"
+    prior: str | Params = "fixed"
+    """'fixed' and 'learned' stand in all crosses, params of another kind in a few."""
     seam: int = 1
     backbone: Params | None = None
     """The small decoder of `BACKBONE` unless given."""
 
     @property
     def parts(self) -> tuple[Params, ...]:
-        """The params that make this cross another one; the backbone of `BACKBONE` is not among them."""
-        chosen = (self.encoder, self.quantizer, self.injection)
-        return chosen if self.backbone is None else (*chosen, self.backbone)
+        """The params that make this cross another one; the backbone of `BACKBONE` and the priors that all
+        crosses have are not among them.
+        """
+        chosen = (self.encoder, self.quantizer, self.injection, self.backbone)
+        others = () if isinstance(self.prior, str) else (self.prior,)
+        return tuple(part for part in (*chosen, *others) if part is not None)
+
+    @property
+    def prior_name(self) -> str:
+        """The prior's word in a recipe."""
+        return self.prior if isinstance(self.prior, str) else self.prior.kind_name()
 
     def __str__(self) -> str:
         per = getattr(self.encoder, "per", "")
-        return f"{'-'.join(p.kind_name() for p in self.parts)}-per_{per}-{self.prior}"
+        names = [part.kind_name() for part in self.parts if part is not self.prior]
+        return f"{'-'.join(names)}-per_{per}-{self.prior_name}"
 
     def recipe(self, loss: str = "cross_entropy") -> dict[str, Any]:
         """The cross as a recipe of a tiny model."""
@@ -64,7 +74,7 @@ class Cross:
                 "encoder": self.encoder.model_dump(),
                 "quantizer": self.quantizer.model_dump(),
                 "injection": self.injection.model_dump(),
-                "prior": self.prior,
+                "prior": self.prior if isinstance(self.prior, str) else self.prior.model_dump(),
             },
             "loss": {"kind": loss},
             "data": {"kind": "python", "window": 8},
@@ -77,8 +87,9 @@ def crosses(
     """All crosses of the registry's kinds with slots per token, per chunk of 3 and per sequence: those that a
     recipe may ask for, and those that it refuses.
 
-    The decoder of `BACKBONE` has all of them. Each other backbone has a few: every encoder and every
-    injection with every kind of slots, every quantizer, and every prior.
+    The decoder of `BACKBONE` has all of them with these priors. Each other prior has a few, and each other
+    backbone: every encoder and every injection with every kind of slots, and every quantizer, as far as it
+    goes with them.
     """
     legal: list[Cross] = []
     refused: list[Cross] = []
@@ -98,34 +109,48 @@ def crosses(
             refused.append(cross)
         else:
             legal.append(cross)
+    usual = {PRIOR_WORDS.get(word, word) for word in priors}
+    other_priors = [kind.params.example() for name, kind in kinds["prior"].items() if name not in usual]
+    with_prior = [cross for prior in other_priors for cross in _with_prior(prior, legal, registry)]
     others = [kind for name, kind in kinds["backbone"].items() if name != BACKBONE["kind"]]
-    sampled = [cross for kind in others for cross in _with_backbone(kind.params.example(), legal)]
-    return legal + sampled, refused
+    with_backbone = [cross for kind in others for cross in _with_backbone(kind.params.example(), legal)]
+    return legal + with_prior + with_backbone, refused
+
+
+def _with_prior(prior: Params, legal: Sequence[Cross], registry: Registry) -> list[Cross]:
+    """Few of the legal crosses, with another prior."""
+    fitting = []
+    for cross in (replace(one, prior=prior) for one in legal if one.prior == legal[0].prior):
+        try:
+            read_recipe(cross.recipe(), registry=registry)
+        except UserError:
+            continue
+        fitting.append(cross)
+    return _few(fitting)
 
 
 def _with_backbone(backbone: Params, legal: Sequence[Cross]) -> list[Cross]:
-    """Few of the legal crosses, with another backbone, that have all that any of them has."""
+    """Few of the legal crosses, with another backbone."""
+    layers, reads = getattr(backbone, "layers", 2), getattr(backbone, "ports", frozenset())
+    fitting = [one for one in legal if getattr(one.injection, "ports", frozenset()) <= reads]
+    return [replace(one, backbone=backbone, seam=min(one.seam, layers - 1)) for one in _few(fitting)]
+
+
+def _few(legal: Sequence[Cross]) -> list[Cross]:
+    """Few crosses that have all that any of them has."""
 
     def has(cross: Cross) -> set[tuple[str, object]]:
         per = getattr(cross.encoder, "per", "")
         names = {f"{part.role} {part.kind_name()}" for part in cross.parts}
         with_slots = {(name, per) for name in names if not name.startswith("quantizer")}
-        return with_slots | {(name, "any") for name in names} | {("prior", cross.prior)}
+        return with_slots | {(name, "any") for name in names} | {("prior", cross.prior_name)}
 
-    reads: frozenset[str] = getattr(backbone, "ports", frozenset())
-
-    def fits(injection: Params) -> bool:
-        uses: frozenset[str] = getattr(injection, "ports", frozenset())
-        return uses <= reads
-
-    legal = [cross for cross in legal if fits(cross.injection)]
     wanted = set().union(*map(has, legal))
-    layers = getattr(backbone, "layers", 2)
     found = []
     while wanted:
         best = max(legal, key=lambda cross: len(has(cross) & wanted))
         wanted -= has(best)
-        found.append(replace(best, backbone=backbone, seam=min(best.seam, layers - 1)))
+        found.append(best)
     return found
 
 

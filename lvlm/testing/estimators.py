@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from lvlm.interfaces import Batch
+from lvlm.interfaces import Batch, PriorParams
 from lvlm.likelihood import Effort, EstimatorParams, Rows
 from lvlm.likelihood.estimators import Exact
 from lvlm.model.latent_lm import LatentLM
@@ -58,10 +58,16 @@ def check_name(params: EstimatorParams) -> None:
 
 
 def enumerable_models() -> Iterator[LatentLM]:
-    """A tiny random model for each way of having slots, whose codes can all be tried."""
+    """A tiny random model for each way of having slots, and one for each prior that sees codes. All codes can
+    be tried.
+    """
     registry, seen = Registry.load(), set[object]()
     for cross in crosses(registry, priors=["learned"])[0]:
         per = getattr(cross.encoder, "per", "")
+        if isinstance(cross.prior, PriorParams):
+            if not cross.prior.sees_codes:
+                continue
+            per = cross.prior_name
         if per in seen:
             continue
         model = build_cross(cross, registry).eval()
@@ -74,7 +80,7 @@ def enumerable_models() -> Iterator[LatentLM]:
         seen.add(per)
         with torch.no_grad():  # an encoder that is too sure makes weights whose mean no sample shows
             for number in (model.latent.readout, model.latent.prior_head):
-                for parameter in number.parameters() if number is not None else ():
+                for parameter in number.parameters():
                     parameter.mul_(0.2)
         yield model
 

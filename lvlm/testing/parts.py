@@ -37,6 +37,7 @@ from lvlm.testing.cases import BACKBONE, TOKENS, VOCAB, assert_learns, generator
 from lvlm.testing.data import check_data
 from lvlm.testing.estimators import check_estimator
 from lvlm.testing.models import check_cache, check_causal, check_gradients
+from lvlm.testing.priors import check_balance, check_prior
 from lvlm.testing.terms import check_term
 
 WIDTH = 16
@@ -125,7 +126,17 @@ def check_quantizer(params: QuantizerParams) -> None:
     q.requires_grad_()
     latent = quantizer(q, p)
     assert latent.kl_BSd is not None
-    assert (latent.kl_BSd > -1e-9).all(), "negative KL"
+    assert params.continuous == (quantizer.num_codes is None), "`continuous` is for codes that are vectors"
+    assert params.kl == quantizer.kl, f"its params say kl: {params.kl}, the module {quantizer.kl}"
+    assert params.continuous or quantizer.kl == "closed", "a KL of drawn indices has no gradient to the draw"
+    assert quantizer.kl == "sampled" or (latent.kl_BSd > -1e-9).all(), "negative KL"
+    other = p.flip(1)
+    divergence = quantizer.divergence(latent, other)
+    assert divergence.shape == latent.kl_BSd.shape, f"`divergence` is {list(divergence.shape)}"
+    if quantizer.kl == "closed":
+        expected = quantizer(q, other).kl_BSd
+        assert expected is not None
+        assert torch.allclose(divergence, expected), "`divergence` is another KL than that of `forward`"
     _check_kl_by_sampling(quantizer, q.detach(), p)
     gradient = torch.autograd.grad(latent.embedding_BSC.square().sum(), q, allow_unused=True)[0]
     assert gradient is not None, "the embedding has no gradient to the posterior numbers"
@@ -238,13 +249,21 @@ def _bits(codes: Tensor, count: int) -> Tensor:
 
 
 def _check_kl_by_sampling(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:
-    """The closed form is the mean of log q - log p over samples, within 5 standard errors."""
+    """The closed form is the mean of log q - log p over samples, within 5 standard errors. A sampled KL is
+    that of its own draw, and the draws are of log q.
+    """
     many = 4000
     q, p = q[:1, :1].expand(1, many, -1), p[:1, :1].expand(1, many, -1)
     latent = quantizer(q, p, generator_of())
     assert latent.kl_BSd is not None
     ratio = quantizer.log_prob(latent.codes, q) - quantizer.log_prob(latent.codes, p)
     assert ratio.shape == (1, many), f"log_prob is [B, S], not {list(ratio.shape)}"
+    if quantizer.kl == "sampled":
+        assert latent.kl_BSd.shape == (1, many, 1), "a sampled KL is [B, S, 1]"
+        assert torch.allclose(latent.kl_BSd[..., 0], ratio), "a sampled KL is log q - log p of its draw"
+        drawn = quantizer.sample(p, generator_of(1)).codes
+        check_balance(ratio, quantizer.log_prob(drawn, p) - quantizer.log_prob(drawn, q))
+        return
     exact, error = latent.kl_BSd[0, 0].sum(), ratio.std() / many**0.5
     assert (ratio.mean() - exact).abs() < 5 * error + 1e-9, (
         f"KL {exact:.4f} nats, but log q - log p averages {ratio.mean():.4f} ± {error:.4f} over its samples"
@@ -378,6 +397,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "backbone": check_backbone,
     "encoder": check_encoder,
     "quantizer": check_quantizer,
+    "prior": check_prior,
     "injection": check_injection,
     "loss": check_loss,
     "data": check_data,

@@ -27,6 +27,8 @@ def check_term(params: TermParams) -> None:
             check_free_within_budget(params, per)
         check_parts_add_up(params, per)
         check_edges(params, per)
+        if params.linear:
+            check_linear(params, per)
         check_state(params, per)
 
 
@@ -91,6 +93,16 @@ def check_edges(params: TermParams, per: Granularity) -> None:
             nothing, _ = term(torch.zeros_like(kl_BSd), torch.zeros_like(keep_BS))
             assert nothing == 0, f"{nothing.item()} is charged where there are no slots"
             term.after_step()
+
+
+def check_linear(params: TermParams, per: Granularity) -> None:
+    """What is charged for a KL of the other sign is the other sign of it, as sampled KLs need it."""
+    term = params.build(budget_nats=BUDGET_NATS, per=per)
+    for _ in range(2):
+        kl_BSd, keep_BS = kl_and_keep(3.0)
+        one, other = (term(kl, keep_BS)[0] for kl in (kl_BSd, -0.5 * kl_BSd))
+        torch.testing.assert_close(other, -0.5 * one, msg="the charge isn't linear in the KL of a step")
+        term.after_step()
 
 
 def check_state(params: TermParams, per: Granularity) -> None:

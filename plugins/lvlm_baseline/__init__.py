@@ -1,26 +1,37 @@
-"""What every arm shares: a plain causal decoder, which every other model is, cut at a seam, and the
-losses.
+"""What every arm shares: a plain causal decoder, which every other model is, cut at a seam; the
+priors of codes, and the losses.
 """
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
+from lvlm.model.prior import FixedPriorParams
 from lvlm.objective import (
     ClampParams,
     HingeParams,
     LagrangianParams,
     MaskParams,
     PIDParams,
+    PlainParams,
     TargetParams,
 )
 from lvlm_baseline.cross_entropy import CrossEntropyParams
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_baseline.elbo import ElboParams
+from lvlm_baseline.priors import AutoregressivePriorParams, LinearPriorParams
 
 
 @hookimpl
 def register_backbones(register: Register) -> None:
     """The Llama-like decoder."""
     register(DecoderParams)
+
+
+@hookimpl
+def register_priors(register: Register) -> None:
+    """The fixed prior, and those whose numbers are learned."""
+    register(FixedPriorParams)
+    register(LinearPriorParams)
+    register(AutoregressivePriorParams)
 
 
 @hookimpl
@@ -33,6 +44,7 @@ def register_losses(register: Register) -> None:
 @hookimpl
 def register_terms(register: Register) -> None:
     """The KL terms of the literature."""
+    register(PlainParams)
     register(HingeParams)
     register(MaskParams)
     register(TargetParams)

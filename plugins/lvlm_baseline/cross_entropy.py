@@ -27,6 +27,11 @@ class CrossEntropyParams(LossParams):
 
     kind: Literal["cross_entropy"] = "cross_entropy"
 
+    @property
+    def takes_sampled_kl(self) -> bool:
+        """True: KL costs nothing."""
+        return True
+
     def build(self, *, width: int = 0, vocab: int = 0) -> CrossEntropy:
         """The loss; it has no layers, whatever the width and the vocabulary."""
         return CrossEntropy()

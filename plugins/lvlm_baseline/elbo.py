@@ -51,6 +51,8 @@ class ElboParams(LossParams):
         for at, per, budget_bits in self._budgets():
             if self.term.follows_mean and per == "sequence":
                 raise ValueError(f"{at}term {name!r} follows a mean over the batch, per 'slot' or 'unit'")
+            if not self.term.takes_budget and budget_bits > 0:
+                raise ValueError(f"{at}term {name!r} has no budget; leave out budget_bits {budget_bits}")
             if self.term.steers and not 0 < budget_bits < math.inf:
                 raise ValueError(
                     f"{at}term {name!r} steers to its budget, so budget_bits {budget_bits} must be above 0 "
@@ -86,6 +88,11 @@ class ElboParams(LossParams):
     def pays_for_kl(self) -> bool:
         """Whether the term may pay for KL."""
         return self.term.pays_for_kl
+
+    @property
+    def takes_sampled_kl(self) -> bool:
+        """Whether the term is linear in the KL of a step."""
+        return self.term.linear
 
     def remedies(self, case: Case) -> Iterator[Remedy]:
         """Another term, another budget, or another price."""

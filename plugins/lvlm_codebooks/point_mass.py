@@ -89,6 +89,11 @@ class PointMass(Quantizer):
                 penalty_BS=self.penalty(posterior_BSK, vectors_BSK),
             )
 
+    def divergence(self, latent: Latent, prior_BSJ: Tensor) -> Tensor:
+        """-log p of the codes under other prior numbers, [B, S, 1], nats."""
+        with full_precision(prior_BSJ):
+            return -log_categorical(latent.codes, wide(prior_BSJ))[..., None]
+
     def sample(self, prior_BSJ: Tensor, generator: torch.Generator | None = None) -> Latent:
         """Draw from the prior, without KL."""
         with full_precision(prior_BSJ):

@@ -157,6 +157,12 @@ class Binary(Quantizer):
         rows_BSG = torch.stack([codes // rows**group % rows + rows * group for group in groups], dim=-1)
         return F.embedding(rows_BSG, self.table_RC).sum(-2)
 
+    def divergence(self, latent: Latent, prior_BSJ: Tensor) -> Tensor:
+        """KL [B, S, H], nats, of the posterior behind a latent to other prior numbers."""
+        assert latent.posterior_BSK is not None
+        with full_precision(prior_BSJ):
+            return bernoulli_kl(wide(latent.posterior_BSK), wide(prior_BSJ))
+
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Log-probability of codes under numbers, [B, S], nats."""
         with full_precision(numbers):
@@ -199,6 +205,11 @@ class BinaryParams(QuantizerParams):
         if self.estimator != "gumbel" and self.temperature != 1.0:
             raise ValueError(f"temperature does nothing with estimator {self.estimator!r}")
         return self
+
+    @property
+    def scores_codes(self) -> bool:
+        """Under 'reinforce'."""
+        return self.estimator == "reinforce"
 
     @classmethod
     def example(cls) -> Self:

@@ -16,6 +16,7 @@ from lvlm_gptvae.cross_attention import CrossAttentionParams
 from lvlm_gptvae.film import FilmParams
 from lvlm_gptvae.gaussian import GaussianParams
 from lvlm_gptvae.logits import LogitsParams
+from lvlm_gptvae.mixture import MixturePriorParams
 from lvlm_gptvae.prefix import PrefixParams
 
 
@@ -29,6 +30,12 @@ def register_encoders(register: Register) -> None:
 def register_quantizers(register: Register) -> None:
     """The diagonal Gaussian."""
     register(GaussianParams)
+
+
+@hookimpl
+def register_priors(register: Register) -> None:
+    """The mixture of Gaussians."""
+    register(MixturePriorParams)
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -109,6 +109,12 @@ class Gaussian(Quantizer):
         embedding_BSC: Tensor = self.embedding(codes)
         return embedding_BSC
 
+    def divergence(self, latent: Latent, prior_BSJ: Tensor) -> Tensor:
+        """KL [B, S, Z], nats, of the posterior behind a latent to other prior numbers."""
+        assert latent.posterior_BSK is not None
+        with full_precision(prior_BSJ):
+            return gaussian_kl(*self._moments(latent.posterior_BSK), *self._moments(prior_BSJ))
+
     def log_prob(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Log-probability of codes under numbers, [B, S], nats."""
         with full_precision(numbers):
@@ -119,6 +125,7 @@ class GaussianParams(QuantizerParams):
     """Diagonal Gaussian with a linear embedding (GPT-VAE)."""
 
     kind: Literal["gaussian"] = "gaussian"
+    continuous: ClassVar[bool] = True
     dim: int = Field(default=16, ge=1, le=2**20)
     """Dimensions Z of a slot."""
     embedding_std: float = Field(default=0.0, ge=0)
