@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lvlm.evaluation.result import Estimated, LatentUsed
@@ -53,28 +54,51 @@ def excess(estimates: Estimates, bounds: set[str]) -> dict[str, dict[str, float]
     return out
 
 
-def _slots(recipe: Recipe, batch: Batch) -> int:
-    """Real slots of all windows."""
-    assert recipe.model.encoder is not None
-    return int(recipe.model.encoder.slots.any(batch.keep_BT).sum())
+def latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> dict[str, LatentUsed]:
+    """What the codes of each latent cost, by name."""
+    loss, found = build_loss(recipe), {}
+    for name, use in estimates.latents.items():
+        real_BS = recipe.model.each_latent[name].encoder.slots.any(batch.keep_BT)
+        slots = int(real_BS.sum())
+        kl = float(estimates.nats["kl"].sum())
+        if len(estimates.latents) > 1:
+            rows_S = real_BS.sum(0).tolist()
+            kl = math.fsum(nats * rows for nats, rows in zip(use.kl_by_slot, rows_S, strict=True))
+        budget = loss.budget_nats(use.units, name)
+        found[name] = LatentUsed(
+            budget_nats_per_slot=None if budget is None or math.isinf(budget) else budget,  # JSON has no inf
+            slots_per_row=slots / len(batch),
+            kl_nats_per_slot=kl / slots,
+            active_units=use.active_units,
+            units=use.units,
+            kl_by_slot=use.kl_by_slot,
+        )
+    return found
 
 
-def latent_facts(estimates: Estimates, recipe: Recipe, batch: Batch) -> LatentUsed | None:
-    """What the codes cost; None without a latent."""
-    if estimates.latent is None:
-        return None
-    slots = _slots(recipe, batch)
-    budget = build_loss(recipe).budget_nats(estimates.latent.units)
-    return {
-        "budget_nats_per_slot": None
-        if budget is None or math.isinf(budget)
-        else budget,  # JSON has no infinity
-        "slots_per_row": slots / len(batch),
-        "kl_nats_per_slot": float(estimates.nats["kl"].sum()) / slots,
-        "active_units": estimates.latent.active_units,
-        "units": estimates.latent.units,
-        "kl_by_slot": estimates.latent.kl_by_slot,
-    }
+def together(latents: Mapping[str, LatentUsed], recipe: Recipe) -> LatentUsed | None:
+    """All latents as one whose slots begin at tokens: sums over latents, means over all their slots."""
+    if len(latents) < 2:
+        return next(iter(latents.values()), None)
+    slots = math.fsum(one["slots_per_row"] for one in latents.values())
+    by_token = [0.0] * recipe.data.tokens
+    for name, one in latents.items():
+        of = recipe.model.each_latent[name].encoder.slots
+        for first, kl in zip(of.first_positions(recipe.data.tokens).tolist(), one["kl_by_slot"], strict=True):
+            by_token[first] += kl
+    budgets = [one["budget_nats_per_slot"] for one in latents.values()]
+    shares = [one["slots_per_row"] / slots for one in latents.values()]
+    kls = [one["kl_nats_per_slot"] for one in latents.values()]
+    return LatentUsed(
+        budget_nats_per_slot=None
+        if None in budgets
+        else math.fsum((budget or 0.0) * share for budget, share in zip(budgets, shares, strict=True)),
+        slots_per_row=slots,
+        kl_nats_per_slot=math.fsum(kl * share for kl, share in zip(kls, shares, strict=True)),
+        active_units=sum(one["active_units"] for one in latents.values()),
+        units=sum(one["units"] for one in latents.values()),
+        kl_by_slot=by_token,
+    )
 
 
 def sample(model: LatentLM, recipe: Recipe, data: Source, *, seed: int) -> dict[str, Any]:

@@ -89,7 +89,9 @@ class Evaluation(TypedDict):
     gaps                      how far the bounds lie above each other
     excess_nats_per_sequence  each bound minus the data's own NLL: mean and stderr; empty without it
     ce_by_position            nats per token of the cross-entropy at each position; None without targets there
-    latent                    None without a latent
+    latent                    what the codes cost; of several latents together, each slot at its first token;
+                              None without
+    latents                   the same of each of several latents, by name; empty for one or none
     worth_nats_per_token      ce_prior less ce_posterior: what the right code is worth to the decoder; None
                               without a latent or without ce_prior
     reads                     whether codes are read by that interval, which knows this run alone
@@ -118,6 +120,7 @@ class Evaluation(TypedDict):
     excess_nats_per_sequence: dict[str, dict[str, float]]
     ce_by_position: list[float | None] | None
     latent: LatentUsed | None
+    latents: dict[str, LatentUsed]
     worth_nats_per_token: Ends | None
     reads: bool | None
     parameters: dict[str, int]

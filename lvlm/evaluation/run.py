@@ -18,7 +18,7 @@ from lvlm.arguments import checks_arguments
 from lvlm.data.source import need_windows
 from lvlm.errors import UserError
 from lvlm.evaluation.compare import ends, gaps
-from lvlm.evaluation.facts import described, excess, latent_facts, sample
+from lvlm.evaluation.facts import described, excess, latent_facts, sample, together
 from lvlm.evaluation.result import Choice, Evaluation
 from lvlm.evaluation.settings import Settings
 from lvlm.evaluation.store import EvaluationStore, with_stored
@@ -123,7 +123,7 @@ def _result(
     """All that is said of the numbers, but for which of them is the headline."""
     recipe, data, record = run.recipe, run.data, read_record(run.folder)
     bounds, read = _bounds(run, estimates.nats), worth(estimates.nats, estimates.targets)
-    by_position = estimates.ce_by_position
+    by_position, used_by = estimates.ce_by_position, latent_facts(estimates, recipe, windows.batch)
     return {
         "schema": SCHEMA,
         "step": run.step,
@@ -148,7 +148,8 @@ def _result(
         "ce_by_position": None
         if by_position is None
         else [float(ce) if math.isfinite(ce) else None for ce in by_position],
-        "latent": latent_facts(estimates, recipe, windows.batch),
+        "latent": together(used_by, recipe),
+        "latents": used_by if len(used_by) > 1 else {},
         "worth_nats_per_token": None if read is None else ends(read),
         "reads": None if read is None else is_read(read.low),
         "parameters": parameters_record(run.model),
@@ -167,7 +168,7 @@ def _refuse_estimators_of_latents(run: OpenedRun, settings: Settings) -> None:
         UserError: an estimator other than 'exact' of a model without a latent.
     """
     named = [str(name) for name in settings.estimators or () if name != "exact"]
-    if run.model.latent is None and named:
+    if not run.model.names and named:
         raise UserError(
             f"{run}: a model without a latent has its exact likelihood alone, and no {', '.join(named)}; "
             f"leave the estimators out"
@@ -187,7 +188,7 @@ def _estimators(kinds: Sequence[EstimatorParams], settings: Settings, run: Opene
     return make_estimators(
         kinds,
         list(settings.ks or [spec.k]),
-        has_latent=run.model.latent is not None,
+        has_latent=bool(run.model.names),
         chunk=settings.chunk or spec.chunk,
         resampling=settings.resampling or spec.resampling,
         resample_below=spec.resample_below if settings.resample_below is None else settings.resample_below,
@@ -203,7 +204,7 @@ def _headline(
     evaluation with options of its own chooses none.
     """
     spec = run.recipe.evaluate
-    if run.model.latent is None:
+    if not run.model.names:
         return "nll_exact", None
     if spec.headline != LOWEST:
         return estimator_kind(run.registry, spec.headline).label(spec.k), None
@@ -257,7 +258,7 @@ def _estimates(
         )
 
     stored = EvaluationStore(run.folder, windows.digest, common)
-    estimates = with_stored(stored, estimators, windows.batch, compute, progress)
+    estimates = with_stored(stored, estimators, windows.batch, run.model.names, compute, progress)
     oracle = run.data.oracle_nll_nats(windows.batch)
     if oracle is not None:
         estimates.nats["nll_oracle"] = oracle

@@ -21,6 +21,7 @@ from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood import Estimator
 from lvlm.likelihood.estimate import Array, Estimates, LatentUse, Quality
+from lvlm.model.latent_lm import ONLY
 from lvlm.system.arrays import read_arrays
 from lvlm.system.files import write_atomically, writing
 
@@ -74,14 +75,25 @@ def _rates(found: Mapping[str, Array], windows: int) -> bool:
     return "nats" in found and found.keys() <= known and all(map(_numbers((windows,)), found.values()))
 
 
-def _describes(found: Mapping[str, Array], batch: Batch) -> bool:
-    """Whether stored arrays are a description of these windows, and of a latent whole or not at all."""
+def _key(latent: str, what: str) -> str:
+    """Name of an array about a latent; that of the only one has no name in front."""
+    return what if latent == ONLY else f"{latent}.{what}"
+
+
+def _describes(found: Mapping[str, Array], batch: Batch, names: Sequence[str]) -> bool:
+    """Whether stored arrays are a description of these windows, and of all latents or of none."""
     windows, tokens = batch.targets_BT.shape
     shapes: dict[str, tuple[int, ...]] = {"ce_by_position": (tokens,)}
     if "kl" in found:
-        slots = found["kl_by_slot"].shape if "kl_by_slot" in found else ()
-        shapes |= {"ce_posterior": (windows,), "kl": (windows,), "kl_by_slot": (*slots,)[:1] or (0,)}
-        shapes |= {"active_units": (), "units": ()}
+        shapes |= {"ce_posterior": (windows,), "kl": (windows,)}
+        for name in names:
+            by_slot = _key(name, "kl_by_slot")
+            slots = found[by_slot].shape if by_slot in found else ()
+            shapes |= {
+                by_slot: (*slots,)[:1] or (0,),
+                _key(name, "active_units"): (),
+                _key(name, "units"): (),
+            }
     return found.keys() == shapes.keys() and all(
         _numbers(shape)(found[name]) for name, shape in shapes.items()
     )
@@ -95,6 +107,7 @@ def with_stored(
     stored: EvaluationStore,
     estimators: Sequence[Estimator],
     batch: Batch,
+    names: Sequence[str],
     compute: Callable[[list[Estimator], int, Callable[[float], None] | None], Estimates],
     progress: Callable[[float], None] | None = None,
 ) -> Estimates:
@@ -108,7 +121,7 @@ def with_stored(
     nats: dict[str, Array] = {}
     quality: dict[str, Quality] = {}
     description = stored.load("description", about_latent)
-    if description is not None and not _describes(description, batch):
+    if description is not None and not _describes(description, batch, names):
         description = None
     missing = []
     for one in estimators:
@@ -138,21 +151,23 @@ def with_stored(
         if describe:
             assert new.ce_by_position is not None
             description = {"ce_by_position": new.ce_by_position}
-            if new.latent is not None:
+            if new.latents:
                 description |= {name: new.nats[name] for name in ("ce_posterior", "kl")}
-                description |= {name: np.array(value) for name, value in vars(new.latent).items()}
+            for name, use in new.latents.items():
+                description |= {_key(name, what): np.array(value) for what, value in vars(use).items()}
             stored.save("description", about_latent, description)
     assert description is not None
-    latent = None
+    latents = {}
     if "kl" in description:
         nats = {name: description[name] for name in ("ce_posterior", "kl")} | nats
-        latent = LatentUse(
-            kl_by_slot=description["kl_by_slot"].tolist(),
-            active_units=int(description["active_units"]),
-            units=int(description["units"]),
-        )
+        for name in names:
+            latents[name] = LatentUse(
+                kl_by_slot=description[_key(name, "kl_by_slot")].tolist(),
+                active_units=int(description[_key(name, "active_units")]),
+                units=int(description[_key(name, "units")]),
+            )
     order = [name for name in ("ce_posterior", "kl") if name in nats] + [one.label for one in estimators]
     targets = (batch.targets_BT != IGNORE).sum(-1).double().numpy()
     return Estimates(
-        {name: nats[name] for name in order}, targets, latent, quality, description["ce_by_position"]
+        {name: nats[name] for name in order}, targets, latents, quality, description["ce_by_position"]
     )

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.kind import Estimator
-from lvlm.likelihood.particles import Rows, need_draws
+from lvlm.likelihood.particles import need_draws
+from lvlm.likelihood.several import rows_of
 from lvlm.likelihood.weights import Bounds, averaged, mean_of_repeats
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
@@ -62,7 +63,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Nats per sequence, [N] each, by name; and what the latent does, where there is one.
+    """Nats per sequence, [N] each, by name; and what each latent does.
 
     quality         of each bound; with repeats, means over them, and noise from their spread
     ce_by_position  mean cross-entropy of each target position, nats, [T]: ce_posterior, or nll_exact without
@@ -71,9 +72,14 @@ class Estimates:
 
     nats: dict[str, Array]
     targets: Array
-    latent: LatentUse | None
+    latents: dict[str, LatentUse] = field(default_factory=dict)
     quality: dict[str, Quality] = field(default_factory=dict)
     ce_by_position: Array | None = None
+
+    @property
+    def latent(self) -> LatentUse | None:
+        """What the only latent does; None without one, and where there are several."""
+        return next(iter(self.latents.values())) if len(self.latents) == 1 else None
 
     def nats_per_token(self, name: str) -> float:
         """Sum over sequences divided by the number of target tokens."""
@@ -136,30 +142,32 @@ def estimate(
     need_draws(model, 1, windows.inputs_BT.shape[1], max(k, describe))
     together = max(1, rows // max(k, describe))
     found: list[dict[str, Bounds]] = []
-    kl_parts: list[tuple[Tensor, Tensor]] = []
+    kl_parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     positions: list[Tensor] = []
     with evaluating(model):
         for start in range(0, len(windows), together):
             batch = windows[start : start + together].to(model.device)
             seeds = [(seed << 32) + start + row for row in range(len(batch))]
-            some = Rows(model, batch, seeds=seeds, at_once=rows, autocast=autocast)
+            some = rows_of(model, batch, seeds=seeds, at_once=rows, autocast=autocast)
             drawn: dict[str, list[Bounds]] = {one.label: [] for one in estimators}
             for repeat in range(repeats):
                 anew = some
                 if repeat:
                     others = [(repeat << 64) + own for own in seeds]
-                    anew = Rows(model, batch, seeds=others, at_once=rows, autocast=autocast)
+                    anew = rows_of(model, batch, seeds=others, at_once=rows, autocast=autocast)
                 for number, one in enumerate(estimators, repeat * len(estimators)):
                     drawn[one.label].append(one(anew))
                     if progress:
                         share = (number + 1) / (repeats * len(estimators))
                         progress((start + len(batch) * share) / len(windows))
             bounds = {name: mean_of_repeats(of) for name, of in drawn.items()}
-            if describe and model.latent is not None:
+            if describe and model.names:
                 kl_BSd = some.kl_of_draws(describe).mean(1)
                 bounds["ce_posterior"] = averaged(some.cost("posterior", describe))
                 bounds["kl"] = Bounds(kl_BSd.double().sum((1, 2)))
-                kl_parts.append((kl_BSd.sum(0), some.keep_BS.sum(0)))
+                for name, kl_BKSd in some.kls_of_draws(describe).items():
+                    kept_S = model.paths[name].slots.any(batch.keep_BT).sum(0)
+                    kl_parts.setdefault(name, []).append((kl_BKSd.mean(1).sum(0), kept_S))
                 positions.append(some.mean_cost_by_target("posterior", describe).sum(0))
             elif describe:
                 positions.append(some.exact_by_target().sum(0))
@@ -176,7 +184,7 @@ def estimate(
     return Estimates(
         nats=nats,
         targets=(windows.targets_BT != IGNORE).sum(-1).double().numpy(),
-        latent=_use(kl_parts) if kl_parts else None,
+        latents={name: _use(of_one) for name, of_one in kl_parts.items()},
         quality={
             one.label: Quality(*(joined(one.label, of) for of in ("ess", "log_weight_variance", "noise")))
             for one in estimators

@@ -29,12 +29,9 @@ class Exact(Estimator):
 
     def __call__(self, rows: Rows) -> Bounds:
         """Sum over the codes of all slots, nats per row."""
-        if rows.model.latent is None:
+        if not rows.model.names:
             return Bounds(rows.exact_by_target().sum(-1))
-        sequences_NS = rows.code_sequences()
-        codes = sequences_NS.expand(len(rows.batch), -1, -1)
-        log_joint_BN = rows.log_prior(codes).sum(-1) - rows.cost_of(codes)
-        return Bounds(-log_joint_BN.logsumexp(1))
+        return Bounds(-rows.log_joint_of_all().logsumexp(1))
 
 
 class ExactParams(EstimatorParams):

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from lvlm.errors import one_of
-from lvlm.interfaces import IGNORE, LayerCache
+from lvlm.interfaces import IGNORE
 from lvlm.likelihood.names import Proposal, Resampling
-from lvlm.likelihood.particles import Rows, parts
+from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.weights import Bounds, effective_size, variance
 from lvlm.model.noise import RESAMPLING
-from lvlm.objective import cross_entropy_nats
 from lvlm.system.machine import need_memory
 
 # ------------------------------------------------------------------------------------------ the particle
@@ -77,7 +76,7 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
         begun = 0 if start == 0 else slots.count(start)
         new = slice(begun, slots.count(end))
         ratio_BK = walk.go(new).sum(-1)
-        gain_BK = -_cost_of_chunk(rows, walk.embedding_PSC, layers, start, end)
+        gain_BK = -rows.cost_of_chunk(walk, layers, start, end)
         if spec.deferred:
             owed = owed + ratio_BK
         else:
@@ -100,9 +99,7 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
         from_P = (ancestor_BK + k * torch.arange(batch, device=device)[:, None]).flatten()
         for layer in layers:
             layer.take(from_P)
-        walk.take(from_P)
-        last = slots.count(end) - 1  # the one slot that both earlier and later tokens may use
-        walk.embedding_PSC[:, last] = walk.embedding_PSC[from_P, last]
+        walk.take(from_P, slots.count(end) - 1)
     if spec.deferred:
         log_weight, spread_B = log_weight + owed, spread_B + variance(owed)
     return Bounds(
@@ -110,29 +107,6 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
         ess=torch.minimum(crowd_B, effective_size(log_weight)),
         log_weight_variance=spread_B,
     )
-
-
-def _cost_of_chunk(
-    rows: Rows, embedding_PSC: Tensor, layers: list[LayerCache], start: int, end: int
-) -> Tensor:
-    """-log p of the targets from start to end, [B, K], nats; the cache grows by them."""
-    model, (batch, _) = rows.model, rows.batch.targets_BT.shape
-    k = len(embedding_PSC) // batch
-    of_row_P = torch.arange(batch, device=embedding_PSC.device).repeat_interleave(k)
-    embedding_PSC = embedding_PSC[:, : rows.slots.count(end)]
-    costs, pieces = [], layers
-    for part in parts(len(of_row_P), rows.at_once):
-        pieces = [layer.part(part) for layer in layers]
-        with rows.autocast():
-            hidden = rows.hidden_BTD[of_row_P[part], start:end]
-            stack = [*layers[:1] * model.seam, *pieces]  # those below the seam aren't looked at
-            place = model.place(torch.arange(start, end, device=hidden.device))
-            last = model.above(hidden, embedding_PSC[part], place, layers=stack)
-            logits = model.head(last)
-        costs.append(cross_entropy_nats(logits, rows.batch.targets_BT[of_row_P[part], start:end]).double())
-    for layer, piece in zip(layers, pieces, strict=True):
-        layer.length = piece.length
-    return torch.cat(costs).sum(-1).view(batch, k)
 
 
 def ancestors(weight_K: Tensor, rule: Resampling, generator: torch.Generator) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lvlm.errors import UserError, one_of
-from lvlm.interfaces import Batch
+from lvlm.interfaces import Batch, LayerCache
 from lvlm.likelihood.names import Proposal
 from lvlm.likelihood.walk import DrawnAhead, Draws, StepByStep, Walk, choose, seeds_of_particles
 from lvlm.model.latent_lm import LatentLM, LatentPath
@@ -43,7 +43,7 @@ def need_draws(model: LatentLM, rows: int, tokens: int, k: int) -> None:
     Raises:
         BeyondMachine: they don't.
     """
-    slots = 0 if model.slots is None else model.slots.count(tokens)
+    slots = sum(path.slots.count(tokens) for path in model.paths.values())
     needed = rows * k * (slots * BYTES_OF_A_DRAW + tokens * BYTES_OF_A_COST)
     need_memory(f"k is {k}", needed, model.device, mend="fewer codes per slot need less")
 
@@ -136,6 +136,10 @@ class Rows:
                 found.append(path.kl(drawn, prior_PSJ))
         kl_BKSd: Tensor = torch.cat(found).view(-1, k, *found[0].shape[1:]) * kept
         return kl_BKSd
+
+    def kls_of_draws(self, k: int) -> dict[str, Tensor]:
+        """`kl_of_draws` of each latent, by name."""
+        return {name: self.kl_of_draws(k) for name in self.model.names}
 
     def row_of_each(self, k: int) -> Tensor:
         """The row of each of K particles a row, [P]."""
@@ -251,6 +255,38 @@ class Rows:
                 logits = self.model.head(last)
             costs.append(cross_entropy_nats(logits, self.batch.targets_BT[of_row_P[part]]).double())
         return torch.cat(costs).view(rows, k, -1)
+
+    def cost_of_chunk(self, walk: Walk, layers: list[LayerCache], start: int, end: int) -> Tensor:
+        """-log p of the targets from start to end, [B, K], nats, with the codes of a walk's particles; the
+        caches of the blocks above the seam grow by them.
+        """
+        assert isinstance(walk, DrawnAhead | StepByStep), walk
+        model, embedding_PSC = self.model, walk.embedding_PSC[:, : self.slots.count(end)]
+        k = len(embedding_PSC) // len(self.batch)
+        of_row_P = self.row_of_each(k)
+        costs, pieces = [], layers
+        for part in parts(len(of_row_P), self.at_once):
+            pieces = [layer.part(part) for layer in layers]
+            with self.autocast():
+                hidden = self.hidden_BTD[of_row_P[part], start:end]
+                stack = [*layers[:1] * model.seam, *pieces]  # those below the seam aren't looked at
+                place = model.place(torch.arange(start, end, device=hidden.device))
+                last = model.above(hidden, embedding_PSC[part], place, layers=stack)
+                logits = model.head(last)
+            targets = self.batch.targets_BT[of_row_P[part], start:end]
+            costs.append(cross_entropy_nats(logits, targets).double())
+        for layer, piece in zip(layers, pieces, strict=True):
+            layer.length = piece.length
+        return torch.cat(costs).sum(-1).view(-1, k)
+
+    def log_joint_of_all(self) -> Tensor:
+        """Log p(x, z) of all codes that the slots can hold, [B, N], nats, float64.
+
+        Raises:
+            UserError: they are continuous, or too many.
+        """
+        codes = self.code_sequences().expand(len(self.batch), -1, -1)
+        return self.log_prior(codes).sum(-1) - self.cost_of(codes)
 
     def embed(self, codes: Tensor) -> Tensor:
         """Embeddings [P, S, C] of codes [P, S] or [P, S, Z]."""

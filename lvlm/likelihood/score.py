@@ -18,7 +18,7 @@ from lvlm.arguments import checks_arguments, token_ids
 from lvlm.errors import UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.filter import Filter, run_filter
-from lvlm.likelihood.particles import Rows
+from lvlm.likelihood.several import rows_of
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.modes import evaluating
 from lvlm.system.device import Autocast
@@ -75,8 +75,8 @@ def score(
     targets_BT[:, : len(given) - 1] = IGNORE
     batch = Batch(inputs_BT, targets_BT, torch.ones_like(inputs_BT, dtype=torch.bool))
     with evaluating(model):
-        one = Rows(model, batch, seeds=[seed], at_once=rows, autocast=autocast, prompt=len(given))
-        if model.latent is None:
+        one = rows_of(model, batch, seeds=[seed], at_once=rows, autocast=autocast, prompt=len(given))
+        if not model.names:
             return Score(-float(one.exact_by_target().sum()))
         found = run_filter(one, Filter(k, chunk, proposal="prior"))
     return Score(-float(found.nats))

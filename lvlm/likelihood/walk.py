@@ -36,16 +36,19 @@ class Draws:
 
 
 class Walk(Protocol):
-    """Codes of particles, a few slots at a time; `embedding_PSC` holds those of the slots gone through."""
-
-    embedding_PSC: Tensor
+    """Codes of particles, a few slots at a time."""
 
     def go(self, slots: slice) -> Tensor:
         """Go through the next slots; their log-ratios [B, K, n], as `Draws` has them."""
         ...
 
-    def take(self, from_P: Tensor) -> None:
-        """Let each particle go on with the past of another, or with its own."""
+    def take(self, from_P: Tensor, last: int) -> None:
+        """Let each particle go on with the past of another, or with its own.
+
+        Args:
+            from_P: whose past each particle takes over.
+            last: the one slot begun that later tokens may use, too.
+        """
         ...
 
 
@@ -59,8 +62,9 @@ class DrawnAhead:
         """Log-ratios of the slots."""
         return self.draws.log_ratio_BKS[:, :, slots]
 
-    def take(self, from_P: Tensor) -> None:
-        """Nothing to do."""
+    def take(self, from_P: Tensor, last: int) -> None:
+        """Take over the code of the slot that goes on."""
+        self.embedding_PSC[:, last] = self.embedding_PSC[from_P, last]
 
 
 class StepByStep:
@@ -91,7 +95,7 @@ class StepByStep:
     ) -> None:
         self._path, self._k, self._known = path, k, known
         self._proposal = proposal
-        self._hidden_BSD, self._posterior_BSK, self._keep_BS = hidden_BSD, posterior_BSK, keep_BS
+        self.hidden_BSD, self.posterior_BSK, self._keep_BS = hidden_BSD, posterior_BSK, keep_BS
         self._generator = RowGenerator(seeds, hidden_BSD.device)
         self._memory = path.memory(hidden_BSD[:, :1].repeat_interleave(k, 0))
         slots, width = hidden_BSD.shape[1], path.quantizer.embedding_dim
@@ -117,20 +121,28 @@ class StepByStep:
             new.append(ratio_BK1)
         self._ratios += new
         if not new:
-            return self._hidden_BSD.new_zeros(len(self._hidden_BSD), self._k, 0, dtype=torch.float64)
+            return self.hidden_BSD.new_zeros(len(self.hidden_BSD), self._k, 0, dtype=torch.float64)
         return torch.cat(new, 2)
 
-    def take(self, from_P: Tensor) -> None:
-        """Take over memories."""
+    def take(self, from_P: Tensor, last: int) -> None:
+        """Take over memories, and the code of the slot that goes on."""
         self._memory.take(from_P)
+        self.embedding_PSC[:, last] = self.embedding_PSC[from_P, last]
+
+    def become(self, from_P: Tensor) -> None:
+        """Let each particle, a row of its own here, become a copy of another; later draws stay its own."""
+        self._memory.take(from_P)
+        self.hidden_BSD, self.posterior_BSK = self.hidden_BSD[from_P], self.posterior_BSK[from_P]
+        self.embedding_PSC = self.embedding_PSC[from_P]
+        self._codes = [codes[from_P] for codes in self._codes]
+        self._ratios = [ratio[from_P] for ratio in self._ratios]
 
     def _draw(self, slot: int) -> tuple[Tensor, Tensor]:
         """Codes [P, 1] or [P, 1, Z] and log-ratios [P, 1] of a slot."""
         path, generator = self._path, self._generator
         quantizer = path.quantizer
         hidden_P1D, posterior_P1K = (
-            x[:, slot : slot + 1].repeat_interleave(self._k, 0)
-            for x in (self._hidden_BSD, self._posterior_BSK)
+            x[:, slot : slot + 1].repeat_interleave(self._k, 0) for x in (self.hidden_BSD, self.posterior_BSK)
         )
         prior_P1J = self._memory.numbers(hidden_P1D)
         drawn = path.prior_head.sample(quantizer, prior_P1J, generator).codes
@@ -155,6 +167,9 @@ def choose(first_KS: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return torch.where(first_KS.view(-1, first_KS.shape[-1], *[1] * (one.ndim - 2)), one, other)
 
 
-def seeds_of_particles(seed: int, k: int) -> list[int]:
-    """Seeds of a row's K particles, from the row's; fewer are the first of more."""
-    return [int(word >> 1) for word in np.random.SeedSequence([seed, WEIGHING]).generate_state(k, np.uint64)]
+def seeds_of_particles(seed: int, k: int, latent: int = 0) -> list[int]:
+    """Seeds of a row's K particles, from the row's; fewer are the first of more, and those of each latent
+    are its own.
+    """
+    source = np.random.SeedSequence([seed, WEIGHING, latent] if latent else [seed, WEIGHING])
+    return [int(word >> 1) for word in source.generate_state(k, np.uint64)]

@@ -91,6 +91,8 @@ class Evaluation(Record):
     ce_by_position: list[Measured | None]
     estimates: dict[str, Estimate]
     latent: LatentFacts | None
+    latents: dict[str, LatentFacts] = Field(default={})
+    """Of each of several latents, by name."""
     parameters: Parameters
     tokens_per_second: AtLeast0 | None
     peak_memory_mib: AtLeast0 | None

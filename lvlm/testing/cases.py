@@ -131,7 +131,8 @@ def _with_prior(prior: Params, legal: Sequence[Cross], registry: Registry) -> li
 
 def _with_backbone(backbone: Params, legal: Sequence[Cross]) -> list[Cross]:
     """Few of the legal crosses, with another backbone."""
-    layers, reads = getattr(backbone, "layers", 2), getattr(backbone, "ports", frozenset())
+    layers = getattr(backbone, "layers", 2)
+    reads: frozenset[str] = getattr(backbone, "ports", frozenset())
     fitting = [one for one in legal if getattr(one.injection, "ports", frozenset()) <= reads]
     return [replace(one, backbone=backbone, seam=min(one.seam, layers - 1)) for one in _few(fitting)]
 

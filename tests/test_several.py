@@ -1,0 +1,225 @@
+"""Several latents in one model: drawn in the order of their seams, charged each by itself, and every estimator
+right by enumeration.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lvlm.errors import UserError
+from lvlm.interfaces import IGNORE, Batch
+from lvlm.likelihood.estimators import Elbo, Exact, Importance, ParticleFilter, PriorRollout
+from lvlm.likelihood.filter import Filter
+from lvlm.likelihood.several import SeveralRows, at_first_tokens, rows_of
+from lvlm.model.latent_lm import LatentLM
+from lvlm.objective import cross_entropy_nats
+from lvlm.recipe.assemble import assemble, build_loss
+from lvlm.recipe.read import read_recipe
+from lvlm.testing import randomise
+
+VOCAB, TOKENS = 3, 3
+
+PLAN: dict[str, Any] = {
+    "seam": 0,
+    "encoder": {"kind": "bidirectional", "per": "sequence", "layers": 1},
+    "quantizer": {"kind": "binary", "bits": 1},
+    "injection": {"kind": "kv", "layers": "all"},
+}
+LOCAL: dict[str, Any] = {
+    "seam": 1,
+    "encoder": {"kind": "learned_query"},
+    "quantizer": {"kind": "binary", "bits": 1},
+    "injection": {"kind": "add"},
+}
+HIERARCHIES: dict[str, dict[str, Any]] = {
+    "plan above tokens": {"plan": PLAN, "local": LOCAL},
+    "learned priors": {"plan": {**PLAN, "prior": "learned"}, "local": {**LOCAL, "prior": "learned"}},
+    "a prior that sees codes": {"plan": PLAN, "local": {**LOCAL, "prior": "autoregressive"}},
+    "a plan in a prefix": {"plan": {**PLAN, "injection": {"kind": "prefix"}}, "local": LOCAL},
+    "a plan in a memory": {
+        "plan": {**PLAN, "injection": {"kind": "cross_attention", "layers": "all"}},
+        "local": LOCAL,
+    },
+    "tokens below tokens": {"one": {**LOCAL, "seam": 0}, "two": {**LOCAL, "injection": {"kind": "kv"}}},
+    "both at one seam": {"plan": {**PLAN, "seam": 1, "injection": {"kind": "film"}}, "local": LOCAL},
+    "three": {
+        "plan": {**PLAN, "seam": 0},
+        "chunk": {**LOCAL, "encoder": {"kind": "learned_query", "per": 2}, "seam": 1},
+        "local": {**LOCAL, "seam": 2, "injection": {"kind": "logits"}},
+    },
+}
+
+
+def recipe_of(latents: dict[str, Any], /, **loss: Any) -> dict[str, Any]:
+    backbone = {"kind": "decoder", "layers": 2, "width": 8, "heads": 2, "hidden": 16, "context": 8}
+    return {
+        "name": "several",
+        "model": {"backbone": backbone, "vocab": 256, "latents": latents},
+        "loss": {"kind": "elbo", **loss},
+        "data": {"kind": "python", "window": 8},
+    }
+
+
+def model_of(latents: dict[str, Any], *, std: float = 0.5) -> LatentLM:
+    """The model over a vocabulary of three, with every weight drawn, float64."""
+    recipe = read_recipe(recipe_of(latents)).recipe
+    small = recipe.model.backbone.build(vocab=VOCAB)
+    model = randomise(LatentLM(small, assemble(recipe).paths).double().eval(), std=std)
+    for path in model.paths.values():  # a posterior that is sure of itself makes weights of no visible mean
+        for parameter in path.readout.parameters():
+            parameter.data.mul_(0.3)
+    return model
+
+
+def batch_of(rows_BT: Tensor) -> Batch:
+    inputs, targets = rows_BT[:, :-1], rows_BT[:, 1:]
+    return Batch(inputs, targets, torch.ones_like(inputs, dtype=torch.bool))
+
+
+def rows_for(
+    model: LatentLM, batch: Batch, seeds: Sequence[int], *, at_once: int = 64, prompt: int = 0
+) -> Any:
+    return rows_of(model, batch, seeds=list(seeds), at_once=at_once, autocast=nullcontext, prompt=prompt)
+
+
+ROW = torch.tensor([[0, 2, 1, 1]])
+
+
+@pytest.fixture(scope="module", params=HIERARCHIES, ids=str)
+def model(request: pytest.FixtureRequest) -> LatentLM:
+    return model_of(HIERARCHIES[request.param])
+
+
+@torch.no_grad()
+def test_probabilities_of_all_texts_sum_to_one(model: LatentLM) -> None:
+    rest = torch.tensor(list(itertools.product(range(VOCAB), repeat=TOKENS)))
+    rows_BT = torch.cat((torch.zeros(len(rest), 1, dtype=torch.long), rest), 1)
+    nats = Exact()(rows_for(model, batch_of(rows_BT), range(len(rest)))).nats
+    torch.testing.assert_close((-nats).exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+
+
+@torch.no_grad()
+def test_bounds_are_in_order_and_weights_have_the_right_mean(model: LatentLM) -> None:
+    """With the exact likelihood by enumeration: of 600 estimates the mean of exp(-nats) is p(x), and with
+    more codes the mean bound falls towards it.
+    """
+    many = 600
+    batch = batch_of(ROW.expand(many, -1))
+    exact = Exact()(rows_for(model, batch_of(ROW), [0])).nats[0]
+    rows = rows_for(model, batch, range(many))
+    filters = [
+        Filter(2, chunk=chunk, proposal=proposal) for chunk in (1, 2) for proposal in ("posterior", "prior")
+    ]
+    filters += [
+        Filter(3, chunk=1, proposal="mixture", resample_below=1.0),
+        Filter(2, chunk=1, deferred=True, resample_below=1.0),
+        Filter(2, chunk=1, resampling="multinomial", resample_below=1.0),
+    ]
+    unbiased = [Importance(1), Importance(3), Importance(2, "mixture"), Importance(2, "prior")]
+    for estimator in [*unbiased, *map(ParticleFilter, filters)]:
+        ratio = (exact - estimator(rows).nats).exp()
+        error = ratio.std() / many**0.5
+        assert (ratio.mean() - 1).abs() < 4.5 * error + 1e-9, f"{estimator}: {ratio.mean():.4f} ± {error:.4f}"
+    elbo, one, three = (of(rows).nats for of in (Elbo(1), Importance(1), Importance(3)))
+    assert elbo.mean() >= exact - 4 * elbo.std() / many**0.5
+    assert (elbo.mean() - one.mean()).abs() < 4 * (elbo - one).std() / many**0.5, "the same bound, twice"
+    assert three.mean() < one.mean()
+    assert PriorRollout(2)(rows).nats.mean() > exact
+
+
+@torch.no_grad()
+def test_a_filter_without_resampling_is_importance(model: LatentLM) -> None:
+    rows = rows_for(model, batch_of(ROW.expand(5, -1)), range(5), at_once=3)
+    whole = ParticleFilter(Filter(4, chunk=1, resample_below=0.0))(rows)
+    torch.testing.assert_close(whole.nats, Importance(4)(rows).nats)
+
+
+@torch.no_grad()
+def test_neither_the_micro_batch_nor_other_rows_change_a_number(model: LatentLM) -> None:
+    batch = batch_of(torch.tensor([[0, 2, 1, 1], [1, 0, 0, 2], [2, 2, 0, 1]]))
+    spec = ParticleFilter(Filter(3, chunk=1, resample_below=1.0))
+    for estimator in (Elbo(3), Importance(3), spec):
+        together = estimator(rows_for(model, batch, [5, 6, 7])).nats
+        small = estimator(rows_for(model, batch, [5, 6, 7], at_once=2)).nats
+        alone = torch.cat([estimator(rows_for(model, batch[r : r + 1], [5 + r])).nats for r in range(3)])
+        torch.testing.assert_close(together, small)
+        torch.testing.assert_close(together, alone)
+
+
+@torch.no_grad()
+def test_padding_is_invisible(model: LatentLM) -> None:
+    batch = batch_of(torch.tensor([[0, 2, 1, 1]]))
+    junk = Batch(
+        torch.cat((batch.inputs_BT, torch.tensor([[2, 1]])), 1),
+        torch.cat((batch.targets_BT, torch.full((1, 2), IGNORE)), 1),
+        torch.tensor([[True] * TOKENS + [False] * 2]),
+    )
+    for estimator in (Exact(), Elbo(2), Importance(2)):
+        one, other = (estimator(rows_for(model, rows, [3])).nats for rows in (batch, junk))
+        torch.testing.assert_close(one, other)
+
+
+def test_codes_of_a_lower_seam_move_the_numbers_of_an_upper_one() -> None:
+    model = model_of(HIERARCHIES["plan above tokens"])
+    tokens_BT = ROW[:, :TOKENS]
+    zero, one = (model(tokens_BT, z={"plan": torch.tensor([[code]])}).latents["local"] for code in (0, 1))
+    assert not torch.allclose(zero.latent.posterior_BSK, one.latent.posterior_BSK)
+    zero, one = (
+        model(tokens_BT, z={"local": torch.full((1, TOKENS), code)}).latents["plan"] for code in (0, 1)
+    )
+    assert torch.equal(zero.latent.posterior_BSK, one.latent.posterior_BSK)
+
+
+def test_given_codes_are_given_by_name() -> None:
+    model = model_of(HIERARCHIES["plan above tokens"])
+    tokens_BT = ROW[:, :TOKENS]
+    with pytest.raises(UserError, match="codes for plan, local are given by name"):
+        model(tokens_BT, z=torch.zeros(1, 1, dtype=torch.long))
+    with pytest.raises(UserError, match="'plam'.*did you mean 'plan'"):
+        model(tokens_BT, z={"plam": "prior"})
+    codes = {"plan": torch.tensor([[1]]), "local": torch.tensor([[0, 1, 1]])}
+    out = model(tokens_BT, z=codes)
+    for name, given in codes.items():
+        assert torch.equal(out.latents[name].latent.codes, given)
+
+
+def test_every_latent_is_charged_by_itself_and_logged_by_name() -> None:
+    latents = HIERARCHIES["plan above tokens"]
+    recipe = read_recipe(recipe_of(latents, budget_bits=0.1, latents={"plan": {"budget_bits": 50}})).recipe
+    model, loss = model_of(latents), build_loss(recipe)
+    batch = batch_of(torch.tensor([[0, 2, 1, 1], [1, 0, 0, 2]]))
+    output = model(batch.inputs_BT, generator=torch.Generator().manual_seed(0))
+    terms = loss(output, batch, num_tokens=batch.num_targets, step=0)
+    for name in model.names:
+        raw = output.latents[name].latent.kl_BSd.sum()
+        torch.testing.assert_close(terms.sums[f"{name}/kl"].double(), raw.detach().double())
+    assert terms.sums["plan/kl_hinged"] == 0 < terms.sums["local/kl_hinged"]
+    for key in ("kl", "kl_hinged", "kl_priced"):
+        parts = sum(terms.sums[f"{name}/{key}"] for name in model.names)
+        torch.testing.assert_close(terms.sums[key], parts)
+    ce = cross_entropy_nats(output.logits_BTV, batch.targets_BT).sum()
+    total = (ce + terms.sums["kl_hinged"]) / batch.num_targets
+    torch.testing.assert_close(terms.loss, total)
+
+
+def test_the_first_token_of_a_slot_pays_for_it() -> None:
+    from lvlm.interfaces import Slots
+
+    assert at_first_tokens(torch.tensor([[1.0, 2.0]]), Slots(2), 4).tolist() == [[1, 0, 2, 0]]
+    assert at_first_tokens(torch.tensor([[3.0]]), Slots(None), 3).tolist() == [[3, 0, 0]]
+
+
+def test_one_latent_has_rows_of_its_own() -> None:
+    recipe = recipe_of({"plan": PLAN})
+    model = assemble(read_recipe(recipe).recipe).eval()
+    assert list(model.names) == ["plan"]
+    found = rows_for(model, batch_of(ROW), [0])
+    assert not isinstance(found, SeveralRows)
+    assert model.latent is model.paths["plan"]
