@@ -93,6 +93,9 @@ class QuantizerParams(Params):
 
     role: ClassVar[str] = "quantizer"
 
+    prior_can_be_learned: ClassVar[bool] = True
+    """False where there is one prior, which has no numbers: `prior_dim` is 0."""
+
     def build(self, *, embedding_dim: int) -> Quantizer:
         """The module; the injection asks for `embedding_dim`."""
         raise NotImplementedError(f"{type(self).__name__}.build")

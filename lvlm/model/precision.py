@@ -52,9 +52,13 @@ def convert(model: LatentLM, precision: Precision) -> LatentLM:
     check_precision(precision)
     if precision == "fp32":
         return model
-    model.bfloat16().eval().requires_grad_(False)
-    if model.latent is not None:
-        model.latent.quantizer.float()
+    model.eval().requires_grad_(False)
+    path = model.latent
+    for part in model.children() if path is None else (*model.children(), *path.children()):
+        if path is None or part not in (path, path.quantizer):  # it keeps its digits, tables of constants too
+            part.bfloat16()
+    if path is not None:
+        path.quantizer.float()
     if precision == "int8":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchao has warnings of its own

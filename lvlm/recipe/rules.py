@@ -97,6 +97,13 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
 
 
 def _learned_prior(recipe: Recipe) -> Iterator[Broken]:
+    quantizer = recipe.model.quantizer
+    if recipe.model.prior == "learned" and quantizer and not quantizer.prior_can_be_learned:
+        yield (
+            ("model", "prior"),
+            f"quantizer {quantizer.kind_name()!r} has one prior, without numbers that could be learned; "
+            f"set prior: fixed",
+        )
     if recipe.model.prior == "learned" and recipe.loss.pays_for_kl:
         says = (
             "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from "

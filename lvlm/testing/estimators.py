@@ -58,11 +58,11 @@ def check_name(params: EstimatorParams) -> None:
 
 
 def enumerable_models() -> Iterator[LatentLM]:
-    """A tiny random model for each way of having slots, whose codes can all be tried."""
+    """A tiny random model for each way of having slots and each family, of codes that can all be tried."""
     registry, seen = Registry.load(), set[object]()
     for cross in crosses(registry, priors=["learned"])[0]:
-        per = getattr(cross.encoder, "per", "")
-        if per in seen:
+        has = {getattr(cross.encoder, "per", ""), cross.quantizer.kind_name()}
+        if has <= seen:
             continue
         model = build_cross(cross, registry).eval()
         assert model.latent is not None
@@ -71,7 +71,7 @@ def enumerable_models() -> Iterator[LatentLM]:
             continue
         if codes is None or codes ** model.latent.slots.count(TOKENS) > MOST_CODES:
             continue
-        seen.add(per)
+        seen |= has
         with torch.no_grad():  # an encoder that is too sure makes weights whose mean no sample shows
             for number in (model.latent.readout, model.latent.prior_head):
                 for parameter in number.parameters() if number is not None else ():

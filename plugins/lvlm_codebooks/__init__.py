@@ -1,4 +1,5 @@
-"""Codebooks: one categorical code a slot, chosen and not drawn, by the quantizers of vector-quantize-pytorch.
+"""Codebooks: one of N codes a slot. `categorical` draws it; the others, by the quantizers of
+vector-quantize-pytorch, choose it, so that their posterior is a point mass.
 
 | the papers | here |
 |---|---|
@@ -11,12 +12,20 @@
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
+from lvlm_codebooks.bsq import BSQParams
+from lvlm_codebooks.categorical import CategoricalParams
 from lvlm_codebooks.fsq import FSQParams
+from lvlm_codebooks.lfq import LFQParams
+from lvlm_codebooks.residual_fsq import ResidualFSQParams
 from lvlm_codebooks.vq import VQParams
 
 
 @hookimpl
 def register_quantizers(register: Register) -> None:
-    """Finite scalar quantization and the nearest row of a learned codebook."""
+    """The categorical, and the codebooks of vector-quantize-pytorch."""
+    register(CategoricalParams)
     register(FSQParams)
+    register(ResidualFSQParams)
+    register(LFQParams)
+    register(BSQParams)
     register(VQParams)

@@ -14,6 +14,7 @@ from lvlm.interfaces import Register
 from lvlm_gptvae.bidirectional import BidirectionalParams
 from lvlm_gptvae.gaussian import GaussianParams
 from lvlm_gptvae.prefix import PrefixParams
+from lvlm_gptvae.vmf import VMFParams
 
 
 @hookimpl
@@ -24,8 +25,9 @@ def register_encoders(register: Register) -> None:
 
 @hookimpl
 def register_quantizers(register: Register) -> None:
-    """The diagonal Gaussian."""
+    """The diagonal Gaussian, and directions on a sphere."""
     register(GaussianParams)
+    register(VMFParams)
 
 
 @hookimpl
