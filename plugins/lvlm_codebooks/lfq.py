@@ -13,9 +13,9 @@ from lvlm_codebooks.signs import Signs, SignsParams
 class LFQ(Signs):
     """numbers z [B, S, H] ─ sign ─► a corner of the cube [-1, 1]^H, with the gradient of z (eq. 3).
 
-    There is no codebook to learn. The entropy penalty (eq. 5) and a commitment, which keeps z near the corners,
-    are those of `lvlm_codebooks.signs`, which says how its posterior and its usage of codes depart from the
-    paper.
+    There is no codebook to learn. The entropy penalty (eq. 5) and a commitment, which keeps z near the
+    corners, are those of `lvlm_codebooks.signs`, which says how its posterior and its usage of codes depart
+    from the paper.
     """
 
     kind: ClassVar[str] = "lfq"

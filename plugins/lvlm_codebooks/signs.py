@@ -18,7 +18,7 @@ h(mean q_h) a slot's penalty has
 
     -q_h log sigmoid(r_h) - (1 - q_h) log sigmoid(-r_h)                          with r held
 
-whose mean and gradient are the papers' where sigmoid(r) is the mean. What r learns by adds nothing to the value.
+whose mean and gradient are the papers' where sigmoid(r) is the mean. What r learns by has the value 0.
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ direction v across (Ulrich 1984):
 The angle and v don't depend on the numbers, so all of the gradient comes through the mirror.
 
 Deviations:
-(1) The papers draw m·z by Wood's rejection, which takes no fixed number of draws, so a row's noise would depend
-on the rows beside it. As kappa is fixed, the angle is drawn here by the inverse of its cumulative distribution,
-from a table of 2,048 cells, made once in float64. The cells' probabilities are exact (Gauss-Legendre); within a
-cell the density is taken to be a line, which within three standard deviations is off by less than 1 in 10^4.
+(1) The papers draw m·z by Wood's rejection, which takes no fixed number of draws, so that a row's noise would
+depend on the rows beside it. As kappa is fixed, the angle is drawn here by the inverse of its cumulative
+distribution, from a table of 2,048 cells, made once in float64. The cells' probabilities are exact
+(Gauss-Legendre). Within a cell the density is taken to be a line, which within three standard deviations is
+off by less than 1 in 10^4.
 (2) The normaliser and E_q[m·z] come from the same integrals. Bessel functions underflow in high dimensions.
 (3) Numbers shorter than 1e-6 point to (1, 0, …). At that very point the mirror is left out, and the gradient
 is 0 in place of infinite.
