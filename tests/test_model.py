@@ -116,15 +116,13 @@ def test_illegal_crosses_are_refused_in_words(cross: Cross) -> None:
 def test_there_are_crosses_of_every_kind() -> None:
     for role in ("encoder", "quantizer", "injection"):
         assert {getattr(c, role).kind_name() for c in LEGAL} == REGISTRY.kinds[role].keys()
-    encoders, quantizers, injections = (
-        len(REGISTRY.kinds[role]) for role in ("encoder", "quantizer", "injection")
-    )
+    encoders, injections = (len(REGISTRY.kinds[role]) for role in ("encoder", "injection"))
+    families = [kind.params for kind in REGISTRY.kinds["quantizer"].values()]
+    with_priors = sum(1 + family.prior_can_be_learned for family in families)  # type: ignore[attr-defined]
     of_one_sequence = sum(kind.params.needs_fixed_slots for kind in REGISTRY.kinds["injection"].values())
-    rest = encoders * quantizers * 2  # x priors
-    assert len([c for c in LEGAL if c.backbone is None]) == rest * (
-        3 * (injections - of_one_sequence) + of_one_sequence
-    )  # slots that fit
-    assert len(REFUSED) == rest * 2 * of_one_sequence
+    legal = encoders * with_priors * (3 * (injections - of_one_sequence) + of_one_sequence)  # slots that fit
+    assert len([c for c in LEGAL if c.backbone is None]) == legal
+    assert len(REFUSED) == encoders * 2 * len(families) * 3 * injections - legal
     assert of_one_sequence
 
 
