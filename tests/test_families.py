@@ -21,7 +21,7 @@ from torch import Tensor
 
 import lvlm
 from lvlm.errors import UserError
-from lvlm.interfaces import QuantizerParams, Ramp, RowGenerator, exponential
+from lvlm.interfaces import Case, QuantizerParams, Ramp, RowGenerator, exponential
 from lvlm.likelihood import EstimatorParams
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.precision import convert
@@ -591,6 +591,14 @@ def test_kl_does_not_move_and_cannot_collapse() -> None:
         assert latent.kl_BSd.tolist() == [[[quantizer.kl_nats]] * 2]
         assert not latent.kl_BSd.requires_grad
     assert quantizer.kl_nats > 1
+
+
+def test_the_doctor_is_told_what_moves_the_kl() -> None:
+    (remedy,) = VMFParams(kappa=32.0).remedies(Case("over_budget", 100, 7.6, 1))
+    assert remedy.options == ("kappa=16",)
+    lower, usual = (VMFParams(kappa=kappa).build(embedding_dim=4).kl_nats for kappa in (16.0, 32.0))
+    assert lower < usual
+    assert not list(VMFParams().remedies(Case("unread", 100, 7.6, 1)))
 
 
 def test_directions_that_somebody_gives_are_taken_at_length_1() -> None:

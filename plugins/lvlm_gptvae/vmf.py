@@ -29,6 +29,7 @@ is 0 in place of infinite.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -38,7 +39,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lvlm.errors import UserError
-from lvlm.interfaces import Latent, Quantizer, QuantizerParams, normal, uniform
+from lvlm.interfaces import Case, Latent, Quantizer, QuantizerParams, Remedy, normal, uniform
 from lvlm.objective import full_precision, wide
 
 CELLS = 2048
@@ -246,6 +247,13 @@ class VMFParams(QuantizerParams):
     """Concentration around the mean direction; it alone, with dim, sets the KL of a slot."""
     embedding_std: float = Field(default=0.0, ge=0)
     """Standard deviation of the embedding's weights at the start; 0 makes step 0 independent of the code."""
+
+    def remedies(self, case: Case) -> Iterator[Remedy]:
+        """Another concentration, which alone sets the KL."""
+        if case.trouble in ("costly", "over_budget"):
+            yield Remedy(
+                (f"kappa={self.kappa / 2:g}",), "the KL follows from kappa and dim: no loss moves it"
+            )
 
     @classmethod
     def example(cls) -> Self:
