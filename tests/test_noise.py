@@ -136,6 +136,9 @@ STEPS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gptvae": ("gptvae", NOISY | DROPOUT, {}),
     "gptvae of a learned prior": ("gptvae", NOISY | {"prior": "learned"}, {"codes": "prior"}),
     "codebook": ("free", {"quantizer": {"kind": "vq", "codes": 9, "dim": 3, "embedding_std": 0.5}}, {}),
+    "categorical": ("free", {"quantizer": {"kind": "categorical", "codes": 5, "embedding_std": 0.5}}, {}),
+    "signs": ("free", {"quantizer": {"kind": "bsq", "bits": 3, "embedding_std": 0.5}}, {}),
+    "directions": ("gptvae", {"quantizer": {"kind": "vmf", "dim": 3, "embedding_std": 0.5}} | DROPOUT, {}),
     "codes of a codebook's prior": (
         "free",
         {"quantizer": {"kind": "fsq", "levels": [4, 3], "embedding_std": 0.5}},

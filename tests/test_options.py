@@ -238,6 +238,12 @@ def binary(estimator: Any) -> object:
     return Binary(bits=2, bits_per_group=2, embedding_dim=4, embedding_std=0, estimator=estimator)
 
 
+def categorical(estimator: Any) -> object:
+    from lvlm_codebooks.categorical import Categorical
+
+    return Categorical(codes=3, embedding_dim=4, embedding_std=0, estimator=estimator)
+
+
 def gaussian(variance: Any) -> object:
     from lvlm_gptvae.gaussian import Gaussian
 
@@ -343,6 +349,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "Picture.file.kind": picture("file"),
     "Picture.saved.kind": picture("saved"),
     "Binary.estimator": binary,
+    "Categorical.estimator": categorical,
     "Gaussian.variance": gaussian,
     "KV.norm": kv,
 }

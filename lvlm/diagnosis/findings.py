@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 from lvlm.diagnosis.remedies import (
     Options,
     Try,
-    from_kind,
     to_charge,
     to_connect,
+    to_lower,
     to_save,
     to_say_something,
     to_settle_later,
@@ -162,7 +162,7 @@ def _price(m: Measured, options: Options) -> Iterator[Finding]:
     elif budget and m.kl_nats_per_slot > FAR_ABOVE_BUDGET * budget:
         say = f"The raw KL is {m.kl_nats_per_slot / budget:.1f} times its budget"
         say += "" if m.beta_effective is None else f"; a nat of it costs {m.beta_effective:.3g} on average"
-        tries = from_kind(options, m, "over_budget", "loss")
+        tries = to_lower(options, m, "over_budget")
         yield Finding("note", f"{say}.", tuple(tries))
 
 

@@ -152,7 +152,13 @@ def to_settle_later(options: Options) -> Iterator[Try]:
 
 def to_save(options: Options, measured: Measured) -> Iterator[Try]:
     """KL that brings nothing."""
-    yield from from_kind(options, measured, "costly", "loss")
+    yield from to_lower(options, measured, "costly")
+
+
+def to_lower(options: Options, measured: Measured, trouble: Trouble) -> Iterator[Try]:
+    """KL that is too much: the family's own remedies, for no loss may move its KL, then the loss's."""
+    yield from from_kind(options, measured, trouble, "model", "quantizer")
+    yield from from_kind(options, measured, trouble, "loss")
 
 
 def to_charge(options: Options, measured: Measured) -> Iterator[Try]:

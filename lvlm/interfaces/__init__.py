@@ -22,7 +22,7 @@ from lvlm.interfaces.params import (
 )
 from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, KLForm, Loss, Prior, Quantizer
 from lvlm.interfaces.remedy import Case, Remedy, Trouble
-from lvlm.interfaces.schedule import Ramp, Schedule, value_at
+from lvlm.interfaces.schedule import Ramp, Schedule, least_of, value_at
 from lvlm.interfaces.section import Section
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "Terms",
     "Trouble",
     "exponential",
+    "least_of",
     "normal",
     "uniform",
     "value_at",

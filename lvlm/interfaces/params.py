@@ -105,6 +105,8 @@ class QuantizerParams(Params):
     """True where codes are vectors; some priors need that."""
     kl: ClassVar[KLForm] = "closed"
     """As the module's."""
+    prior_can_be_learned: ClassVar[bool] = True
+    """False where there is one prior, which has no numbers: `prior_dim` is 0."""
 
     @property
     def scores_codes(self) -> bool:

@@ -36,6 +36,11 @@ Schedule = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Ramp
 """A constant, or a ramp."""
 
 
+def least_of(schedule: Schedule) -> float:
+    """The smallest value that a schedule ever has."""
+    return min(schedule.start, schedule.end) if isinstance(schedule, Ramp) else float(schedule)
+
+
 def value_at(schedule: Schedule, step: int) -> float:
     """The value of a schedule after `step` steps."""
     if not isinstance(schedule, Ramp):

@@ -52,8 +52,12 @@ def convert(model: LatentLM, precision: Precision) -> LatentLM:
     check_precision(precision)
     if precision == "fp32":
         return model
-    model.bfloat16().eval().requires_grad_(False)
-    for path in model.paths.values():
+    model.eval().requires_grad_(False)
+    paths = model.paths.values()
+    for part in (*model.children(), *(part for path in paths for part in path.children())):
+        if part not in (*paths, *(path.quantizer for path in paths)):  # which keeps its digits, tables too
+            part.bfloat16()
+    for path in paths:
         path.quantizer.float()
     if precision == "int8":
         with warnings.catch_warnings():

@@ -177,6 +177,12 @@ def _prior_of(path: Keys, latent: LatentParams, loss: LossParams) -> Iterator[Br
             f"budget of each slot would cut off is its noise; set loss elbo with a term that is linear in "
             f"the KL of a step: plain, or, for a budget of the mean, clamp, pid or lagrangian",
         )
+    if prior.learned and not quantizer.prior_can_be_learned:
+        yield (
+            path,
+            f"quantizer {quantizer.kind_name()!r} has one prior, without numbers that could be learned; "
+            f"set prior: fixed",
+        )
     if prior.learned and loss.pays_for_kl:
         says = (
             "this loss pays for KL that is missing, and a learned prior would earn that by fleeing from "

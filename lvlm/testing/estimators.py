@@ -58,17 +58,17 @@ def check_name(params: EstimatorParams) -> None:
 
 
 def enumerable_models() -> Iterator[LatentLM]:
-    """A tiny random model for each way of having slots, and one for each prior that sees codes. All codes can
-    be tried.
+    """A tiny random model for each way of having slots, each family, and each prior that sees codes. All codes
+    can be tried.
     """
     registry, seen = Registry.load(), set[object]()
     for cross in crosses(registry, priors=["learned"])[0]:
-        per = getattr(cross.encoder, "per", "")
+        has = {getattr(cross.encoder, "per", ""), cross.quantizer.kind_name()}
         if isinstance(cross.prior, PriorParams):
             if not cross.prior.sees_codes:
                 continue
-            per = cross.prior_name
-        if per in seen:
+            has = {cross.prior_name}
+        if has <= seen:
             continue
         model = build_cross(cross, registry).eval()
         assert model.latent is not None
@@ -77,7 +77,7 @@ def enumerable_models() -> Iterator[LatentLM]:
             continue
         if codes is None or codes ** model.latent.slots.count(TOKENS) > MOST_CODES:
             continue
-        seen.add(per)
+        seen |= has
         with torch.no_grad():  # an encoder that is too sure makes weights whose mean no sample shows
             for number in (model.latent.readout, model.latent.prior_head):
                 for parameter in number.parameters():

@@ -113,6 +113,8 @@ def check_quantizer(params: QuantizerParams) -> None:
     """
     quantizer: Quantizer = randomise(params.build(embedding_dim=6).double())
     k, j, d = quantizer.posterior_dim, quantizer.prior_dim, quantizer.kl_dim
+    learned = params.prior_can_be_learned
+    assert (j > 0) == learned, f"prior_dim is {j}, but prior_can_be_learned is {learned}"
     zero_q, zero_p = torch.zeros(4, 5, k, dtype=torch.float64), torch.zeros(4, 5, j, dtype=torch.float64)
     latent = quantizer(zero_q, zero_p)
     assert latent.kl_BSd is not None, "a posterior has a KL"

@@ -10,9 +10,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lvlm.interfaces import QuantizerParams
+from lvlm_codebooks.indices import MOST_CODES
 from lvlm_codebooks.point_mass import PointMass, library
-
-MOST_CODES = 65_536
 
 
 class FSQ(PointMass):

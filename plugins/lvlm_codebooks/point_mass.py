@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lvlm.errors import MissingLibrary, UserError
-from lvlm.interfaces import Latent, Quantizer, exponential
+from lvlm.errors import MissingLibrary
+from lvlm.interfaces import Latent, Quantizer
 from lvlm.objective import full_precision, straight_through, wide
+from lvlm_codebooks.indices import drawn, indices, log_categorical, prior_words
 
 
 def library(kind: str) -> Any:
@@ -51,11 +52,7 @@ class PointMass(Quantizer):
         assert dim != codes, f"{dim} numbers are those of a posterior and of a prior"
         self.posterior_dim, self.prior_dim, self.kl_dim = dim, codes, 1
         self.num_codes = codes
-        self.prior_words = (
-            f"code c has the probability softmax(numbers)[c]; with all-zero numbers a code is a uniform "
-            f"integer from 0 "
-            f"to {codes - 1}"
-        )
+        self.prior_words = prior_words(codes)
         self.embedding_dim = embedding_dim
         self.embedding = nn.Linear(dim, embedding_dim, bias=False)
         nn.init.normal_(self.embedding.weight, std=embedding_std)
@@ -98,23 +95,12 @@ class PointMass(Quantizer):
         """Draw from the prior, without KL."""
         with full_precision(prior_BSJ):
             prior_BSJ = wide(prior_BSJ)
-            race_BSJ = exponential(prior_BSJ.shape, generator, device=prior_BSJ.device, dtype=prior_BSJ.dtype)
-            codes_BS = (prior_BSJ.softmax(-1) / race_BSJ).argmax(-1)  # as torch.multinomial does
+            codes_BS = drawn(prior_BSJ, generator)
             return Latent(codes_BS, self.embedding(self.vectors(codes_BS)), prior_BSJ=prior_BSJ)
 
     def given(self, codes: Tensor) -> Latent:
         """Indices [B, S], int64, each in [0, N)."""
-        if codes.is_floating_point() or codes.dtype == torch.bool or codes.ndim != 2:
-            raise UserError(
-                f"codes of a codebook are integer indices of shape [rows, slots], "
-                f"not {codes.dtype} of shape {list(codes.shape)}"
-            )
-        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < self.prior_dim):
-            raise UserError(
-                f"a code of this codebook is an index from 0 to {self.prior_dim - 1}; "
-                f"got {int(codes.min())} to {int(codes.max())}"
-            )
-        codes = codes.long()
+        codes = indices(codes, self.prior_dim)
         with full_precision(codes):
             return Latent(codes, self.embedding(self.vectors(codes)))
 
@@ -134,8 +120,3 @@ class PointMass(Quantizer):
             assert numbers.shape[-1] == self.posterior_dim, f"{numbers.shape[-1]} numbers of neither kind"
             found_BS, _ = self.find(numbers)
             return numbers.new_zeros(codes.shape).masked_fill(found_BS != codes, -torch.inf)
-
-
-def log_categorical(codes_BS: Tensor, logits_BSN: Tensor) -> Tensor:
-    """Log p(code) of a categorical, [B, S], nats."""
-    return logits_BSN.log_softmax(-1).gather(-1, codes_BS[..., None])[..., 0]

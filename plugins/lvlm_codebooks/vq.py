@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lvlm.interfaces import QuantizerParams
+from lvlm_codebooks.indices import MOST_CODES
 from lvlm_codebooks.point_mass import PointMass, library
 
 
@@ -73,7 +74,7 @@ class VQParams(QuantizerParams):
     """One code a slot: the nearest vector of a learned codebook (VQ-VAE)."""
 
     kind: Literal["vq"] = "vq"
-    codes: int = Field(default=512, ge=2, le=65_536)
+    codes: int = Field(default=512, ge=2, le=MOST_CODES)
     """Rows of the codebook, and the prior's numbers per slot."""
     dim: int = Field(default=16, ge=1)
     """Width of its rows."""

@@ -25,8 +25,8 @@ from lvlm.interfaces import (
     Latent,
     Quantizer,
     QuantizerParams,
-    Ramp,
     Schedule,
+    least_of,
     uniform,
     value_at,
 )
@@ -195,12 +195,7 @@ class BinaryParams(QuantizerParams):
             )
         if self.bits_per_group is not None and self.bits_per_group > self.bits:
             raise ValueError(f"bits_per_group {self.bits_per_group} exceeds bits {self.bits}")
-        lowest = (
-            min(self.temperature.start, self.temperature.end)
-            if isinstance(self.temperature, Ramp)
-            else self.temperature
-        )
-        if lowest <= 0:
+        if least_of(self.temperature) <= 0:
             raise ValueError("temperature must stay above 0")
         if self.estimator != "gumbel" and self.temperature != 1.0:
             raise ValueError(f"temperature does nothing with estimator {self.estimator!r}")

@@ -6,6 +6,7 @@ arXiv 2004.04092, and Bowman et al. 2016, arXiv 1511.06349, with a decoder-only 
 | per-token mean cross-entropy plus per-sequence KL, so weight 1 is beta = T | one objective in nats per sequence, divided by target tokens |
 | KL charged for rows whose latent was dropped | dropped rows cost nothing |
 | dropped rows shift positions | the prefix stands at negative positions and is hidden by a mask |
+| a Gaussian alone | `vmf`, too: directions on a sphere (Xu and Durrett 2018, arXiv 1808.10805), whose KL is constant |
 | floor per dimension | loss `elbo`, `term: hinge`, `per: unit` |
 """
 
@@ -18,6 +19,7 @@ from lvlm_gptvae.gaussian import GaussianParams
 from lvlm_gptvae.logits import LogitsParams
 from lvlm_gptvae.mixture import MixturePriorParams
 from lvlm_gptvae.prefix import PrefixParams
+from lvlm_gptvae.vmf import VMFParams
 
 
 @hookimpl
@@ -28,8 +30,9 @@ def register_encoders(register: Register) -> None:
 
 @hookimpl
 def register_quantizers(register: Register) -> None:
-    """The diagonal Gaussian."""
+    """The diagonal Gaussian, and directions on a sphere."""
     register(GaussianParams)
+    register(VMFParams)
 
 
 @hookimpl
