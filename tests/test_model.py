@@ -118,7 +118,7 @@ def test_there_are_crosses_of_every_kind() -> None:
     )
     of_one_sequence = sum(kind.params.needs_fixed_slots for kind in REGISTRY.kinds["injection"].values())
     rest = encoders * quantizers * 2  # x priors
-    assert len([c for c in LEGAL if c.backbone is None]) == rest * (
+    assert len([c for c in LEGAL if c.backbone is None and c.prior in ("fixed", "learned")]) == rest * (
         3 * (injections - of_one_sequence) + of_one_sequence
     )  # slots that fit
     assert len(REFUSED) == rest * 2 * of_one_sequence

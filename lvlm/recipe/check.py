@@ -101,5 +101,7 @@ def shapes_of(resolved: Resolved) -> Checked:
             "kl_BSd": (rows, slots, model.latent.kl_dim),
             "embedding_BSC": (rows, slots, quantizer.embedding_dim),
         }
+        if model.latent.prior_head.kl == "sampled":  # its numbers aren't the family's
+            del shapes["prior_BSJ"]
     shapes["logits_BTV"] = (rows, tokens, model.backbone.vocab)
     return Checked(resolved, count_parameters(model), shapes)

@@ -145,10 +145,12 @@ def with_kind_of_prior(tree: Tree) -> Tree:
     """The recipe with the prior as a mapping, where a word stands for its kind."""
     path = PART_PATHS["prior"]
     word = tree.get(*path)
-    if not isinstance(word, str):
-        return tree
-    tree = tree.replaced(path, {"kind": PRIOR_WORDS.get(word, word)})
-    return Tree(tree.values, tree.origins | {(*path, "kind"): tree.origin(path)})
+    if isinstance(word, str):
+        tree = tree.replaced(path, {"kind": word})
+        tree = Tree(tree.values, tree.origins | {(*path, "kind"): tree.origin(path)})
+    kind = tree.get(*path, "kind")
+    known = isinstance(kind, str) and kind in PRIOR_WORDS
+    return tree.replaced((*path, "kind"), PRIOR_WORDS[kind]) if known else tree
 
 
 def _parts(registry: Registry, tree: Tree) -> list[Part]:
@@ -163,7 +165,8 @@ def _parts(registry: Registry, tree: Tree) -> list[Part]:
 
 def _part(registry: Registry, role: str, path: Keys) -> Part:
     kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
-    return Part(path, kinds, functools.partial(registry.unknown, role))
+    known = [*kinds, *PRIOR_WORDS] if role == "prior" else None
+    return Part(path, kinds, functools.partial(registry.unknown, role, known=known))
 
 
 def _parts_of_data(registry: Registry, tree: Tree) -> list[Part]:
