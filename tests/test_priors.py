@@ -27,7 +27,7 @@ from lvlm_free.binary import Binary
 from lvlm_gptvae.gaussian import Gaussian
 from lvlm_gptvae.mixture import MixturePrior
 from tests.test_estimators import model_of
-from tests.tiny import logged, tiny, weights, write_text
+from tests.tiny import edit_json, logged, tiny, weights, write_text
 
 WIDTH, EMBEDDING, SLOTS, DIM = 4, 3, 3, 2
 PLAIN = {"kind": "elbo", "term": {"kind": "plain"}, "budget_bits": 0.0}
@@ -362,6 +362,7 @@ def test_a_run_that_an_older_version_saved_with_a_word_opens_with_its_weights(
     now = saved.read_text()
     assert "  prior:\n    kind: linear\n" in now
     saved.write_text(now.replace("  prior:\n    kind: linear\n", "  prior: learned\n"))
+    edit_json(run / "run.json", lambda record: record.pop("recipe_sha256"))
     latent = lvlm.load(run).latent
     assert latent is not None
     assert [*dict(latent.prior_head.named_parameters())] == ["weight", "bias"]

@@ -95,7 +95,7 @@ def check_edges(params: TermParams, per: Granularity) -> None:
 
 
 def check_linear(params: TermParams, per: Granularity) -> None:
-    """Where the term says that it is linear: a KL of the other sign is charged so much with the other sign."""
+    """Where the term says that it is linear: a KL of the other sign costs so much with that sign."""
     term = params.build(budget_nats=BUDGET_NATS, per=per)
     for _ in range(2 if params.linear else 0):
         kl_BSd, keep_BS = kl_and_keep(3.0)
