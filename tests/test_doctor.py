@@ -106,7 +106,7 @@ class Sign(Encoder):
 def one_bit(*, sure: float, bias: float = 0.0, loud: float = LOUD, per: int | None = None) -> LatentLM:
     slots = Slots(per)
     quantizer = BinaryParams(bits=1).build(embedding_dim=2)
-    path = LatentPath(Sign(slots), quantizer, Add(2, slots), width=2)
+    path = LatentPath(Sign(slots), quantizer, Add(2, slots))
     with torch.no_grad():
         path.norm.weight.fill_(1 / torch.nn.functional.rms_norm(torch.ones(1), [1])[0])
         path.readout.weight.fill_(sure)

@@ -28,11 +28,11 @@ from lvlm.likelihood.filter import Filter, ancestors
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.score import score
 from lvlm.model.latent_lm import LatentLM, LatentPath
-from lvlm.model.prior import FixedPriorParams
+from lvlm.model.prior import FixedPriorParams, LinearPriorParams
 from lvlm.registry.registry import Registry
 from lvlm.testing import randomise
 from lvlm_baseline.decoder import DecoderParams
-from lvlm_baseline.priors import AutoregressivePriorParams, LinearPriorParams
+from lvlm_baseline.priors import AutoregressivePriorParams
 from lvlm_codebooks.fsq import FSQParams
 from lvlm_free.add import AddParams
 from lvlm_free.binary import BinaryParams

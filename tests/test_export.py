@@ -107,7 +107,7 @@ def test_an_export_goes_on_as_the_model_does(
         assert torch.allclose(found[0], expected_BTV[every, at_B], atol=1e-4)
         keys[:, every, :, prefix + at_B] = found[1].transpose(0, 1)
         values[:, every, :, prefix + at_B] = found[2].transpose(0, 1)
-        if model.latent is not None and model.latent.prior_head is not None:
+        if model.latent is not None and model.latent.prior_head.sees_hidden:
             hidden_BTD = model.below(rows_BT, model.place(torch.arange(tokens)))
             assert torch.allclose(found[3], model.latent.prior(hidden_BTD)[every, at_B], atol=1e-4)
 

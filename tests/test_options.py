@@ -188,14 +188,6 @@ def path_forward(z: Any) -> object:
     return small.latent(tokens_BT, hidden_BTD, tokens_BT == 0, z)
 
 
-def path(prior: Any) -> object:
-    from lvlm.model.latent_lm import LatentPath
-
-    old = model().latent
-    assert old is not None
-    return LatentPath(old.encoder, old.quantizer, old.injection, width=16, prior=prior)
-
-
 def between(how: Any) -> object:
     code = torch.zeros(2, dtype=torch.long)
     return lvlm.interpolate(model(), code, code, 2, how=how)
@@ -230,6 +222,14 @@ def elbo(per: Any) -> object:
 
 def drawing(method: str) -> Callable[[Any], object]:
     return lambda proposal: getattr(rows(), method)(proposal, 1)
+
+
+def stepping(proposal: Any) -> object:
+    from lvlm.likelihood.walk import StepByStep
+
+    some = rows()
+    numbers = (some.first_BSD, some.posterior_BSK, some.keep_BS)
+    return StepByStep(some.path, *numbers, proposal=proposal, seeds=[1], k=1, known=0)
 
 
 def binary(estimator: Any) -> object:
@@ -312,8 +312,9 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "Effort.resampling": made("lvlm.likelihood.kind", "Effort", 1, option="resampling"),
     "Rows.draws.proposal": drawing("draws"),
     "Rows.cost.proposal": drawing("cost"),
+    "Rows.walk.proposal": drawing("walk"),
+    "StepByStep.proposal": stepping,
     "Rows.mean_cost_by_target.proposal": drawing("mean_cost_by_target"),
-    "LatentPath.prior": path,
     "LatentPath.forward.z": path_forward,
     "LatentLM.forward.z": forward,
     "check_codes.z": made("lvlm.model.latent_lm", "check_codes", option="z"),
@@ -329,11 +330,17 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "Charge.per": elbo,
     **{
         f"{name}Params.build.per": of_term(name.lower())
-        for name in ("Clamp", "PID", "Lagrangian", "Hinge", "Mask", "Target")
+        for name in ("Clamp", "PID", "Lagrangian", "Plain", "Hinge", "Mask", "Target")
     },
     **{
         f"{name}.per": check_of_terms(name)
-        for name in ("check_free_within_budget", "check_parts_add_up", "check_edges", "check_state")
+        for name in (
+            "check_free_within_budget",
+            "check_parts_add_up",
+            "check_edges",
+            "check_linear",
+            "check_state",
+        )
     },
     "Control.form": made("lvlm.playground.writing", "Control", count=1, slots=False, option="form"),
     "Asked.source": made("lvlm.playground.writing", "Asked", "a", option="source"),

@@ -275,7 +275,8 @@ evaluate: {headline: elbow}
         assert faults(text) == [
             "recipes/bad.yaml:2: seed: Input should be a valid integer",
             "recipes/bad.yaml:4: model.seam: Input should be 'middle' or greater than or equal to 0",
-            "recipes/bad.yaml:5: model.prior: Input should be 'fixed' or 'learned'; did you mean 'learned'?",
+            "recipes/bad.yaml:5: model.prior.kind: unknown prior 'lerned'; known: fixed, learned, linear; "
+            "did you mean 'learned'?",
             "recipes/bad.yaml:6: model.encoder.per: Input should be 'token' or 'sequence' or a valid "
             "integer; "
             "did you mean 'token'?",

@@ -123,7 +123,8 @@ BROKEN = {
         quantizer("mine").replace("def register_quantizers", "def register_quantisers"),
         "no hook is called 'register_quantisers'; known: register_backbones, register_data, "
         "register_encoders, "
-        "register_estimators, register_injections, register_losses, register_quantizers, register_terms; "
+        "register_estimators, register_injections, register_losses, register_priors, register_quantizers, "
+        "register_terms; "
         "did you mean 'register_quantizers'?",
     ),
     "no argument": (

@@ -1,4 +1,4 @@
-"""Our own estimators, which take the route that a stranger's take."""
+"""Our own estimators and the simplest priors, which take the route that a stranger's take."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from lvlm.likelihood.estimators import (
     ImportancePriorParams,
     PriorRolloutParams,
 )
+from lvlm.model.prior import FixedPriorParams, LinearPriorParams
+
+
+@hookimpl
+def register_priors(register: Register) -> None:
+    """Priors that recipes know by a word, with every plugin or none."""
+    register(FixedPriorParams)
+    register(LinearPriorParams)
 
 
 @hookimpl

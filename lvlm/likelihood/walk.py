@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lvlm.errors import one_of
 from lvlm.interfaces import RowGenerator, uniform
 from lvlm.likelihood.names import Proposal
 from lvlm.model.latent_lm import LatentPath
@@ -94,7 +95,7 @@ class StepByStep:
         known: int,
     ) -> None:
         self._path, self._k, self._known = path, k, known
-        self._proposal = proposal
+        self._proposal = one_of(proposal, Proposal, "proposal")
         self.hidden_BSD, self.posterior_BSK, self._keep_BS = hidden_BSD, posterior_BSK, keep_BS
         self._generator = RowGenerator(seeds, hidden_BSD.device)
         self._memory = path.memory(hidden_BSD[:, :1].repeat_interleave(k, 0))

@@ -1,11 +1,12 @@
-"""The fixed prior, and what a prior that sees codes remembers while they are drawn one after another."""
+"""The fixed and the linear prior, and what any prior remembers while codes are drawn one after another."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lvlm.interfaces import Prior, PriorParams, Quantizer
 
@@ -37,6 +38,34 @@ class FixedPriorParams(PriorParams):
     def build(self, *, width: int, quantizer: Quantizer) -> FixedPrior:
         """The prior, whatever the width."""
         return FixedPrior(quantizer.prior_dim)
+
+
+class LinearPrior(Prior):
+    """hidden at each slot's first position [B, S, D] ─ linear, zero at the start ─► numbers [B, S, J].
+
+    Args:
+        width: D.
+        prior_dim: J.
+    """
+
+    def __init__(self, *, width: int, prior_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(prior_dim, width))
+        self.bias = nn.Parameter(torch.zeros(prior_dim))
+
+    def forward(self, hidden_BSD: Tensor, before_BSC: Tensor | None = None) -> Tensor:
+        """Numbers [B, S, J]."""
+        return F.linear(hidden_BSD, self.weight, self.bias)
+
+
+class LinearPriorParams(PriorParams):
+    """A linear map of the causal hidden at the seam, at each slot's first position."""
+
+    kind: Literal["linear"] = "linear"
+
+    def build(self, *, width: int, quantizer: Quantizer) -> LinearPrior:
+        """The prior of the quantizer's numbers."""
+        return LinearPrior(width=width, prior_dim=quantizer.prior_dim)
 
 
 class PriorMemory:

@@ -62,7 +62,8 @@ class PlainParams(TermParams):
     takes_budget: ClassVar[bool] = False
 
     def build(self, *, budget_nats: float, per: Granularity) -> Plain:
-        """The term, for a budget of 0."""
+        """The term, which has no use for either."""
+        one_of(per, Granularity, "per")
         return Plain()
 
 

@@ -101,6 +101,8 @@ def shapes_of(resolved: Resolved) -> Checked:
             "kl_BSd": (rows, slots, path.kl_dim),
             "embedding_BSC": (rows, slots, quantizer.embedding_dim),
         }
+        if path.prior_head.kl == "sampled":  # its numbers aren't the family's
+            del of_one["prior_BSJ"]
         several = len(model.paths) > 1
         shapes |= {f"{name}/{tensor}" if several else tensor: shape for tensor, shape in of_one.items()}
     shapes["logits_BTV"] = (rows, tokens, model.backbone.vocab)

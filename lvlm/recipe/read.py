@@ -146,8 +146,11 @@ def with_kind_of_prior(tree: Tree) -> Tree:
     for path in [path for role, path in part_paths(tree) if role == "prior"]:
         word = tree.get(*path)
         if isinstance(word, str):
-            tree = tree.replaced(path, {"kind": PRIOR_WORDS.get(word, word)})
+            tree = tree.replaced(path, {"kind": word})
             tree = Tree(tree.values, tree.origins | {(*path, "kind"): tree.origin(path)})
+        kind = tree.get(*path, "kind")
+        if isinstance(kind, str) and kind in PRIOR_WORDS:
+            tree = tree.replaced((*path, "kind"), PRIOR_WORDS[kind])
     return tree
 
 
@@ -166,7 +169,8 @@ def _parts(registry: Registry, tree: Tree) -> list[Part]:
 
 def _part(registry: Registry, role: str, path: Keys) -> Part:
     kinds = {name: kind.params for name, kind in registry.kinds[role].items()}
-    return Part(path, kinds, functools.partial(registry.unknown, role))
+    known = [*kinds, *PRIOR_WORDS] if role == "prior" else None
+    return Part(path, kinds, functools.partial(registry.unknown, role, known=known))
 
 
 def _parts_of_data(registry: Registry, tree: Tree) -> list[Part]:

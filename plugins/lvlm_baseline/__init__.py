@@ -1,10 +1,9 @@
-"""What every arm shares: a plain causal decoder, which every other model is, cut at a seam; the
-priors of codes, and the losses.
+"""What every arm shares: a plain causal decoder, which every other model is, cut at a seam; a
+prior that sees codes; and the losses.
 """
 
 from lvlm.hookspecs import hookimpl
 from lvlm.interfaces import Register
-from lvlm.model.prior import FixedPriorParams
 from lvlm.objective import (
     ClampParams,
     HingeParams,
@@ -17,7 +16,7 @@ from lvlm.objective import (
 from lvlm_baseline.cross_entropy import CrossEntropyParams
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_baseline.elbo import ElboParams
-from lvlm_baseline.priors import AutoregressivePriorParams, LinearPriorParams
+from lvlm_baseline.priors import AutoregressivePriorParams
 
 
 @hookimpl
@@ -28,9 +27,7 @@ def register_backbones(register: Register) -> None:
 
 @hookimpl
 def register_priors(register: Register) -> None:
-    """The fixed prior, and those whose numbers are learned."""
-    register(FixedPriorParams)
-    register(LinearPriorParams)
+    """The recurrent network over the codes before."""
     register(AutoregressivePriorParams)
 
 

@@ -1,44 +1,14 @@
-"""Learned priors whose numbers are of the quantizer's own family: `linear` and `autoregressive`."""
+"""A prior that sees the codes before, with numbers of the quantizer's own family."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from lvlm.interfaces import Prior, PriorParams, Quantizer
 from lvlm.objective import full_precision
-
-
-class LinearPrior(Prior):
-    """hidden at each slot's first position [B, S, D] ─ linear, zero at the start ─► numbers [B, S, J].
-
-    Args:
-        width: D.
-        prior_dim: J.
-    """
-
-    def __init__(self, *, width: int, prior_dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(prior_dim, width))
-        self.bias = nn.Parameter(torch.zeros(prior_dim))
-
-    def forward(self, hidden_BSD: Tensor, before_BSC: Tensor | None = None) -> Tensor:
-        """Numbers [B, S, J]."""
-        return F.linear(hidden_BSD, self.weight, self.bias)
-
-
-class LinearPriorParams(PriorParams):
-    """A linear map of the causal hidden at the seam, at each slot's first position."""
-
-    kind: Literal["linear"] = "linear"
-
-    def build(self, *, width: int, quantizer: Quantizer) -> LinearPrior:
-        """The prior of the quantizer's numbers."""
-        return LinearPrior(width=width, prior_dim=quantizer.prior_dim)
 
 
 class AutoregressivePrior(Prior):
