@@ -58,8 +58,8 @@ def check_name(params: EstimatorParams) -> None:
 
 
 def enumerable_models() -> Iterator[LatentLM]:
-    """A tiny random model for each way of having slots, each family, and each prior that sees codes. All codes
-    can be tried.
+    """A tiny random model for each way of having slots, each family, and each prior that sees codes; all
+    codes can be tried.
     """
     registry, seen = Registry.load(), set[object]()
     for cross in crosses(registry, priors=["learned"])[0]:
