@@ -22,7 +22,7 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.objective import cross_entropy_nats
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.recipe.read import read_recipe
-from lvlm.testing import randomise
+from lvlm.testing import check_model, randomise
 
 VOCAB, TOKENS = 3, 3
 
@@ -192,7 +192,7 @@ def test_given_codes_are_given_by_name() -> None:
 
 def test_every_latent_is_charged_by_itself_and_logged_by_name() -> None:
     latents = HIERARCHIES["plan above tokens"]
-    recipe = read_recipe(recipe_of(latents, budget_bits=0.1, latents={"plan": {"budget_bits": 50}})).recipe
+    recipe = read_recipe(recipe_of(latents, budget_bits=1e-4, latents={"plan": {"budget_bits": 50}})).recipe
     model, loss = model_of(latents), build_loss(recipe)
     batch = batch_of(torch.tensor([[0, 2, 1, 1], [1, 0, 0, 2]]))
     output = model(batch.inputs_BT, generator=torch.Generator().manual_seed(0))
@@ -223,3 +223,18 @@ def test_one_latent_has_rows_of_its_own() -> None:
     found = rows_for(model, batch_of(ROW), [0])
     assert not isinstance(found, SeveralRows)
     assert model.latent is model.paths["plan"]
+
+
+# ------------------------------------------------------------------------------------- whole models, decoding
+
+
+@pytest.mark.parametrize("name", HIERARCHIES)
+def test_what_holds_for_any_model_holds_for_several_latents(name: str) -> None:
+    """Causality, cached as uncached decoding, padding, generation and its rescoring, gradients."""
+    latents = HIERARCHIES[name]
+    backbone = {"kind": "decoder", "layers": 3, "width": 16, "heads": 4, "hidden": 16, "context": 32}
+    recipe = recipe_of(latents)
+    recipe["model"] = recipe["model"] | {"backbone": backbone}
+    small = read_recipe(recipe).recipe
+    paths = assemble(small).paths
+    check_model(randomise(LatentLM(small.model.backbone.build(vocab=11), paths).double()))

@@ -13,7 +13,7 @@ Shape legend: see `lvlm.interfaces`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import LayerCache
-from lvlm.model.latent_lm import LatentLM, LatentPath, Place
+from lvlm.model.latent_lm import ONLY, LatentLM, LatentPath, Place
 from lvlm.model.noise import POSTERIOR_CODES, PRIOR_CODES, SLOTS_A_DRAW, block, generators
+from lvlm.model.ports import Ports
 
 PromptCodes = Literal["posterior", "prior"]
 
@@ -49,6 +50,7 @@ class RowCodes:
         seeds: seed of each row's codes.
         leaders: for each row, the row whose codes it shares (itself if it draws its own).
         given: codes given by the caller, if any.
+        number: of the latent among several, each of which has noise of its own.
 
     Raises:
         UserError: codes that don't fit the quantizer or the rows.
@@ -61,10 +63,11 @@ class RowCodes:
         seeds: Sequence[int],
         leaders: Sequence[int],
         given: Given | None,
+        number: int = 0,
     ) -> None:
         self._path, device = path, path.readout.weight.device
-        self._of_prior = generators(seeds, PRIOR_CODES, device)
-        self._of_posterior = generators(seeds, POSTERIOR_CODES, device)
+        self._of_prior = generators(seeds, PRIOR_CODES, device, number)
+        self._of_posterior = generators(seeds, POSTERIOR_CODES, device, number)
         self._leader_B = torch.tensor(leaders, device=device)
         self._leads = sorted(set(leaders))
         self._held_BS = torch.zeros(len(seeds), slots, dtype=torch.bool, device=device)
@@ -182,7 +185,7 @@ class Decoding:
         model: a model in evaluation mode.
         capacity: the most tokens that a row is fed.
         rows: number of rows.
-        codes: codes of the rows' slots; None for a model without a latent.
+        codes: codes of the rows' slots: of the only latent, or of each by name; None for a model without one.
         prompt_codes: source of the codes of the prompt's slots that are not given.
         compile: compile a step; its shapes are then the same from the first to the last, at the price of
             attention over the whole capacity.
@@ -193,14 +196,15 @@ class Decoding:
         model: LatentLM,
         rows: int,
         capacity: int,
-        codes: RowCodes | None = None,
+        codes: RowCodes | Mapping[str, RowCodes] | None = None,
         *,
         prompt_codes: PromptCodes = "posterior",
         compile: bool = False,
     ) -> None:
         assert not model.training
-        assert (codes is None) == (model.latent is None)
-        self.model, self.codes, self.capacity = model, codes, capacity
+        named = {ONLY: codes} if isinstance(codes, RowCodes) else codes or {}
+        assert named.keys() == model.paths.keys(), f"codes of {[*named]}, latents {model.names}"
+        self.model, self.codes, self.capacity = model, named, capacity
         self._prompt_codes = one_of(prompt_codes, PromptCodes, "prompt_codes")
         self._layers = model.make_cache(rows, capacity)
         self._compile = compile
@@ -213,15 +217,19 @@ class Decoding:
         rows, tokens = tokens_BT.shape
         self._lengths = keep_BT.sum(1).tolist()
         place = model.place(torch.arange(tokens, device=device))
-        hidden_BTD = model.below(tokens_BT, place, layers=self._layers)
-        if self.codes is not None and model.latent is not None:
-            path = model.latent
-            first_S = path.slots.first_positions(tokens, device)
-            encode = self._prompt_codes == "posterior" and not self.codes.all_given(len(first_S))
-            posterior = path.posterior(tokens_BT, hidden_BTD, keep_BT) if encode else None
-            counts = [path.slots.count(length) for length in self._lengths]
-            self.codes.begin(counts, posterior, hidden_BTD[:, first_S])
-        y_BTD = model.above(hidden_BTD, self._embedding(), place, layers=self._layers)
+        x_BTD, ports = model.below(tokens_BT, place, layers=self._layers), Ports()
+        for stage in model.stages[1:]:
+            hidden_BTD = x_BTD[:, ports.front :]
+            for name in stage.latents:
+                path, codes = model.paths[name], self.codes[name]
+                first_S = path.slots.first_positions(tokens, device)
+                encode = self._prompt_codes == "posterior" and not codes.all_given(len(first_S))
+                posterior = path.posterior(tokens_BT, hidden_BTD, keep_BT) if encode else None
+                counts = [path.slots.count(length) for length in self._lengths]
+                codes.begin(counts, posterior, hidden_BTD[:, first_S])
+                path.enter(ports, codes.embedding_BSC.to(x_BTD.dtype), place.positions_T)
+            x_BTD = model.through(stage, x_BTD, place, ports, layers=self._layers)
+        y_BTD = model.last(x_BTD, ports)
         last_B = torch.tensor(self._lengths, device=device) - 1
         if self._compile or min(self._lengths) < tokens:
             self._at_B = last_B + 1
@@ -235,27 +243,31 @@ class Decoding:
             positions = torch.arange(self._lengths[0], self._lengths[0] + 1, device=tokens_B.device)
         else:
             positions = self._at_B[:, None]
-        below, above = _compiled() if self._compile else (_below, _above)
-        place, hidden_B1D = below(model, tokens_B1, positions, self._layers)
-        if self.codes is not None and self.codes.waits_for_text and model.latent is not None:
-            count = model.latent.slots.count
-            begins = [n if (n := count(length)) < count(length + 1) else None for length in self._lengths]
-            self.codes.go_on(begins, hidden_B1D)
-        logits_BV = above(model, hidden_B1D, self._embedding(), place, self._layers)
+        below, onward = _compiled() if self._compile else (_below, _onward)
+        place, x_B1D = below(model, tokens_B1, positions, self._layers)
+        for number, stage in enumerate(model.stages[1:], 1):
+            for name in stage.latents:
+                if self.codes[name].waits_for_text:
+                    count = model.paths[name].slots.count
+                    begins = [n if (n := count(old)) < count(old + 1) else None for old in self._lengths]
+                    self.codes[name].go_on(begins, x_B1D)
+            x_B1D = onward(model, number, x_B1D, self._embeddings(), place, self._layers)
+        logits_BV = x_B1D if model.names else onward(model, 1, x_B1D, {}, place, self._layers)
         self._lengths = [length + 1 for length in self._lengths]
         if self._at_B is not None:
             self._at_B.add_(1)
             self._turn(max(self._lengths) + 1)
         return logits_BV
 
-    def used(self, row: int, tokens: int) -> Tensor | None:
-        """The codes [S] or [S, Z] of a row's first `tokens` tokens; None without a latent."""
-        if self.codes is None or self.model.slots is None:
-            return None
-        return self.codes.codes[row, : self.model.slots.count(tokens)]
+    def used(self, row: int, tokens: int) -> dict[str, Tensor]:
+        """The codes [S] or [S, Z] of a row's first `tokens` tokens, by latent."""
+        return {
+            name: codes.codes[row, : self.model.paths[name].slots.count(tokens)]
+            for name, codes in self.codes.items()
+        }
 
-    def _embedding(self) -> Tensor | None:
-        return None if self.codes is None else self.codes.embedding_BSC
+    def _embeddings(self) -> dict[str, Tensor]:
+        return {name: codes.embedding_BSC for name, codes in self.codes.items()}
 
     def _turn(self, length: int) -> None:
         """Set the place of each row's next key in every cache."""
@@ -279,18 +291,27 @@ def _below(
     return place, model.below(tokens_B1, place, layers=layers)
 
 
-def _above(
+def _onward(
     model: LatentLM,
-    hidden_B1D: Tensor,
-    embedding_BSC: Tensor | None,
+    number: int,
+    x_B1D: Tensor,
+    embeddings: Mapping[str, Tensor],
     place: Place,
     layers: Sequence[LayerCache],
 ) -> Tensor:
-    y_B1D = model.above(hidden_B1D, embedding_BSC, place, layers=layers)
-    return model.head(y_B1D)[:, 0]
+    """A stage behind its cache, and after the last one the head: logits [B, V]."""
+    ports = Ports()
+    for stage in model.stages[1 : number + 1]:
+        for name in stage.latents:
+            model.paths[name].enter(ports, embeddings[name].to(x_B1D.dtype), place.positions_T)
+    if number < len(model.stages):
+        x_B1D = model.through(model.stages[number], x_B1D, place, ports, layers=layers)
+    if number + 1 < len(model.stages):
+        return x_B1D
+    return model.head(model.last(x_B1D, ports))[:, 0]
 
 
 @functools.cache
 def _compiled() -> tuple[Callable[..., tuple[Place, Tensor]], Callable[..., Tensor]]:
-    """The two halves of a step, compiled once for each model and shape."""
-    return torch.compile(_below, dynamic=False), torch.compile(_above, dynamic=False)
+    """The pieces of a step, compiled once for each model and shape."""
+    return torch.compile(_below, dynamic=False), torch.compile(_onward, dynamic=False)

@@ -10,15 +10,15 @@ number of tokens requested.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from lvlm.arguments import checks_arguments
-from lvlm.errors import NotFinite, OutOfDistribution, UserError
+from lvlm.errors import NotFinite, OutOfDistribution, UserError, listing, one_of
 from lvlm.generation.decoding import Decoding, Given, RowCodes
 from lvlm.generation.options import GenerateOptions, Options, shows_options
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows, tokens_asked
@@ -26,7 +26,7 @@ from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import log_probs
 from lvlm.interfaces.brief import Brief
 from lvlm.interfaces.codec import joined
-from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_lm import LatentLM, LatentPath
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import TOKENS, generators
 from lvlm.system.machine import need_memory
@@ -46,13 +46,14 @@ class Sample(Brief):
                   no codec
     log_prob_N    log-probability of each of these tokens under the model (temperature 1, nothing cut), nats,
                   on the CPU
-    codes         the codes that were used, [S] or [S, Z], on the CPU; None without a latent. A forward over
-                  all tokens but the last with them gives the same log-probabilities.
+    codes         the codes that were used, [S] or [S, Z], on the CPU; None without a latent or with several.
+                  A forward over all tokens but the last with them gives the same log-probabilities.
     seed          seed that gives the same text again, alone or beside others; a text with another's codes
                   needs these given as well
     ended_by      'length', or the stop
     prompt_text   the prompt as text, as far as the tokens that follow leave it as it is: they may complete
                   its last character. With `text` it is the text of all tokens.
+    latents       the codes of each latent, by name
     """
 
     prompt: list[int]
@@ -63,6 +64,7 @@ class Sample(Brief):
     seed: int
     ended_by: str
     prompt_text: str | None = None
+    latents: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def generate(
             each row.
         codes: codes of the first slots: [S, …] or [1, S, …] for all rows, or [B, S, …], or a list of one
             [S, …] per row; a single number (or a vector [Z]) is the code of every slot. Slots
-            count from the prompt's first token; those after the given ones are drawn.
+            count from the prompt's first token; those after the given ones are drawn. With several latents
+            a mapping gives them by name, and those that it leaves out are drawn.
         hold: slots that keep their given codes, all of them unless named; the others are drawn.
         prompt_codes: source of the codes of the prompt's slots: posterior (the encoder, which sees the
             prompt alone) or prior.
@@ -183,8 +186,19 @@ def _check_rows(model: LatentLM, prompts: list[list[int]], tokens: int, options:
         )
     options.row_seeds(len(prompts))
     options.row_code_seeds(len(prompts))
-    if model.latent is None and options.codes is not None:
+    if options.codes is None:
+        return
+    if not model.names:
         raise UserError("codes are given, but the model has no latent")
+    if isinstance(options.codes, Mapping):
+        for name in options.codes:
+            one_of(name, model.names, "latent")
+    elif len(model.names) > 1:
+        raise UserError(
+            f"the model has latents {listing(model.names)}: give codes by name, {{{model.names[0]!r}: codes}}"
+        )
+    if options.hold is not None and len(model.names) > 1:
+        raise UserError("hold names slots of the only latent, and the model has several; give fewer codes")
 
 
 @torch.no_grad()
@@ -246,17 +260,19 @@ def _run(
         ids = new_BN[row, :count].tolist()
         shown = None if model.codec is None else joined(model.codec, prompt, ids)
         text = texts[row].text if live else None if shown is None else shown.text
-        codes = decoding.used(row, len(prompt) + count - 1)
+        used = decoding.used(row, len(prompt) + count - 1)
+        codes = {name: of_one.cpu() for name, of_one in used.items()}
         samples.append(
             Sample(
                 prompt,
                 ids,
                 text,
                 log_prob_BN[row, :count],
-                None if codes is None else codes.cpu(),
+                next(iter(codes.values())) if len(codes) == 1 else None,
                 seeds[row],
                 (texts[row].ended_by or "length") if live else "length",
                 None if shown is None else shown.prompt,
+                codes,
             )
         )
     return samples
@@ -264,22 +280,28 @@ def _run(
 
 def _row_codes(
     model: LatentLM, fed: int, seeds: list[int], leaders: list[int], options: Options
-) -> RowCodes | None:
-    path = model.latent
-    if path is None:
-        return None
-    slots, given = path.slots.count(fed), None
-    if options.codes is not None:
-        given = _given(model, options.codes, options.hold, len(seeds), slots)
-    return RowCodes(path, slots, seeds, leaders, given)
+) -> dict[str, RowCodes]:
+    """Codes of the rows' slots, of each latent by name."""
+    codes = options.codes if isinstance(options.codes, Mapping) else dict.fromkeys(model.names, options.codes)
+    found = {}
+    for number, (name, path) in enumerate(model.paths.items()):
+        slots, given = path.slots.count(fed), None
+        if (of_one := codes.get(name)) is not None:
+            given = _given(model, path, of_one, options.hold, len(seeds), slots)
+        found[name] = RowCodes(path, slots, seeds, leaders, given, number)
+    return found
 
 
 def _given(
-    model: LatentLM, codes: Tensor | Sequence[Tensor] | int, hold: Iterable[int] | None, rows: int, slots: int
+    model: LatentLM,
+    path: LatentPath,
+    codes: Tensor | Sequence[Tensor] | int,
+    hold: Iterable[int] | None,
+    rows: int,
+    slots: int,
 ) -> Given:
     """Given codes as [B, S] or [B, S, Z], and the slots that keep them."""
-    assert model.latent is not None
-    quantizer = model.latent.quantizer
+    quantizer = path.quantizer
     whole = 2 if quantizer.num_codes is not None else 3  # dimensions of codes of rows
     lengths = None
     if isinstance(codes, list | tuple):

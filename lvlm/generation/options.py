@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
@@ -33,6 +33,10 @@ _TYPES: dict[str, Any] = {
 }
 
 
+GivenCodes = Tensor | Sequence[Tensor] | int
+"""Codes of one latent, as `lvlm.generate` takes them."""
+
+
 class GenerateOptions(TypedDict, total=False):
     """Options of `lvlm.generate` for type checkers: the fields of `Options`, described in `lvlm.generate`."""
 
@@ -45,7 +49,7 @@ class GenerateOptions(TypedDict, total=False):
     samples: int
     share_codes: bool
     code_seed: int | Sequence[int] | None
-    codes: Tensor | Sequence[Tensor] | int | None
+    codes: GivenCodes | Mapping[str, GivenCodes] | None
     hold: Iterable[int] | None
     prompt_codes: PromptCodes
     stop: str | Sequence[str]
@@ -66,7 +70,7 @@ class Options(Sampling):
     samples: int = 1
     share_codes: bool = False
     code_seed: int | Sequence[int] | None = None
-    codes: Tensor | Sequence[Tensor] | int | None = None
+    codes: GivenCodes | Mapping[str, GivenCodes] | None = None
     hold: Iterable[int] | None = None
     prompt_codes: PromptCodes = "posterior"
     stop: str | Sequence[str] = ()
@@ -115,11 +119,13 @@ class Options(Sampling):
 
 
 def _plain_codes(codes: Any) -> Any:
-    """Codes as tensors, a list of them, or a whole number.
+    """Codes as tensors, a list of them, or a whole number; of several latents by name.
 
     Raises:
         UserError: they are something else.
     """
+    if isinstance(codes, Mapping):
+        return {name: _plain_codes(of_one) for name, of_one in codes.items()}
     if codes is None or is_whole(codes):
         return fitted(codes, int | None, "codes")
     if isinstance(codes, list | tuple):

@@ -19,11 +19,16 @@ SLOTS_A_DRAW = 16
 """Codes are drawn in blocks of so many slots: a longer row begins with a shorter one's noise."""
 
 
-def generators(seeds: Sequence[int], purpose: int, device: torch.device) -> list[torch.Generator]:
-    """Random generators, one for each seed; another purpose is another stream."""
+def generators(
+    seeds: Sequence[int], purpose: int, device: torch.device, number: int = 0
+) -> list[torch.Generator]:
+    """Random generators, one for each seed; another purpose is another stream, and so is another number of a
+    latent among several.
+    """
+    own = [number] if number else []
     return [
         torch.Generator(device=device).manual_seed(
-            int(np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0] >> 1)
+            int(np.random.SeedSequence([seed, purpose, *own]).generate_state(1, np.uint64)[0] >> 1)
         )
         for seed in seeds
     ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from lvlm.generation.decoding import Decoding, PromptCodes, RowCodes
 from lvlm.generation.generate import generate
 from lvlm.model.latent_lm import LatentLM
+from lvlm.model.ports import Ports
 from lvlm.testing.cases import TOKENS, VOCAB, assert_learns, batch_of, generator_of, token_rows
 
 
@@ -22,13 +23,10 @@ def check_model(model: LatentLM) -> None:
 
 
 def _codes(model: LatentLM, tokens_BT: Tensor) -> Any:
-    """Codes from the prior for a fixed row, or nothing to hold for a baseline."""
-    if model.latent is None:
-        return "prior"
+    """Codes of each latent from the prior for fixed rows, by name; none for a baseline."""
     with torch.no_grad():
-        latent = model(tokens_BT, z="prior", generator=generator_of()).latent
-    assert latent is not None
-    return latent.codes
+        drawn = model(tokens_BT, z="prior", generator=generator_of()).latents
+    return {name: one.latent.codes for name, one in drawn.items()}
 
 
 def check_causal(model: LatentLM) -> None:
@@ -46,20 +44,18 @@ def check_causal(model: LatentLM) -> None:
         assert not torch.allclose(before[:, place], after[:, place], atol=1e-10), (
             f"token {place} has no effect"
         )
-    if model.slots is None:
-        return
-    other = _codes(model, tokens_BT).clone()
-    for slot in range(model.slots.count(TOKENS)):
-        other = codes.clone()
-        other[:, slot] = 1 - other[:, slot] if codes.is_floating_point() else (other[:, slot] == 0).long()
-        after = model(tokens_BT, z=other).logits_BTV
-        first = int(model.slots.first_positions(TOKENS)[slot])
-        assert torch.allclose(before[:, :first], after[:, :first], atol=1e-10), (
-            f"code {slot} is seen before its slot"
-        )
-        assert not torch.allclose(before[:, first:], after[:, first:], atol=1e-10), (
-            f"code {slot} has no effect"
-        )
+    for name, path in model.paths.items():
+        for slot in range(path.slots.count(TOKENS)):
+            other = codes[name].clone()
+            other[:, slot] = 1 - other[:, slot] if other.is_floating_point() else (other[:, slot] == 0).long()
+            after = model(tokens_BT, z=codes | {name: other}).logits_BTV
+            first = int(path.slots.first_positions(TOKENS)[slot])
+            assert torch.allclose(before[:, :first], after[:, :first], atol=1e-10), (
+                f"code {slot} is seen before its slot"
+            )
+            assert not torch.allclose(before[:, first:], after[:, first:], atol=1e-10), (
+                f"code {slot} has no effect"
+            )
 
 
 def check_cache(model: LatentLM) -> None:
@@ -69,9 +65,10 @@ def check_cache(model: LatentLM) -> None:
     tokens_BT = token_rows(3)
     sources: tuple[PromptCodes, ...] = ("posterior", "prior")
     for prompt_codes, lengths in itertools.product(sources, ([3, 3, 3], [2, 3, 1])):
-        codes = None
-        if model.latent is not None:
-            codes = RowCodes(model.latent, model.latent.slots.count(TOKENS), [4, 5, 6], [0, 1, 2], None)
+        codes = {
+            name: RowCodes(path, path.slots.count(TOKENS), [4, 5, 6], [0, 1, 2], None, number)
+            for number, (name, path) in enumerate(model.paths.items())
+        }
         decoding = Decoding(model, 3, TOKENS, codes, prompt_codes=prompt_codes)
         keep_BT = torch.arange(3) < torch.tensor(lengths)[:, None]
         rows_B, places_B = torch.arange(3), torch.tensor(lengths)
@@ -82,11 +79,9 @@ def check_cache(model: LatentLM) -> None:
         for row, length in enumerate(lengths):
             used = decoding.used(row, length + 4)
             for before in past:
-                earlier = before[row]
-                assert used is None or earlier is None or torch.equal(earlier, used[: len(earlier)]), (
-                    "codes of the past changed"
-                )
-            z: Any = "prior" if used is None else used[None]
+                for name, earlier in before[row].items():
+                    assert torch.equal(earlier, used[name][: len(earlier)]), "codes of the past changed"
+            z = {name: of_one[None] for name, of_one in used.items()}
             whole = model(tokens_BT[row : row + 1, : length + 4], z=z).logits_BTV[0, length - 1 :]
             difference = (torch.stack(steps)[:, row] - whole).abs().max()
             assert difference < 1e-9, f"cached and uncached logits differ by {difference:.1e}"
@@ -101,32 +96,38 @@ def check_padding(model: LatentLM) -> None:
     assert torch.allclose(one.logits_BTV[keep_BT], two.logits_BTV[keep_BT], atol=1e-9), (
         "padding shows in the logits"
     )
-    if one.latent is None or two.latent is None:
-        return
-    assert one.keep_BS is not None
-    assert one.latent.kl_BSd is not None
-    assert two.latent.kl_BSd is not None
-    assert torch.allclose(one.latent.kl_BSd[one.keep_BS], two.latent.kl_BSd[one.keep_BS]), (
-        "padding shows in the KL"
-    )
-    real = one.keep_BS[1]
-    alone_Sd = _kl_of(model, tokens_BT[1:2, :4], one.latent.codes[1:2, real])[0]
-    assert torch.allclose(alone_Sd, one.latent.kl_BSd[1, real]), (
-        "a padded row's KL differs from the row's alone"
-    )
+    real = {}
+    for name, drawn in one.latents.items():
+        keep_BS, kl_BSd, other_BSd = drawn.keep_BS, drawn.latent.kl_BSd, two.latents[name].latent.kl_BSd
+        assert keep_BS is not None
+        assert kl_BSd is not None
+        assert other_BSd is not None
+        assert torch.allclose(kl_BSd[keep_BS], other_BSd[keep_BS]), "padding shows in the KL"
+        real[name] = keep_BS[1]
+    codes = {name: drawn.latent.codes[1:2, real[name]] for name, drawn in one.latents.items()}
+    for name, alone_1Sd in _kls_of(model, tokens_BT[1:2, :4], codes).items():
+        padded = one.latents[name].latent.kl_BSd
+        assert padded is not None
+        assert torch.allclose(alone_1Sd[0], padded[1, real[name]]), (
+            "a padded row's KL differs from the row's alone"
+        )
 
 
-def _kl_of(model: LatentLM, tokens_BT: Tensor, codes: Tensor) -> Tensor:
-    """KL of rows without padding whose posterior drew these codes."""
-    path = model.latent
-    assert path is not None
-    tokens = tokens_BT.shape[1]
-    hidden_BTD = model.below(tokens_BT, model.place(torch.arange(tokens)))
-    drawn = path.quantizer.given(codes)
-    keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
-    drawn.posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
-    first_BSD = hidden_BTD[:, path.slots.first_positions(tokens)]
-    return path.kl(drawn, path.prior(first_BSD, drawn.embedding_BSC))
+def _kls_of(model: LatentLM, tokens_BT: Tensor, codes: dict[str, Tensor]) -> dict[str, Tensor]:
+    """KL of each latent of rows without padding whose posteriors drew these codes."""
+    place, ports, found = model.place(torch.arange(tokens_BT.shape[1])), Ports(), {}
+    x_BTD, keep_BT = model.below(tokens_BT, place), torch.ones_like(tokens_BT, dtype=torch.bool)
+    for stage in model.stages[1:]:
+        hidden_BTD = x_BTD[:, ports.front :]
+        for name in stage.latents:
+            path = model.paths[name]
+            drawn = path.quantizer.given(codes[name])
+            drawn.posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
+            first_BSD = hidden_BTD[:, path.slots.first_positions(tokens_BT.shape[1])]
+            found[name] = path.kl(drawn, path.prior(first_BSD, drawn.embedding_BSC))
+            path.enter(ports, drawn.embedding_BSC, place.positions_T)
+        x_BTD = model.through(stage, x_BTD, place, ports)
+    return found
 
 
 def check_generation(model: LatentLM) -> None:
@@ -142,15 +143,17 @@ def check_generation(model: LatentLM) -> None:
             assert alone.tokens == sample.tokens, "a row depends on the rows beside it"
             longer = generate(model, sample.prompt, 7, prompt_codes=prompt_codes, seed=3 + number)[0]
             assert longer.tokens[:5] == sample.tokens, "a row depends on how many tokens are asked for"
-            z: Any = "prior" if sample.codes is None else sample.codes[None]
+            z = {name: codes[None] for name, codes in sample.latents.items()}
             fed = torch.tensor([sample.prompt + sample.tokens[:-1]])
             logits = model(fed, z=z).logits_BTV[0, len(sample.prompt) - 1 :]
             scores = logits.log_softmax(-1).gather(-1, torch.tensor(sample.tokens)[:, None])[:, 0]
             assert torch.allclose(scores, sample.log_prob_N, atol=1e-9), "generation and rescoring disagree"
-            if sample.codes is not None:
-                steered = generate(model, sample.prompt, 5, codes=sample.codes, seed=9, temperature=0)[0]
-                assert steered.codes is not None
-                assert torch.equal(steered.codes, sample.codes), "given codes are not the ones that were used"
+            if sample.latents:
+                steered = generate(model, sample.prompt, 5, codes=sample.latents, seed=9, temperature=0)[0]
+                for name, codes in sample.latents.items():
+                    assert torch.equal(steered.latents[name], codes), (
+                        "given codes are not those that were used"
+                    )
 
 
 def check_gradients(model: LatentLM) -> None:
@@ -161,11 +164,12 @@ def check_gradients(model: LatentLM) -> None:
     output = model(batch.inputs_BT, batch.keep_BT, generator=generator_of())
     objective = output.logits_BTV.log_softmax(-1).gather(-1, batch.targets_BT[..., None]).sum()
     by_others: set[int] = set()
-    if model.latent is not None and output.latent is not None:
-        if output.latent.kl_BSd is not None:
-            by_others |= {id(p) for p in model.latent.prior_head.parameters()}
-            assert_learns(model.latent.prior_head, output.latent.kl_BSd.sum())
-        if output.latent.penalty_BS is not None:
-            by_others |= {id(p) for p in model.latent.quantizer.parameters()}
-            assert_learns(model.latent.quantizer, objective - output.latent.penalty_BS.sum())
+    for name, path in model.paths.items():
+        latent = output.latents[name].latent
+        if latent.kl_BSd is not None:
+            by_others |= {id(p) for p in path.prior_head.parameters()}
+            assert_learns(path.prior_head, latent.kl_BSd.sum())
+        if latent.penalty_BS is not None:
+            by_others |= {id(p) for p in path.quantizer.parameters()}
+            assert_learns(path.quantizer, objective - latent.penalty_BS.sum())
     assert_learns(model, objective, except_for=by_others)
