@@ -318,8 +318,8 @@ class LatentLM(nn.Module):
         """
         if len(self.names) > 1:
             raise UserError(
-                f"the model has {len(self.names)} latents ({', '.join(self.names)}), and this asks for "
-                f"the only one"
+                f"the model has {len(self.names)} latents ({', '.join(self.names)}), and this works on "
+                f"models with one"
             )
         return next(iter(self.paths.values()), None)
 

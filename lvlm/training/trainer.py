@@ -259,7 +259,7 @@ class Trainer:
                 metrics.close()
         self.checkpoints.wait()
         if self.world.leads:
-            reading = {} if self.model.latent is None else {"onset": onset(read_metrics(self.out))}
+            reading = {} if not self.model.names else {"onset": onset(read_metrics(self.out))}
             update_record(
                 self.out,
                 finished_step=self.step,
