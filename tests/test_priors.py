@@ -27,6 +27,7 @@ from lvlm_free.binary import Binary
 from lvlm_gptvae.gaussian import Gaussian
 from lvlm_gptvae.mixture import MixturePrior
 from tests.test_estimators import model_of
+from tests.test_parallel import assert_same_training, finish, launch
 from tests.tiny import edit_json, logged, tiny, weights, write_text
 
 WIDTH, EMBEDDING, SLOTS, DIM = 4, 3, 3, 2
@@ -294,6 +295,16 @@ def test_a_run_learns_the_prior_whatever_the_micro_batch_and_is_evaluated_and_wr
     assert math.isfinite(lvlm.score(model, [97, 98], [99, 100, 101, 97]).log_prob_nats)
     kl_Sd = lvlm.encode(model, b"abcdefgh")[0].kl_Sd
     assert kl_Sd.shape == (2, 1 if prior == "mixture" else DIM)
+
+
+def test_an_autoregressive_prior_is_trained_alike_by_one_process_and_by_two(
+    text: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    recipe = recipe_of(text, "autoregressive")
+    finish(launch(1, recipe, one))
+    finish(launch(2, recipe, two))
+    assert_same_training(one, two)
 
 
 def test_arms_that_differ_in_the_prior_start_from_the_same_posterior(text: Path) -> None:
