@@ -11,15 +11,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 from torch import Tensor
 
 import lvlm
+from lvlm.cli.texts import reading_tables
 from lvlm.errors import UserError
 from lvlm.exporting.graphs import trace
+from lvlm.generation.kl_by_token import Reading, Span
 from lvlm.interfaces import Latent, RowGenerator
 from lvlm.model.latent_lm import LatentPath
 from lvlm.model.prior import FixedPrior, PriorMemory
 from lvlm.objective import gaussian_kl
+from lvlm.playground.markup import reading
 from lvlm.recipe.read import read_recipe
 from lvlm.testing import randomise
 from lvlm_baseline.priors import AutoregressivePrior, AutoregressivePriorParams
@@ -378,3 +382,15 @@ def test_a_run_that_an_older_version_saved_with_a_word_opens_with_its_weights(
     assert latent is not None
     assert [*dict(latent.prior_head.named_parameters())] == ["weight", "bias"]
     assert torch.equal(latent.prior_head.weight.detach(), weights(run)["latent.prior_head.weight"])  # type: ignore[union-attr, operator]
+
+
+def test_a_negative_kl_of_a_token_is_as_light_as_none() -> None:
+    spans = tuple(
+        Span(text, kl, 1, slot) for slot, (text, kl) in enumerate([("a", -2.0), ("b", 0.0), ("c", 3.0)])
+    )
+    found = Reading(spans, windows=1, tokens=3, slots=3, kl_nats=1.0, kl_nats_per_slot=(1 / 3,))
+    shown = next(iter(reading_tables(found)))
+    assert isinstance(shown, Text)
+    styles = {shown.plain[part.start : part.end]: part.style for part in shown.spans}
+    assert styles.get("a") == styles.get("b") != styles.get("c")
+    assert "/ -0" not in reading(found)

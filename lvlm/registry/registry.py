@@ -4,8 +4,9 @@ entry points of 'lvlm' ─┐  import   check hooks   call hooks   check params
 single files ───────────┴────►──────────►────────────►─────────────►─── Registry.kinds[role][name]
                                  a failure anywhere drops that plugin whole, with its reason
 
-lvlm's own kinds of data, estimators and priors are entry points too, of modules of the core. They are no plugins:
-they are loaded first and always, whatever is selected: without them nothing can be trained or evaluated.
+lvlm's own kinds of data, estimators and priors are entry points too, of modules of the core. They are no
+plugins: they are loaded first and always, whatever is selected, since without them nothing can be trained or
+evaluated.
 """
 
 from __future__ import annotations
