@@ -288,13 +288,14 @@ def test_a_filter_of_a_gaussian_is_unbiased_against_quadrature() -> None:
     for options in (
         {"injection": AddParams()},
         {"encoder": BidirectionalParams, "injection": PrefixParams(), "prior": "learned"},
+        {"encoder": BidirectionalParams, "injection": PrefixParams(), "prior": "mixture"},
     ):
         model = model_of("sequence", quantizer=GaussianParams(dim=1), sure=0.2, **options)
         rows = rows_of(model, repeated(ONE, 1_000))
         assert model.latent is not None
         z_N = torch.linspace(-40, 40, 20_001, dtype=torch.float64)
         one = rows_of(model, ONE)
-        log_p = model.latent.quantizer.log_prob(z_N.view(-1, 1, 1), one.prior_BSJ.expand(len(z_N), -1, -1))
+        log_p = model.latent.log_prior(z_N.view(-1, 1, 1), one.prior_BSJ.expand(len(z_N), -1, -1))
         log_joint = log_p[:, 0] - one.cost_of(z_N.view(1, -1, 1, 1))[0]
         nll = -(log_joint.logsumexp(0) + math.log(z_N[1] - z_N[0]))
         for estimator in (
@@ -305,6 +306,26 @@ def test_a_filter_of_a_gaussian_is_unbiased_against_quadrature() -> None:
             ParticleFilter(Filter(4, 1, deferred=True)),
         ):
             assert_mean((nll - estimator(rows).nats).exp(), 1.0, errors=4.5)
+
+
+def test_a_filter_of_gaussians_whose_prior_sees_codes_is_unbiased_against_quadrature() -> None:
+    model = model_of(
+        2, quantizer=GaussianParams(dim=1), injection=AddParams(), prior="autoregressive", sure=0.4
+    )
+    z_n = torch.linspace(-9, 9, 181, dtype=torch.float64)
+    codes_1NSZ = torch.cartesian_prod(z_n, z_n)[None, :, :, None]
+    one = rows_of(model, ONE)
+    log_joint = one.log_prior(codes_1NSZ).sum(-1) - one.cost_of(codes_1NSZ)
+    nll = -(log_joint.logsumexp(1) + 2 * math.log(z_n[1] - z_n[0]))
+    rows = rows_of(model, repeated(ONE, 1_000))
+    for estimator in (
+        Importance(4),
+        Importance(4, "mixture"),
+        ParticleFilter(Filter(4, 1, "multinomial", 1.0)),
+        ParticleFilter(Filter(4, 2, "multinomial", 1.0, proposal="prior")),
+        ParticleFilter(Filter(4, 2, "systematic", 1.0, deferred=True)),
+    ):
+        assert_mean((nll - estimator(rows).nats).exp(), 1.0, errors=4.5)
 
 
 def test_one_chunk_is_importance_weighting_with_the_same_noise() -> None:

@@ -11,15 +11,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 from torch import Tensor
 
 import lvlm
+from lvlm.cli.texts import reading_tables
 from lvlm.errors import UserError
 from lvlm.exporting.graphs import trace
+from lvlm.generation.kl_by_token import Reading, Span
 from lvlm.interfaces import Latent, RowGenerator
 from lvlm.model.latent_lm import LatentPath
 from lvlm.model.prior import FixedPrior, PriorMemory
 from lvlm.objective import gaussian_kl
+from lvlm.playground.markup import reading
 from lvlm.recipe.read import read_recipe
 from lvlm.testing import randomise
 from lvlm_baseline.priors import AutoregressivePrior, AutoregressivePriorParams
@@ -27,6 +31,7 @@ from lvlm_free.binary import Binary
 from lvlm_gptvae.gaussian import Gaussian
 from lvlm_gptvae.mixture import MixturePrior
 from tests.test_estimators import model_of
+from tests.test_parallel import assert_same_training, finish, launch
 from tests.tiny import edit_json, logged, tiny, weights, write_text
 
 WIDTH, EMBEDDING, SLOTS, DIM = 4, 3, 3, 2
@@ -296,6 +301,16 @@ def test_a_run_learns_the_prior_whatever_the_micro_batch_and_is_evaluated_and_wr
     assert kl_Sd.shape == (2, 1 if prior == "mixture" else DIM)
 
 
+def test_an_autoregressive_prior_is_trained_alike_by_one_process_and_by_two(
+    text: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    recipe = recipe_of(text, "autoregressive")
+    finish(launch(1, recipe, one))
+    finish(launch(2, recipe, two))
+    assert_same_training(one, two)
+
+
 def test_arms_that_differ_in_the_prior_start_from_the_same_posterior(text: Path) -> None:
     first = lvlm.build(recipe_of(text, "learned")).state_dict()
     for prior in ("autoregressive", "mixture"):
@@ -367,3 +382,15 @@ def test_a_run_that_an_older_version_saved_with_a_word_opens_with_its_weights(
     assert latent is not None
     assert [*dict(latent.prior_head.named_parameters())] == ["weight", "bias"]
     assert torch.equal(latent.prior_head.weight.detach(), weights(run)["latent.prior_head.weight"])  # type: ignore[union-attr, operator]
+
+
+def test_a_negative_kl_of_a_token_is_as_light_as_none() -> None:
+    spans = tuple(
+        Span(text, kl, 1, slot) for slot, (text, kl) in enumerate([("a", -2.0), ("b", 0.0), ("c", 3.0)])
+    )
+    found = Reading(spans, windows=1, tokens=3, slots=3, kl_nats=1.0, kl_nats_per_slot=(1 / 3,))
+    shown = next(iter(reading_tables(found)))
+    assert isinstance(shown, Text)
+    styles = {shown.plain[part.start : part.end]: part.style for part in shown.spans}
+    assert styles.get("a") == styles.get("b") != styles.get("c")
+    assert "/ -0" not in reading(found)

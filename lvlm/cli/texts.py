@@ -23,7 +23,8 @@ def reading_tables(found: Reading) -> Iterator[Table | Text]:
     most = max(max((span.kl_nats_per_token for span in found.spans), default=0.0), 1e-12)
     text = Text()
     for span in found.spans:
-        shade = min(int(span.kl_nats_per_token / most * len(SHADES)), len(SHADES) - 1)
+        share = max(0.0, span.kl_nats_per_token / most)  # a sampled KL may be negative
+        shade = min(int(share * len(SHADES)), len(SHADES) - 1)
         text.append(span.text, style=_style(shade))
     yield text
     legend = Text("\nKL, nats/token: ")

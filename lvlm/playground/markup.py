@@ -122,7 +122,7 @@ def reading(found: Reading) -> str:
             '<span class="kl" style="background: rgb(0 128 200 / {:.3f})" title="{:.4f} nats, slot '
             '{}">{}</span>'
         ).format(
-            0.85 * span.kl_nats_per_token / most if most > 0 else 0.0,
+            max(0.0, 0.85 * span.kl_nats_per_token / most) if most > 0 else 0.0,
             span.kl_nats,
             span.slot,
             visible(span.text),

@@ -26,7 +26,7 @@ class Kind:
     name: str
     params: type[Params]
     plugin: str
-    """The plugin's name; empty for lvlm's own kinds of data, estimators and priors, which are the core's."""
+    """The plugin's name; empty for lvlm's own kinds, which belong to the core."""
     help: str
 
 

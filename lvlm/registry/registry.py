@@ -5,7 +5,8 @@ single files ───────────┴────►─────�
                                  a failure anywhere drops that plugin whole, with its reason
 
 lvlm's own kinds of data, estimators and priors are entry points too, of modules of the core. They are no
-plugins: they are loaded first and always, whatever is selected, as without them nothing can be trained.
+plugins: they are loaded first and always, whatever is selected, since without them nothing can be trained or
+evaluated.
 """
 
 from __future__ import annotations
