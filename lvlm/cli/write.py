@@ -63,6 +63,7 @@ def sample(
     share_codes: Annotated[bool, typer.Option("--share-codes")] = False,
     code_seed: int | None = None,
     prompt_codes: str = "posterior",
+    latent_text: Annotated[list[str] | None, typer.Option()] = None,
     codes_of: Annotated[str | None, typer.Option(help="Take the codes of this text.")] = None,
     code: Annotated[
         str | None, typer.Option(help="An index for every slot, or 3,17,4 for the first slots.")
@@ -103,6 +104,7 @@ def sample(
         "share_codes": share_codes,
         "code_seed": code_seed,
         "prompt_codes": prompt_codes,
+        "latent_text": latent_text or None,
         "compile": compile,
     }
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
@@ -124,6 +126,7 @@ def sample(
         turn.path_of(model)
         base = [one.codes for one in next(iter(found.values())) if one.codes is not None]
         options.pop("hold", None)
+        options.pop("latent_text")
         for bit in flip:
             options["codes"] = [turn.flip(model, codes_S, bit) for codes_S in base]
             found[f"bit {bit} flipped"] = lvlm.generate(model, prompt, tokens, **options)
@@ -140,6 +143,7 @@ def encode(
     run: str,
     file: Annotated[str | None, typer.Argument(help="A text file, or - for the standard input.")] = None,
     text: str | None = None,
+    written: str | None = None,
     seed: int = 0,
     out: Annotated[str | None, typer.Option(help="Write codes, numbers and KL to this .npz file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
@@ -158,6 +162,7 @@ def encode(
     found = lvlm.encode_text(
         run,
         text if text is not None else _read(str(file)),
+        written=written,
         seed=seed,
         **_loading(plugin, precision, device),
     )

@@ -102,7 +102,7 @@ class Found:
     def tell(self) -> None:
         """Log what is left out, a line for each folder, once in a process."""
         for folder, names in self.left_out.items():
-            _tell(f"{folder}: {_few(names)} left out; from a folder files that end in {_read()} are read")
+            tell_once(f"{folder}: {_few(names)} left out; from a folder files that end in {_read()} are read")
 
 
 def find(paths: Sequence[str], where: str = "data.path") -> Found:
@@ -261,10 +261,15 @@ def lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def text_of(line: bytes, field: str, where: str) -> bytes:
-    """The text of one JSON line; a lone surrogate, which UTF-8 cannot express, becomes '?'.
+    """The text of one JSON line in one field; see `texts_of`."""
+    return texts_of(line, (field,), where)[0]
+
+
+def texts_of(line: bytes, fields: Sequence[str], where: str) -> list[bytes]:
+    """The texts of one JSON line in some fields; a lone surrogate, which UTF-8 cannot express, becomes '?'.
 
     Raises:
-        UserError: the line is no JSON object with a text in that field.
+        UserError: the line is no JSON object with a text in each of these fields.
     """
     try:
         row = json.loads(line)
@@ -276,8 +281,13 @@ def text_of(line: bytes, field: str, where: str) -> bytes:
         raise UserError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise UserError(
-            f"{where}: expected an object with a field {field!r}, found {line[:40].decode(errors='replace')}"
+            f"{where}: expected an object with a field {fields[0]!r}, found "
+            f"{line[:40].decode(errors='replace')}"
         )
+    return [_text_in(row, field, where) for field in fields]
+
+
+def _text_in(row: dict[str, Any], field: str, where: str) -> bytes:
     if field not in row:
         raise UserError(f"{where}: no field {field!r}; known fields: {listing(row)}{nearest(field, row)}")
     text = row[field]
@@ -328,5 +338,6 @@ def _read() -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _tell(line: str) -> None:
+def tell_once(line: str) -> None:
+    """Log a line, once in a process."""
     LOGGER.warning(line)

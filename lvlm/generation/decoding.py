@@ -188,8 +188,22 @@ class Decoding:
         self._lengths: list[int] = []
         self._at_B: Tensor | None = None
 
-    def begin(self, tokens_BT: Tensor, keep_BT: Tensor) -> Tensor:
-        """Process the prompts, padded on the right; return the logits [B, V] of each row's next token."""
+    def begin(
+        self,
+        tokens_BT: Tensor,
+        keep_BT: Tensor,
+        latent_tokens_BU: Tensor | None = None,
+        latent_keep_BU: Tensor | None = None,
+    ) -> Tensor:
+        """Process the prompts, padded on the right; return the logits [B, V] of each row's next token.
+
+        Args:
+            tokens_BT: the prompts.
+            keep_BT: which of their tokens are real.
+            latent_tokens_BU: texts that the encoder reads in place of the prompts. A model that was trained
+                with two texts draws from the prior where it has none.
+            latent_keep_BU: which of their tokens are real.
+        """
         model, device = self.model, tokens_BT.device
         rows, tokens = tokens_BT.shape
         self._lengths = keep_BT.sum(1).tolist()
@@ -199,7 +213,11 @@ class Decoding:
             path = model.latent
             first_S = path.slots.first_positions(tokens, device)
             encode = self._prompt_codes == "posterior" and not self.codes.all_given(len(first_S))
-            posterior = path.posterior(tokens_BT, hidden_BTD, keep_BT) if encode else None
+            posterior, other = None, model.read(latent_tokens_BU, latent_keep_BU) if encode else None
+            if other is not None:
+                posterior = path.posterior(*other)
+            elif encode and not model.reads_other_text:
+                posterior = path.posterior(tokens_BT, hidden_BTD, keep_BT)
             counts = [path.slots.count(length) for length in self._lengths]
             self.codes.begin(counts, posterior, path.prior(hidden_BTD[:, first_S]))
         y_BTD = model.above(hidden_BTD, self._embedding(), place, layers=self._layers)

@@ -125,8 +125,8 @@ def texts_between(
         one: a text.
         other: another text.
         steps: number of texts, both ends included.
-        prompt: beginning of every text; unless given, the beginning that the two texts share, at least one
-            token.
+        prompt: beginning of every text. Unless given, the beginning that the two texts share, at least one
+            token; a model of two texts a row needs it.
         tokens: number of tokens to add; as many as the longer text has unless given.
         how: as for `interpolate`.
         options: as for `generate`.
@@ -140,7 +140,9 @@ def texts_between(
             raise UserError(
                 f"option {name!r} has no place here: each text is one, with codes between the two"
             )
-    ends = encode(model, [one, other], seed=seed)
+    if prompt is None and model.reads_other_text:
+        raise UserError("these are texts for the encoder, and the decoder writes others: give their prompt")
+    ends = encode(model, [one, other], written=None if prompt is None else [prompt] * 2, seed=seed)
     from_ids, to_ids = (end.tokens for end in ends)
     if prompt is None:
         same = next((n for n, (a, b) in enumerate(zip(from_ids, to_ids, strict=False)) if a != b), None)

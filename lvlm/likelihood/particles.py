@@ -25,7 +25,7 @@ from torch import Tensor
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import Batch
 from lvlm.likelihood.names import Proposal
-from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_lm import LatentLM, LatentPath
 from lvlm.model.noise import SLOTS_A_DRAW, WEIGHING, block, generators
 from lvlm.objective import cross_entropy_nats
 from lvlm.system.device import Autocast
@@ -70,7 +70,9 @@ class Rows:
         at_once: rows per forward.
         autocast: makes the precision context of a forward.
         prompt: tokens at the start whose codes come from the encoder that sees them alone, at no price,
-            whatever the proposal; later codes come from the prior. 0: the encoder sees the whole row.
+            whatever the proposal; later codes come from the prior. 0: the encoder sees the whole row. Where
+            rows have another text, the encoder sees all of it in both cases; where a model was trained with
+            one and a prompt has none, all codes come from the prior.
     """
 
     def __init__(
@@ -105,10 +107,17 @@ class Rows:
             self.keep_BS = self.slots.any(keep_BT)
             first_S = self.slots.first_positions(tokens_BT.shape[1], tokens_BT.device)
             self.prior_BSJ = model.latent.prior(self.hidden_BTD[:, first_S])
-            seen = slice(0, prompt or None)
-            self.posterior_BSK = model.latent.posterior(
-                tokens_BT[:, seen], self.hidden_BTD[:, seen], keep_BT[:, seen]
-            )
+            self.posterior_BSK = self._posterior(model.latent)
+
+    def _posterior(self, path: LatentPath) -> Tensor:
+        """Posterior numbers of the slots that the encoder knows of."""
+        batch, other = self.batch, self.model.read(self.batch.latent_inputs_BU, self.batch.latent_keep_BU)
+        if other is not None:
+            return path.posterior(*other)
+        if self.prompt and self.model.reads_other_text:
+            return self.hidden_BTD.new_zeros(len(batch), 0, path.quantizer.posterior_dim)
+        seen = slice(0, self.prompt or None)
+        return path.posterior(batch.inputs_BT[:, seen], self.hidden_BTD[:, seen], batch.keep_BT[:, seen])
 
     def generators(self, purpose: int) -> list[torch.Generator]:
         """One for each row; another purpose is another stream."""

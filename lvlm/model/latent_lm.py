@@ -40,6 +40,16 @@ class Place(NamedTuple):
     where: Any
 
 
+class Read(NamedTuple):
+    """What the encoder reads in place of the row: tokens of another text, their hidden at the seam, and which
+    of them are real.
+    """
+
+    tokens_BU: Tensor
+    hidden_BUD: Tensor
+    keep_BU: Tensor
+
+
 class LatentPath(nn.Module):
     """The way from the hidden at the seam to the embedding of a code.
 
@@ -76,8 +86,10 @@ class LatentPath(nn.Module):
         keep_BT: Tensor,
         z: CodeSource,
         generator: torch.Generator | None = None,
+        other: Read | None = None,
     ) -> Latent:
         """Latent of whole rows: codes, their embedding, and KL in nats where they come from the posterior.
+        The prior looks at the row; so does the encoder, unless there is another text for it.
 
         Raises:
             UserError: given codes don't fit, or a word for them that isn't known.
@@ -96,7 +108,7 @@ class LatentPath(nn.Module):
         prior_BSJ = self.prior(hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)])
         if z == "prior":
             return self.quantizer.sample(prior_BSJ, generator)
-        numbers_BSK = self.posterior(tokens_BT, hidden_BTD, keep_BT)
+        numbers_BSK = self.posterior(*(other or (tokens_BT, hidden_BTD, keep_BT)))
         if not self.training:
             return self._shuffled(self.quantizer(numbers_BSK, prior_BSJ, generator), z)
         # In training NaN must not become a code. It must not raise in one process either, as the others would
@@ -160,6 +172,7 @@ class LatentLM(nn.Module):
         super().__init__()
         self.logits_chunk: int | None = None  # tokens whose logits a loss makes at a time in training
         self.codec: Codec | None = None  # of the data that the model was made for
+        self.reads_other_text = False  # whether rows of these data have another text, for the encoder
         assert (latent is None) == (injection is None), "a latent needs an injection"
         self.backbone, self.latent, self.injection = backbone, latent, injection
         self.seam, self.latent_dropout, self.token_dropout = seam, latent_dropout, token_dropout
@@ -211,6 +224,8 @@ class LatentLM(nn.Module):
         tokens_BT: Tensor,
         keep_BT: Tensor | None = None,
         *,
+        latent_tokens_BU: Tensor | None = None,
+        latent_keep_BU: Tensor | None = None,
         z: CodeSource = "posterior",
         generator: torch.Generator | None = None,
         dropout_generator: torch.Generator | None = None,
@@ -220,6 +235,9 @@ class LatentLM(nn.Module):
         Args:
             tokens_BT: int64 token ids, padding on the right.
             keep_BT: bool, False at padding; all real unless given.
+            latent_tokens_BU: int64 ids of another text of each row, which the encoder reads in place of the
+                row; all else sees the row alone. A baseline has no use for it.
+            latent_keep_BU: bool, False at padding of the other text; all real unless given.
             z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
                 int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each
                 row the code that another row's posterior drew (see `exchanged`), and charges the KL of its
@@ -231,11 +249,13 @@ class LatentLM(nn.Module):
         Raises:
             UserError: no tokens, more than the backbone's context, ids that are no int64 [B, T] or not in
                 the vocabulary (looked at on the CPU), codes that don't fit, or a word for them that isn't
-                known, with a latent or without.
+                known, with a latent or without; the same faults of another text, or one for an encoder whose
+                number of slots would follow its length.
             NotFinite: the encoder yields NaN or infinity.
         """
         check_codes(z)
         self._check_ids(tokens_BT, keep_BT)
+        self._check_other_text(latent_tokens_BU, latent_keep_BU, rows=len(tokens_BT))
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
@@ -243,7 +263,8 @@ class LatentLM(nn.Module):
 
         latent, keep_BS, embedding_BSC, keep_B = None, None, None, None
         if self.latent is not None:
-            latent = self.latent(tokens_BT, x_BTD, keep_BT, z, generator)
+            other = self.read(latent_tokens_BU, latent_keep_BU) if from_encoder(z) else None
+            latent = self.latent(tokens_BT, x_BTD, keep_BT, z, generator, other)
             embedding_BSC = latent.embedding_BSC
             keep_BS = self.latent.slots.any(keep_BT)
             keep_B = self._dropout(tokens_BT, dropout_generator)
@@ -256,6 +277,20 @@ class LatentLM(nn.Module):
             _ = output.logits_BTV  # now, under the precision and the gradient mode of this call
         return output
 
+    def read(self, latent_tokens_BU: Tensor | None, latent_keep_BU: Tensor | None = None) -> Read | None:
+        """Another text as the encoder reads it, no token of it dropped; None without one, or for a baseline.
+
+        Raises:
+            UserError: the encoder's number of slots would follow the length of that text.
+        """
+        if latent_tokens_BU is None or self.latent is None:
+            return None
+        check_slots(self.latent.slots)
+        if latent_keep_BU is None:
+            latent_keep_BU = torch.ones_like(latent_tokens_BU, dtype=torch.bool)
+        place = self.place(torch.arange(latent_tokens_BU.shape[1], device=latent_tokens_BU.device))
+        return Read(latent_tokens_BU, self.below(latent_tokens_BU, place, drop=False), latent_keep_BU)
+
     def below(
         self,
         tokens_BT: Tensor,
@@ -263,6 +298,7 @@ class LatentLM(nn.Module):
         *,
         layers: Sequence[LayerCache] | None = None,
         dropout_generator: torch.Generator | None = None,
+        drop: bool = True,
     ) -> Tensor:
         """Everything under the seam, where no code has entered: tokens [B, T] -> hidden [B, T, D].
 
@@ -271,9 +307,10 @@ class LatentLM(nn.Module):
             place: where they stand.
             layers: a cache for each block of the stack, with the tokens before these; it takes these in.
             dropout_generator: decides which tokens are dropped in training.
+            drop: whether any are.
         """
         x_BTD = self.backbone.embed(tokens_BT)
-        if self.training and self.token_dropout:
+        if drop and self.training and self.token_dropout:
             x_BTD = x_BTD * self._seen(tokens_BT, dropout_generator)[..., None]
         mask = layers[0].mask(tokens_BT.shape[1]) if layers and self.seam else None
         for number, block in enumerate(self.backbone.blocks[: self.seam]):
@@ -328,19 +365,29 @@ class LatentLM(nn.Module):
             source_BUD = shift_BUD = None  # the port is the block at the seam alone
         return x_BTD[:, prefix:] if prefix else x_BTD
 
-    def _check_ids(self, tokens_BT: Tensor, keep_BT: Tensor | None) -> None:
+    def _check_other_text(self, tokens_BU: Any, keep_BU: Any, *, rows: int) -> None:
+        if tokens_BU is None:
+            if keep_BU is not None:
+                raise UserError("latent_keep is given without latent_tokens")
+            return
+        self._check_ids(tokens_BU, keep_BU, "latent_")
+        if len(tokens_BU) != rows:
+            raise UserError(f"latent_tokens has {len(tokens_BU)} rows, and tokens {rows}")
+
+    def _check_ids(self, tokens_BT: Tensor, keep_BT: Tensor | None, of: str = "") -> None:
         if not isinstance(tokens_BT, Tensor):
             raise UserError(
-                f"tokens is {told(tokens_BT)}; it is a tensor [B, T] of token ids: "
+                f"{of}tokens is {told(tokens_BT)}; it is a tensor [B, T] of token ids: "
                 f"torch.tensor([model.codec.encode(text)])"
             )
         if tokens_BT.ndim != 2:
             one = "; a single row is x[None]" if tokens_BT.ndim == 1 else ""
-            raise UserError(f"tokens is {told(tokens_BT)}; token ids are [B, T]{one}")
+            raise UserError(f"{of}tokens is {told(tokens_BT)}; token ids are [B, T]{one}")
         if tokens_BT.dtype not in (torch.int64, torch.int32):
-            raise UserError(f"tokens is {told(tokens_BT)}; token ids are int64: x.long()")
+            raise UserError(f"{of}tokens is {told(tokens_BT)}; token ids are int64: x.long()")
         if keep_BT is not None and (keep_BT.shape != tokens_BT.shape or keep_BT.dtype != torch.bool):
-            raise UserError(f"keep is {told(keep_BT)}; it is bool{list(tokens_BT.shape)}, as the tokens are")
+            says = f"it is bool{list(tokens_BT.shape)}, as the tokens are"
+            raise UserError(f"{of}keep is {told(keep_BT)}; {says}")
         rows, tokens = tokens_BT.shape
         if rows == 0:
             raise UserError("no rows: a batch has at least one")
@@ -385,6 +432,25 @@ def check_codes(z: CodeSource) -> None:
     """
     if not isinstance(z, Tensor):
         one_of(z, CodeSource, "z", or_="a tensor of codes")
+
+
+def from_encoder(z: CodeSource) -> bool:
+    """Whether codes come from the encoder."""
+    return not isinstance(z, Tensor) and z != "prior"
+
+
+def check_slots(slots: Slots) -> None:
+    """Check that an encoder's slots don't follow the length of what it reads.
+
+    Raises:
+        UserError: they do, so that it can't read another text than the row.
+    """
+    if slots.tokens is not None:
+        per = "token" if slots.tokens == 1 else f"chunk of {slots.tokens} tokens"
+        raise UserError(
+            f"the encoder can't read another text: it yields a code per {per} of what it reads, and the row "
+            "needs its own number of them; encoder.per: sequence yields one of any text"
+        )
 
 
 def exchanged(rows_B: Tensor) -> Tensor:

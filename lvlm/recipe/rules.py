@@ -68,14 +68,16 @@ def _slots(recipe: Recipe) -> Iterator[Broken]:
     encoder, injection = recipe.model.encoder, recipe.model.injection
     if encoder is None:
         return
+    if encoder.slots.tokens is None:
+        return
+    per = "token" if encoder.slots.tokens == 1 else f"chunk of {encoder.slots.tokens} tokens"
+    yields = f"but encoder {encoder.kind_name()!r} yields one per {per}; set encoder.per: sequence"
     path = ("model", "encoder", "per")
-    if injection and injection.needs_fixed_slots and encoder.slots.tokens is not None:
-        per = "token" if encoder.slots.tokens == 1 else f"chunk of {encoder.slots.tokens} tokens"
-        needs = f"injection {injection.kind_name()!r} needs a fixed number of slots"
-        yield (
-            path,
-            f"{needs}, but encoder {encoder.kind_name()!r} yields one per {per}; set encoder.per: sequence",
-        )
+    if injection and injection.needs_fixed_slots:
+        yield path, f"injection {injection.kind_name()!r} needs a fixed number of slots, {yields}"
+    if recipe.data.latent_tokens is not None:
+        reads = "the encoder reads another text, of another length, and needs a fixed number of slots"
+        yield path, f"{reads}, {yields}"
 
 
 def _without_latent(recipe: Recipe) -> Iterator[Broken]:
@@ -110,6 +112,11 @@ def _context(recipe: Recipe) -> Iterator[Broken]:
     if tokens > context:
         path = ("data", "window") if "window" in type(recipe.data).model_fields else ("data",)
         yield path, f"rows of {tokens} tokens are longer than the backbone's context of {context}"
+    latent_tokens = recipe.data.latent_tokens
+    if latent_tokens is not None and latent_tokens > context:
+        given = getattr(recipe.data, "latent_window", None) is not None
+        says = f"other texts of {latent_tokens} tokens are longer than the backbone's context of {context}"
+        yield ("data", "latent_window") if given else ("data",), says
 
 
 def _vocab(recipe: Recipe) -> Iterator[Broken]:

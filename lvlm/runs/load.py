@@ -85,6 +85,7 @@ def encode_text(
     run: str | Path | OpenedRun,
     text: str | bytes,
     *,
+    written: str | bytes | None = None,
     seed: int = 0,
     plugin_files: Sequence[str] = (),
     precision: Precision = "fp32",
@@ -92,11 +93,12 @@ def encode_text(
 ) -> list[Encoded]:
     """Encode a text of any length with the model of a run, in windows.
 
-    A window has as many tokens as a row had in training, and is encoded by itself.
+    A window has as many tokens as the encoder read of a row in training, and is encoded by itself.
 
     Args:
         run: as for `load`.
-        text: the text itself, of any length.
+        text: the text itself, of any length. With two texts a row it is the one that the encoder reads.
+        written: as for `encode`.
         seed: of the codes, which are drawn from the posterior; of window i it is seed + i.
         plugin_files: as for `build`.
         precision: as for `load`.
@@ -109,4 +111,5 @@ def encode_text(
     place = pick_device(device)
     opened = open_run(run, plugin_files=plugin_files)
     model = convert(opened.model.to(place), precision)
-    return encode_in_windows(model, text, opened.recipe.data.tokens, seed=seed)
+    window = opened.recipe.data.encoder_tokens
+    return encode_in_windows(model, text, window, written=written, seed=seed)

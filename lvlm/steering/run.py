@@ -120,7 +120,8 @@ def _windows(run: OpenedRun, params: SteerParams) -> Windows:
     """The test windows whose beginnings are prompts, and whose codes are carried over."""
     data, tokens = run.data, run.recipe.data.tokens
     count = max(params.groups, params.sources)
-    need_windows(f"steer.groups is {params.groups}, steer.sources {params.sources}", count, tokens)
+    what = f"steer.groups is {params.groups}, steer.sources {params.sources}"
+    need_windows(what, count, run.recipe.data.row_bytes)
     texts = params.groups * params.samples
     what = f"steer.groups is {params.groups} and steer.samples {params.samples}"
     need_memory(what, texts * tokens * BYTES_OF_A_TOKEN, mend="fewer of either need less")
