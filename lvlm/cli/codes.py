@@ -17,17 +17,25 @@ def given_codes(
     model: LatentLM,
     seed: int,
     *,
+    latent_text: list[str] | None,
     codes_of: str | None,
     code: str | None,
     bits: str | None,
     vector: str | None,
     codes: str | None,
 ) -> Any:
-    """The codes that were asked for; None where they are drawn."""
+    """The codes that were asked for; None where they are drawn, or read from a latent text."""
     from lvlm.generation import codes as turn
     from lvlm.generation import encode
 
-    ways = {"--codes-of": codes_of, "--code": code, "--bits": bits, "--vector": vector, "--codes": codes}
+    ways = {
+        "--latent-text": latent_text or None,
+        "--codes-of": codes_of,
+        "--code": code,
+        "--bits": bits,
+        "--vector": vector,
+        "--codes": codes,
+    }
     said = [name for name, value in ways.items() if value is not None]
     if len(said) > 1:
         raise UserError(f"codes are given by {' and '.join(said)}; choose one")

@@ -112,7 +112,16 @@ def sample(
     model = lvlm.load(run, **_loading(plugin, precision, device))
     if tokens is None:
         tokens = tokens_that_fit(model, token_rows(model, prompt), TOKENS)
-    given = given_codes(model, seed, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes_file)
+    given = given_codes(
+        model,
+        seed,
+        latent_text=latent_text,
+        codes_of=codes_of,
+        code=code,
+        bits=bits,
+        vector=vector,
+        codes=codes_file,
+    )
     if given is not None:
         options["codes"] = given
     if hold is not None:

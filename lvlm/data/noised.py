@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -23,12 +24,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lvlm.data.codecs import CharacterCodec
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
-from lvlm.errors import one_of
+from lvlm.errors import UserError, nearest, one_of
 from lvlm.interfaces import IGNORE, Batch
 
-SYMBOLS = " .abcdefghijklmnopqrstuvwxyz_"
 MASK = "_"
 
 ADJECTIVES = (
@@ -49,11 +48,7 @@ ADVERBS = (
 )
 CHOICES = 9
 WORDS = 7  # the ADJECTIVE NOUN VERB the ADJECTIVE NOUN
-LONGEST = len(" ".join(["the"] * 2)) + sum(
-    1 + max(map(len, words)) for words in (ADJECTIVES, NOUNS, VERBS, ADJECTIVES, NOUNS)
-)
-"""Characters of a sentence without its full stop, at most."""
-
+SYMBOLS = ("the", ".", MASK, *ADJECTIVES, *NOUNS, *VERBS, *ADVERBS)
 SENTENCE = re.compile(
     r"the (?:(?P<first>{adjective}) )?(?:{noun}) (?:{verb}) "
     r"(?:(?P<object>the (?:(?P<second>{adjective}) )?(?:{noun}))|(?:{adverb}))\.".format(
@@ -65,6 +60,32 @@ SENTENCE = re.compile(
 )
 
 Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class WordCodec:
+    """A codec with one token a word; the full stop is one, too, and has no space before it."""
+
+    name = "noised"
+    vocab = len(SYMBOLS)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, whatever the spaces between its words.
+
+        Raises:
+            UserError: for what is no word of the grammar.
+        """
+        words = re.findall(r"\.|[^\s.]+", text)
+        for word in words:
+            if word not in SYMBOLS:
+                raise UserError(
+                    f"the noised data has no word {word!r}; it knows 'the', '.', '{MASK}' and 16 each of "
+                    f"adjectives, nouns, verbs and adverbs{nearest(word, SYMBOLS)}"
+                )
+        return [SYMBOLS.index(word) for word in words]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        return " ".join(SYMBOLS[one] for one in ids).replace(" .", ".")
 
 
 class NoisedData(DataParams):
@@ -83,19 +104,19 @@ class NoisedData(DataParams):
     """The probability that a word of the copy is exchanged with the one behind it."""
 
     @property
-    def codec(self) -> CharacterCodec:
-        """The codec of the 29 symbols."""
-        return CharacterCodec("noised", SYMBOLS, known="a-z, ' ', '.' and '_'")
+    def codec(self) -> WordCodec:
+        """The codec of the 67 words and signs."""
+        return WordCodec()
 
     @property
     def tokens(self) -> int:
-        """T: a sentence without its full stop, which is the last target."""
-        return LONGEST
+        """T: the words of a sentence; the full stop is the last target."""
+        return WORDS
 
     @property
     def latent_tokens(self) -> int:
-        """U: a noised copy is no longer than the sentence."""
-        return LONGEST
+        """U: a noised copy has no more words than the sentence."""
+        return WORDS
 
     def open(self) -> NoisedSource:
         """Open the generator; nothing is read."""
@@ -128,15 +149,15 @@ class NoisedSource(Source):
 
     def sample_prompt(self) -> str:
         """What every sentence begins with."""
-        return "the "
+        return "the"
 
     def _rows(self, u_NC: NDArray[np.float64]) -> Batch:
         params, sentences = self.params, [sentence(u_C[:CHOICES]) for u_C in u_NC]
         rates = {"mask": params.mask, "drop": params.drop, "swap": params.swap}
         noise_N3W = u_NC[:, CHOICES:].reshape(-1, 3, WORDS)
         copies = [noised(words, u_3W, **rates) for words, u_3W in zip(sentences, noise_N3W, strict=True)]
-        row_NU, keep_NU = self._padded([f"{' '.join(words)}." for words in sentences], LONGEST + 1)
-        latent_NU, latent_keep_NU = self._padded(copies, LONGEST)
+        row_NU, keep_NU = self._padded([f"{' '.join(words)}." for words in sentences], WORDS + 1)
+        latent_NU, latent_keep_NU = self._padded(copies, WORDS)
         keep_NT = keep_NU[:, 1:]
         return Batch(
             row_NU[:, :-1].masked_fill(~keep_NT, 0),
@@ -178,8 +199,8 @@ def noised(words: list[str], u_3W: NDArray[np.float64], *, mask: float, drop: fl
 
 
 def _nll_nats(ids: list[int]) -> float:
-    """-log p of a sentence, given that the length is not known."""
-    found = SENTENCE.fullmatch("".join(SYMBOLS[one] for one in ids if one != IGNORE))
+    """-log p of a sentence, its length with it."""
+    found = SENTENCE.fullmatch(WordCodec().decode(one for one in ids if one != IGNORE))
     if found is None:
         return math.inf
     things = [found["first"], found["second"]] if found["object"] else [found["first"]]

@@ -113,8 +113,8 @@ def _context(recipe: Recipe) -> Iterator[Broken]:
         path = ("data", "window") if "window" in type(recipe.data).model_fields else ("data",)
         yield path, f"rows of {tokens} tokens are longer than the backbone's context of {context}"
     latent_tokens = recipe.data.latent_tokens
-    if latent_tokens is not None and latent_tokens > context:
-        given = getattr(recipe.data, "latent_window", None) is not None
+    given = getattr(recipe.data, "latent_window", None) is not None
+    if latent_tokens is not None and latent_tokens > context and (given or tokens <= context):
         says = f"other texts of {latent_tokens} tokens are longer than the backbone's context of {context}"
         yield ("data", "latent_window") if given else ("data",), says
 
