@@ -431,7 +431,7 @@ def test_rules_of_recipes() -> None:
         (
             {"kind": "noised"},
             {"backbone": {"context": 6}},
-            "other texts of 7 tokens are longer than the back",
+            "rows of 7 tokens are longer than the back",
         ),
         (text | {"latent_window": 9}, {}, "data.latent_window: goes with a latent_field"),
         (
@@ -548,7 +548,7 @@ def test_a_run_is_evaluated_with_its_other_texts(run: Path, tmp_path: Path) -> N
     found = lvlm.evaluate(run, k=[1, 4])
     windows = NOISED.open().windows(4, "test")
     assert found["windows_hash"] == windows.digest
-    kl_nats = float(rows_of(lvlm.load(run).eval(), windows.batch).kl().double().sum())
+    kl_nats = float(rows_of(lvlm.load(run).eval(), windows.batch).kl().detach().double().sum())
     assert found["estimates"]["kl"]["nats_per_token"] == pytest.approx(
         kl_nats / found["target_tokens"], rel=1e-5
     )
@@ -628,6 +628,10 @@ def test_text_files_of_two_fields_train(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_shipped_recipe_learns_to_read(tmp_path: Path) -> None:
-    out = lvlm.train("two_texts", tmp_path / "run", overrides=["train.threads=1"])
+    """The right code says more of the sentence than the decoder knows without: log of its choices, per word."""
+    out = lvlm.train("two_texts", tmp_path / "run", "train.threads=1")
     last = logged(out, "evaluate")[-1]
-    assert last["worth_low"] > 0
+    windows = NOISED.open().windows(64).batch
+    oracle = float(NOISED.open().oracle_nll_nats(windows).sum()) / windows.num_targets
+    assert last["worth_low"] > 0.1
+    assert last["ce_posterior"] < oracle - 0.1
