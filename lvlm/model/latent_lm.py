@@ -263,7 +263,8 @@ class LatentLM(nn.Module):
 
         latent, keep_BS, embedding_BSC, keep_B = None, None, None, None
         if self.latent is not None:
-            other = self.read(latent_tokens_BU, latent_keep_BU) if from_encoder(z) else None
+            encodes = not isinstance(z, Tensor) and z != "prior"
+            other = self.read(latent_tokens_BU, latent_keep_BU) if encodes else None
             latent = self.latent(tokens_BT, x_BTD, keep_BT, z, generator, other)
             embedding_BSC = latent.embedding_BSC
             keep_BS = self.latent.slots.any(keep_BT)
@@ -432,11 +433,6 @@ def check_codes(z: CodeSource) -> None:
     """
     if not isinstance(z, Tensor):
         one_of(z, CodeSource, "z", or_="a tensor of codes")
-
-
-def from_encoder(z: CodeSource) -> bool:
-    """Whether codes come from the encoder."""
-    return not isinstance(z, Tensor) and z != "prior"
 
 
 def check_slots(slots: Slots) -> None:
