@@ -19,7 +19,7 @@ imported when it is first used, so that `import lvlm` takes no time.
         Evaluate a run's selected checkpoint on its test windows.
     export(run, out, …) -> Path
         Write a run's checkpoint without its optimiser into a folder, to be read by lvlm or by other runtimes.
-    generate(model, prompts, tokens=200, …) -> list[Sample]
+    generate(model, prompts, tokens=None, …) -> list[Sample]
         Continue prompts. Codes come from the prior, from the prompt, or from you.
     interpolate(model, one, other, steps, …) -> list[Tensor]
         Interpolate between the codes of two rows, both ends among them, in the slots that both have.
@@ -37,7 +37,7 @@ imported when it is first used, so that `import lvlm` takes no time.
         List every plugin, with its kinds, or with the reason why it failed.
     prepare_data(inputs, out, …) -> Path
         Tokenise text once, into a folder for `kind: bins`. The text is read twice, a piece at a time.
-    sample(run, prompt, tokens=200, …) -> list[Sample]
+    sample(run, prompt, tokens=None, …) -> list[Sample]
         Continue prompts with the model of a run.
     schema(…) -> dict[str, Any]
         Make the JSON Schema of recipes, for the kinds that are installed.
@@ -45,7 +45,7 @@ imported when it is first used, so that `import lvlm` takes no time.
         Log-probability of a continuation after a prompt, as generation has it.
     steer(run, *overrides, …) -> Steering
         Measure what the codes of a run's selected checkpoint steer, and keep it in the run's steering.json.
-    stream(model, prompts, tokens=200, …) -> Generator[Piece, None, list[Sample]]
+    stream(model, prompts, tokens=None, …) -> Generator[Piece, None, list[Sample]]
         Continue prompts piece by piece; the pieces of a row, joined, are its text.
     study(source, out, *overrides, …) -> Path
         Run a study and write its report; what is finished already isn't run again.

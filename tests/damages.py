@@ -303,6 +303,26 @@ def damages_of(path: Path) -> list[Damage]:
     return [*BYTES, *OF_SUFFIX.get(path.suffix, []), *PLACES]
 
 
+def all_damages(place: Path, number: int) -> list[tuple[str, str, int, Damage]]:
+    """(study, file in it, which of its damages, damage) of what is tried: `number` of each file, 0 for all.
+
+    Args:
+        place: as `make_studies` leaves it.
+        number: damages of each file.
+    """
+    found = []
+    for study in ("done", "stopped"):
+        (run,) = (place / study).glob("*/*")
+        stored = [path for path in files_of(run) if path.parent.name == "evaluations"]
+        for path in files_of(run):
+            if number and path in stored[1:]:  # which are alike
+                continue
+            ways = list(enumerate(damages_of(path)))
+            ways = random.Random(path.name).sample(ways, number) if number else ways
+            found += [(study, str(path.relative_to(place / study)), *way) for way in ways]
+    return found
+
+
 def damage(path: Path, way: Damage, dice: random.Random) -> None:
     """Damage a file; most often with a record that agrees, so that what reads it comes as far as it can."""
     way(path, dice)

@@ -13,8 +13,9 @@ from typing import Any
 
 from lvlm.errors import MOST_IN_A_LINE, MOST_LINES, UserError
 from lvlm.interfaces import Params
-from lvlm.recipe.read import json_schema
+from lvlm.recipe.read import json_schema, read_recipe
 from lvlm.registry.registry import Registry
+from tests.tiny import tiny
 
 SECONDS = 20
 """Seconds of computing that any input may take."""
@@ -165,6 +166,14 @@ def with_value(recipe: dict[str, Any], path: tuple[str, ...], value: Any) -> dic
         inner = inner[key]
     inner[path[-1]] = value
     return changed
+
+
+def all_fields(registry: Registry, corpus: Path) -> list[Field]:
+    """Every field of every section and kind, each in a recipe that is right but for it."""
+    sections = {"steer": {}, "loss": {"budget_bits": 1.0}}
+    sections["model"] = {"backbone": {"context": 80}, "encoder": {"per": "sequence"}}
+    recipe = read_recipe(tiny("free", corpus / "text.txt", **sections), registry=registry).recipe
+    return fields_of(registry, recipe.model_dump(mode="json"), corpus)
 
 
 def fields_of(registry: Registry, recipe: dict[str, Any], corpus: Path) -> list[Field]:

@@ -141,6 +141,8 @@ def test_every_argument_of_every_verb_is_looked_at(verb: str, model: lvlm.Latent
             continue
         annotation = str(parameter.annotation)
         for which, value in WRONG.items():
+            if name == "compile" and value is True:  # which is right, and takes long
+                continue
             if parameter.kind is parameter.VAR_POSITIONAL:
                 words = called(verb, right(verb, model), value)
             else:

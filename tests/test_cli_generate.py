@@ -136,7 +136,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "no slots at all": (("sample", "free", "--prompt", "1", "--code", 1, "--hold", "2:0"), "--hold is '2:0'"),
     "a seed below 0": (("encode", "free", "--text", "a", "--seed", -3), "seed is -3"),
-    "a file without a name": (("encode", "free", "--text", "a", "--out", ""), "no file's name"),
+    "a file without a name": (("encode", "free", "--text", "a", "--out", ""), "--out is empty"),
     "a file that is there": (
         ("encode", "free", "--text", "a", "--out", "there.npz"),
         "there.npz: is there already",

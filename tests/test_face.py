@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import json
 import pkgutil
@@ -288,7 +289,7 @@ COMMANDS = dict(every_command())
 def written(function: str, argument: str) -> str | None:
     """What the docstring that Python shows says of an argument."""
     module, _, name = function.rpartition(":")
-    of: Callable[..., object] = getattr(sys.modules[module] if module else lvlm, name)
+    of: Callable[..., object] = getattr(importlib.import_module(module) if module else lvlm, name)
     text = entries_of(inspect.getdoc(of) or "").get(argument)
     if text is None and (options := entries_of(inspect.getdoc(of) or "").get("options")):
         text = options

@@ -7,11 +7,9 @@ and every option still has its turn, with some of the wrong values that there ar
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +19,14 @@ import pytest
 
 import lvlm
 from lvlm.cli.app import main
-from lvlm.errors import Interrupted
 from lvlm.recipe.check import shapes_of
 from lvlm.recipe.read import read_recipe
 from lvlm.registry.registry import Registry
 from lvlm.report import report_folder
 from lvlm.testing.corpus import write_corpus
-from tests.damages import MARKER, Damage, damage, damages_of, files_of, pickled
-from tests.fortress import WRONG_TEXTS, WRONG_VALUES, Field, fault_of, fields_of, outcome, readable
-from tests.tiny import before_step, tiny, write_text
+from tests.damages import MARKER, all_damages, damage, pickled
+from tests.fortress import WRONG_TEXTS, WRONG_VALUES, Field, all_fields, fault_of, outcome, readable
+from tests.studies import make_studies
 from tests.wrong_commands import HANDMADE, commands, lines_of
 
 FEW = 5
@@ -41,11 +38,7 @@ FEW = 5
 @pytest.fixture(scope="module")
 def fields(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> list[Field]:
     """Every field of every section and kind, each in a recipe that is right but for it."""
-    corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
-    sections = {"steer": {}, "loss": {"budget_bits": 1.0}}
-    sections["model"] = {"backbone": {"context": 80}, "encoder": {"per": "sequence"}}
-    recipe = read_recipe(tiny("free", corpus / "text.txt", **sections), registry=registry).recipe
-    return fields_of(registry, recipe.model_dump(mode="json"), corpus)
+    return all_fields(registry, write_corpus(tmp_path_factory.mktemp("corpus")))
 
 
 def test_the_recipes_are_right_but_for_the_field(fields: list[Field], registry: Registry) -> None:
@@ -108,44 +101,15 @@ VERBS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two studies: `done`, whose run is trained, evaluated and steered, and `stopped`, whose run
-    waits to be resumed.
-    """
-    folder = tmp_path_factory.mktemp("place")
-    text = write_text(folder)
-    steer = {"groups": 2, "samples": 2, "sources": 2, "rows": 4}
-    done = lvlm.train(
-        tiny("gptvae", text, steer=steer, train={"steps": 4}), folder / "done" / "gptvae" / "seed0"
-    )
-    lvlm.evaluate(done)
-    lvlm.steer(done)
-    with pytest.MonkeyPatch.context() as patch:
-        before_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(Interrupted):
-            lvlm.train(tiny("free", text, steer=steer), folder / "stopped" / "free" / "seed0")
-    return folder
-
-
-def _damages(place: Path, number: int) -> list[tuple[str, str, int, Damage]]:
-    """(study, file in it, which of its damages, damage) of all that is tried: `number` of each file, 0 for all."""
-    found = []
-    for study in ("done", "stopped"):
-        (run,) = (place / study).glob("*/*")
-        stored = [path for path in files_of(run) if path.parent.name == "evaluations"]
-        for path in files_of(run):
-            if number and path in stored[1:]:  # which are alike
-                continue
-            ways = list(enumerate(damages_of(path)))
-            ways = random.Random(path.name).sample(ways, number) if number else ways
-            found += [(study, str(path.relative_to(place / study)), *way) for way in ways]
-    return found
+    """The studies that are damaged."""
+    return make_studies(tmp_path_factory.mktemp("place"))
 
 
 @pytest.mark.parametrize(("number", "rounds"), [(FEW, 1), pytest.param(0, 4, marks=pytest.mark.slow)])
 def test_every_file_of_a_run_may_be_damaged(place: Path, tmp_path: Path, number: int, rounds: int) -> None:
     """In one round each damage of each file is tried with one verb that the dice choose, in more with more."""
     faults: dict[str, str] = {}
-    tried = [(*one, nth) for nth in range(rounds) for one in _damages(place, number)]
+    tried = [(*one, nth) for nth in range(rounds) for one in all_damages(place, number)]
     for study, name, which, way, nth in tried:
         dice = random.Random(f"{study} {name.rpartition('/')[2]} {which} {way.__name__} {nth}")
         copy = Path(shutil.copytree(place / study, tmp_path / "copy" / study))

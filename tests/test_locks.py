@@ -170,6 +170,25 @@ def test_a_failed_training_leaves_no_folder(text: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("inner", ["", "run"])
+def test_a_link_to_nothing_is_told(inner: str, text: Path, tmp_path: Path) -> None:
+    """And not waited at for ever."""
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="link: is a link to nowhere, where nothing is"):
+        lvlm.train(tiny("free", text), tmp_path / "link" / inner)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_lock_is_taken_away_from_no_other_folder(tmp_path: Path) -> None:
+    """One that was moved leaves the lock of what stands in its place alone."""
+    folder = tmp_path / "folder"
+    with locked(folder, "a training", make=True):
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        (folder / LOCK).write_text("of another process")
+    assert (folder / LOCK).exists()
+
+
 def test_a_training_takes_no_lock_in_a_folder_of_something_else(text: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("not a run")
     for options in ({}, {"resume": True}, {"overwrite": True}):

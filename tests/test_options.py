@@ -207,6 +207,12 @@ def texts(how: Any) -> object:
     return texts_between(model(), "K>A", "K>B", 2, how=how)
 
 
+def checked_between(how: Any) -> None:
+    from lvlm.generation.interpolate import check_between
+
+    check_between(model(), "K>A", "K>B", 2, how=how)
+
+
 def probe(z: Any) -> object:
     from lvlm.data.letters import LettersData
     from lvlm.diagnosis.measure import Probe
@@ -287,6 +293,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "Decoding.prompt_codes": decoding,
     "interpolate.how": between,
     "texts_between.how": texts,
+    "check_between.how": checked_between,
     "Options.prompt_codes": made("lvlm.generation.options", "Options", option="prompt_codes"),
     "Importance.proposal": made("lvlm.likelihood.estimators", "Importance", 1, option="proposal"),
     "make_estimators.resampling": made(
@@ -345,7 +352,7 @@ ABSTRACT = {"Source.windows.split", "TermParams.build.per", "StreamedDataset.win
 # Words of an annotation that other kinds or models than the call's know.
 NOT_HERE = {
     f"{kind}Params.build.per": ("sequence",) for kind in ("Clamp", "PID", "Lagrangian")
-} | dict.fromkeys(("interpolate.how", "texts_between.how"), ("linear", "spherical"))
+} | dict.fromkeys(("interpolate.how", "texts_between.how", "check_between.how"), ("linear", "spherical"))
 
 
 def test_every_option_is_called_here() -> None:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import lvlm
 from lvlm.data import BinsData, DataParams, HuggingFaceData, TextData, open_reader
-from lvlm.data.bins import Manifest
+from lvlm.data.bins_files import Manifest
 from lvlm.data.codecs import ByteCodec, TokenizerCodec, open_codec
 from lvlm.data.documents import SPLITS, drawn_split
 from lvlm.data.mixture import MixtureData
@@ -359,17 +359,17 @@ def exchange_the_tokenizer(folder: Path) -> None:
         (lambda f: (f / "manifest.json").write_bytes(b"\xff"), r"manifest.json: not a manifest of bins: "),
         (lambda f: edit_json(f / "manifest.json", dict.clear), r"its format is None, not 'lvlm bins 1'"),
         *(
-            (partial(without, key), rf"manifest.json: not a manifest of bins: missing key '{key}'$")
+            (partial(without, key), rf"manifest.json: not a manifest of bins: {key}: Field required$")
             for key in Manifest.model_fields
             if key not in ("format", "not_given_back")  # older bins lack the latter
         ),
         (
             lambda f: edit_json(f / "manifest.json", lambda m: m["splits"]["test"].pop("tokens")),
-            r"missing key 'splits.test.tokens'$",
+            r"splits.test.tokens: Field required$",
         ),
         (
             lambda f: edit_json(f / "manifest.json", lambda m: m["splits"].pop("train")),
-            r"missing key 'splits.train'$",
+            r"splits.train: Field required$",
         ),
         (
             lambda f: edit_json(f / "manifest.json", lambda m: m["sha256"].pop("test.bin")),
@@ -381,7 +381,7 @@ def exchange_the_tokenizer(folder: Path) -> None:
         ),
         (
             lambda f: edit_json(f / "manifest.json", lambda m: m.update(dtype="<f8", more=1)),
-            r"dtype: Input should be '<u2' or '<u4'; unknown key 'more'",
+            r"dtype: Input should be '<u2' or '<u4'; more: Extra inputs are not permitted",
         ),
         (
             lambda f: edit_json(f / "manifest.json", lambda m: m.update(vocab="many")),

@@ -18,15 +18,19 @@ import safetensors.torch
 import torch
 import yaml
 from numpy.lib import format as npy
+from typer.testing import CliRunner
 
 import lvlm
+from lvlm.cli.app import app
 from lvlm.errors import UserError
 from lvlm.playground.player import Player
 from lvlm.report import report_folder
 from lvlm.runs import stored
 from lvlm.system.arrays import read_arrays
 from lvlm.system.files import file_digest
+from lvlm.training.metrics import Metrics
 from tests.tiny import edit_json, tiny, write_recipe, write_text
+from tests.wrong_commands import commands
 
 STEP = "checkpoints/step-000004"
 
@@ -69,6 +73,31 @@ def export(run: Path) -> Any:
     return lvlm.load(lvlm.export(run, run.parent / "exported"))
 
 
+def interpolate(run: Path) -> Any:
+    words = ["interpolate", str(run), "a text", "another text", "--device", "cpu"]
+    ended = CliRunner().invoke(app, words)
+    if ended.exit_code:
+        raise UserError(ended.stderr)
+
+
+def lm_eval(run: Path) -> Any:
+    pytest.importorskip("lm_eval")
+    tasks = run.parents[2] / "tasks"
+    tasks.mkdir(exist_ok=True)
+    documents = tasks / "documents.jsonl"
+    documents.write_text(json.dumps({"ask": "a text"}))
+    (tasks / "read.yaml").write_text(
+        f"task: read_here\noutput_type: loglikelihood_rolling\ntest_split: test\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {documents}}}}}\ndoc_to_text: ''\n"
+        "doc_to_target: '{{ask}}'\nmetric_list: [{metric: bits_per_byte}]\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
+            patch.setenv(name, "1")
+        patch.setenv("HF_DATASETS_CACHE", str(tasks / "cache"))
+        return lvlm.lm_eval(run, ["read_here"], k=2, include_path=tasks)
+
+
 VERBS: dict[str, Callable[[Path], Any]] = {
     "load": lvlm.load,
     "evaluate": lvlm.evaluate,
@@ -81,8 +110,26 @@ VERBS: dict[str, Callable[[Path], Any]] = {
     "study": go_on,
     "report": lambda run: report_folder(run.parent.parent),
     "play": Player.load,
+    "interpolate": interpolate,
+    "lm-eval": lm_eval,
 }
-"""lm-eval and `lvlm interpolate` open a run by the doors of these."""
+"""What reads a run, or a study's folder."""
+
+COMMANDS = {"evaluate": "eval", "resume": "train"}
+"""Commands of the command line, where they have other names."""
+
+
+def test_every_command_that_reads_a_run_is_tried() -> None:
+    read = {"run", "out"}  # the names of arguments and options that are a run's or a study's folder
+    made = {
+        "new",
+        "data prepare",
+        "tokenizer train",
+    }  # whose --out is a new folder, and nothing else is read
+    commands_of_runs = {
+        name for name, one in commands().items() if read & {p.name for p in one.params}
+    } - made
+    assert commands_of_runs <= {COMMANDS.get(verb, verb) for verb in VERBS}
 
 
 def told(verb: Callable[[Path], Any], run: Path) -> str:
@@ -153,6 +200,44 @@ def test_no_verb_executes_what_a_saved_recipe_names(
     if verb != "report":  # which reads no kinds
         assert "executes nothing" in message or "extends nothing" in message
         assert "recipe.yaml" in message
+
+
+def with_texts(value: Any, text: str) -> Any:
+    """A record with another text in the place of every one that it holds."""
+    if isinstance(value, dict):
+        return {key: with_texts(one, text) for key, one in value.items()}
+    if isinstance(value, list):
+        return [with_texts(one, text) for one in value]
+    return text if isinstance(value, str) else value
+
+
+RECORDS = [
+    "run.json",
+    "metrics.jsonl",
+    "evaluation.json",
+    "steering.json",
+    f"{STEP}/checkpoint.json",
+    "../../study.json",
+]
+
+
+@pytest.mark.parametrize("how", ["path", "name", "module"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_executes_what_a_record_names(
+    verb: str, how: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever text a record holds, of plugins and versions too, it may be the name of a Python file."""
+    path = plugin(tmp_path, "evil.py")
+    shutil.copy(path, run)
+    monkeypatch.chdir(run)
+    text = {"path": str(path), "name": "./evil.py", "module": "evil"}[how]
+    for name in RECORDS:
+        content = (run / name).read_text()
+        lines = content.splitlines() if name.endswith("jsonl") else [content]
+        (run / name).write_text("\n".join(json.dumps(with_texts(json.loads(one), text)) for one in lines))
+        told(VERBS[verb], run)
+        assert not marker_of(tmp_path).exists(), name
+        (run / name).write_text(content)
 
 
 def test_the_canary_sings(run: Path, tmp_path: Path) -> None:
@@ -235,12 +320,11 @@ def seal(path: Path) -> None:
 # ------------------------------------------------------------------------------------ the recipe and its plugins
 
 
-def test_a_changed_recipe_is_refused(run: Path) -> None:
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "report"])
+def test_a_changed_recipe_is_refused(verb: str, run: Path) -> None:
     recipe = run / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("heads: 2", "heads: 4"))
-    for name, verb in VERBS.items():
-        if name not in ("report",):
-            assert f"{recipe}: was changed since the run began (sha256 " in told(verb, run), name
+    assert f"{recipe}: was changed since the run began (sha256 " in told(VERBS[verb], run)
 
 
 def test_an_older_run_that_kept_no_digest_opens(run: Path) -> None:
@@ -711,3 +795,10 @@ def test_a_header_that_promises_more_than_there_is_allocates_nothing(tmp_path: P
         archive.writestr("nats.npy", content.getvalue())
     with pytest.raises(UserError, match="nats.npy has other bytes than its header says"):
         read_arrays(tmp_path / "x.npz")
+
+
+def test_a_log_that_leads_to_a_device_is_not_read_by_a_resume(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"metrics.jsonl: is a device"):
+        Metrics(run, after_step=1)

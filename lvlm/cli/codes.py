@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def given_codes(
     model: LatentLM,
-    seed: int,
     *,
     latent_text: list[str] | None,
     codes_of: str | None,
@@ -24,7 +23,18 @@ def given_codes(
     vector: str | None,
     codes: str | None,
 ) -> Any:
-    """The codes that were asked for; None where they are drawn, or read from a latent text."""
+    """The codes that were asked for; None where they are drawn, and where those of a text are wanted, which
+    is checked only.
+
+    Args:
+        model: that they are for; it may be without weights.
+        latent_text: texts that the encoder will read, in place of codes.
+        codes_of: the text.
+        code: indices.
+        bits: bits of a code.
+        vector: numbers of a code.
+        codes: a file.
+    """
     from lvlm.generation import codes as turn
     from lvlm.generation import encode
 
@@ -40,7 +50,8 @@ def given_codes(
     if len(said) > 1:
         raise UserError(f"codes are given by {' and '.join(said)}; choose one")
     if codes_of is not None:
-        return encode.encode(model, codes_of, seed=seed)[0].codes
+        encode.check_encoded(model, codes_of)
+        return None
     if codes is not None:
         return encode.read_codes(given_path(codes, "--codes"))
     if code is not None:

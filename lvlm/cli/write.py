@@ -6,8 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 
 SHOWN_OF_A_PROMPT = 20  # tokens, in a title
-
-TOKENS = 200  # of a sample, unless told
 
 MOST_COLUMNS = 3  # that a terminal has room for unasked
 
@@ -49,9 +46,7 @@ def _warnings_as_lines() -> Iterator[None]:
 def sample(
     run: str,
     prompt: Annotated[list[str], typer.Option()],
-    tokens: Annotated[
-        int | None, typer.Option(show_default=f"{TOKENS}, or as many as the context has room for")
-    ] = None,
+    tokens: int | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -90,7 +85,9 @@ def sample(
     """Continue prompts. Codes come from the prior, from another text, or from you."""
     import lvlm
     from lvlm.generation import codes as turn
-    from lvlm.generation.prompts import token_rows, tokens_that_fit
+    from lvlm.generation.generate import check_asked
+    from lvlm.generation.options import Options
+    from lvlm.runs.opened import open_run
 
     options: dict[str, Any] = {
         "temperature": temperature,
@@ -109,12 +106,10 @@ def sample(
     }
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
-    model = lvlm.load(run, **_loading(plugin, precision, device))
-    if tokens is None:
-        tokens = tokens_that_fit(model, token_rows(model, prompt), TOKENS)
+    opened = open_run(run, plugin_files=plugin or [])
+    outline = opened.outline  # what is wrong is said before a checkpoint is read
     given = given_codes(
-        model,
-        seed,
+        outline,
         latent_text=latent_text,
         codes_of=codes_of,
         code=code,
@@ -122,17 +117,22 @@ def sample(
         vector=vector,
         codes=codes_file,
     )
-    if given is not None:
-        options["codes"] = given
+    if given is not None or codes_of is not None:
+        options["codes"] = 0 if given is None else given
     if hold is not None:
         options["hold"] = slots_of(hold)
+    check_asked(outline, prompt, tokens, Options.of(cast(Any, options)))
+    for bit in flip or ():
+        turn.check_bit(outline, bit)
+    model = lvlm.load(opened, **_placed(precision, device))
+    if codes_of is not None:
+        options["codes"] = lvlm.encode(model, codes_of, seed=seed)[0].codes
     if stream:
         _stream(model, prompt[0], tokens, options)
         return
     found = {"": lvlm.generate(model, prompt, tokens, **options)}
     if flip:
-        found = {"as drawn" if given is None else "as given": found[""]}
-        turn.path_of(model)
+        found = {"as given" if "codes" in options else "as drawn": found[""]}
         base = [one.codes for one in next(iter(found.values())) if one.codes is not None]
         options.pop("hold", None)
         options.pop("latent_text")
@@ -165,7 +165,10 @@ def encode(
     NumPy.
     """
     import lvlm
+    from lvlm.generation.encode import codes_path, write_codes
 
+    if out is not None:
+        codes_path(given_path(out, "--out"), overwrite=overwrite)  # before anything is computed
     if (file is None) == (text is None):
         raise UserError("which text? give a file (- for the standard input) or --text")
     found = lvlm.encode_text(
@@ -173,12 +176,11 @@ def encode(
         text if text is not None else _read(str(file)),
         written=written,
         seed=seed,
-        **_loading(plugin, precision, device),
+        plugin_files=plugin or [],
+        **_placed(precision, device),
     )
     if out is not None:
-        from lvlm.generation.encode import write_codes
-
-        say(write_codes(found, Path(out), overwrite=overwrite))
+        say(write_codes(found, given_path(out, "--out"), overwrite=overwrite))
     if as_json:
         put(json.dumps([one.record() for one in found], indent=1))
     elif out is None:
@@ -210,24 +212,23 @@ def interpolate(
 ) -> None:
     """Write texts whose codes lie between those of two texts, all with the same noise."""
     import lvlm
-    from lvlm.generation.interpolate import texts_between
+    from lvlm.generation.interpolate import check_between, texts_between
+    from lvlm.runs.opened import open_run
 
-    model = lvlm.load(run, **_loading(plugin, precision, device))
-    way: Any = how
-    found = texts_between(
-        model,
-        one,
-        other,
-        steps,
-        prompt=prompt,
-        tokens=tokens,
-        how=way,
-        seed=seed,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-    )
+    options: dict[str, Any] = {
+        "prompt": prompt,
+        "tokens": tokens,
+        "how": how,
+        "seed": seed,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+    }
+    opened = open_run(run, plugin_files=plugin or [])
+    check_between(opened.outline, one, other, steps, **options)  # before a checkpoint is read
+    model = lvlm.load(opened, **_placed(precision, device))
+    found = texts_between(model, one, other, steps, **options)
     shares = [f"{number / (steps - 1):.0%}" for number in range(steps)]
     if as_json:
         records = [_record(sample, share) for share, sample in zip(shares, found, strict=True)]
@@ -240,7 +241,7 @@ def interpolate(
         )
 
 
-def _stream(model: LatentLM, prompt: str, tokens: int, options: dict[str, Any]) -> None:
+def _stream(model: LatentLM, prompt: str, tokens: int | None, options: dict[str, Any]) -> None:
     """Print prompt and text while it is made. The prompt comes with the first piece: until then the tokens
     may change its end.
     """
@@ -259,9 +260,9 @@ def _stream(model: LatentLM, prompt: str, tokens: int, options: dict[str, Any]) 
     put("" if begun else joined(model.codec, ids, new).prompt)
 
 
-def _loading(plugin: list[str] | None, precision: str, device: str) -> dict[str, Any]:
-    """How a model is loaded, as options of `lvlm.load`."""
-    return {"plugin_files": plugin or [], "precision": precision, "device": device}
+def _placed(precision: str, device: str) -> dict[str, Any]:
+    """How a model is loaded, as options of `lvlm.load`, which knows the words."""
+    return {"precision": precision, "device": device}
 
 
 def _read(file: str) -> str | bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lvlm.data.bins import NAMES, Manifest, sha256_of
+from lvlm.data.bins_files import NAMES, Manifest, sha256_of
 from lvlm.data.codecs import ByteCodec, TextCodec, end_of, id_type
 from lvlm.data.documents import SPLITS, Pieces, Plan, Tokenised, plan_splits, tokenised, with_line_ends
 from lvlm.errors import UserError

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # How known tokenizers end a document; the first that a tokenizer has is taken.
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<end_of_text>", "[SEP]")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # of tokenizers that spell unknown characters
+KEPT_TOKENIZER = "the run's files/tokenizer.json"
+"""Name of a tokenizer that a run keeps, in errors."""
+
 BLOCK_BYTES = 65_536
 BLOCKS_AT_ONCE = 64
 
@@ -171,12 +174,26 @@ def open_codec(tokenizer: str | Path | None) -> TextCodec:
 
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, changed: int) -> TokenizerCodec:  # noqa: ARG001  a file that was changed is read anew
+    return codec_of_content(path.read_bytes(), str(path))
+
+
+@functools.lru_cache(maxsize=8)
+def codec_of_content(content: bytes, where: str) -> TokenizerCodec:
+    """The codec of a tokenizer.json that was read already.
+
+    Args:
+        content: of the file; its sha256 is the codec's name.
+        where: the file's name, for errors.
+
+    Raises:
+        UserError: it holds no tokenizer.
+        MissingLibrary: `tokenizers` isn't installed.
+    """
     library = tokenizers_library()
-    content = path.read_bytes()
     try:
         tokenizer = library.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library knows no narrower one
-        raise UserError(f"{path}: not a tokenizer.json: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{where}: not a tokenizer.json: {str(error).splitlines()[0]}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return TokenizerCodec(tokenizer, content)

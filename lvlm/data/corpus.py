@@ -14,7 +14,15 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from lvlm.data.codecs import ByteCodec, TextCodec, TokenizerCodec, open_codec, tokens_of
+from lvlm.data.codecs import (
+    KEPT_TOKENIZER,
+    ByteCodec,
+    TextCodec,
+    TokenizerCodec,
+    codec_of_content,
+    open_codec,
+    tokens_of,
+)
 from lvlm.data.cuts import cut_near, near_bytes
 from lvlm.data.round_trip import lost_in_text
 from lvlm.data.rows import Order, TokenSource
@@ -117,7 +125,8 @@ class TokenizedParams(WindowParams):
     @property
     def codec(self) -> TextCodec:
         """The codec: UTF-8, or the tokenizer's. A run's own copy comes first."""
-        return open_codec(self.kept("tokenizer.json") or self.tokenizer)
+        kept = self.kept("tokenizer.json")
+        return open_codec(self.tokenizer) if kept is None else codec_of_content(kept, KEPT_TOKENIZER)
 
     def files(self) -> dict[str, bytes]:
         """The tokenizer's file."""

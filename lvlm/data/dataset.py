@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from lvlm.data.codecs import end_of
+from lvlm.data.dataset_files import left_out, look_at, refuse_packed, tell_splits
 from lvlm.data.documents import datasets_library, is_saved_dataset, reason_of, saved_splits
-from lvlm.data.files import endings
+from lvlm.data.files import endings, few
 from lvlm.data.rows import Documents
 from lvlm.data.two_texts import TwoTextParams
 from lvlm.errors import UserError, listing, nearest
@@ -36,7 +37,7 @@ class DatasetParams(TwoTextParams):
 
     path: str | None = Field(default=None, min_length=1)
     """A folder that `save_to_disk` wrote, or a file or folder of .jsonl, .csv, .parquet or .txt, perhaps
-    gzipped; relative to the recipe's folder. Nothing is downloaded."""
+    packed (.gz, .xz, .bz2); relative to the recipe's folder. Nothing is downloaded."""
     hub: str | None = Field(default=None, min_length=1)
     """The name of a dataset on the hub, in place of `path`; it is downloaded or, if streamed, read over the
     network.
@@ -136,6 +137,7 @@ class DatasetParams(TwoTextParams):
                     f"{self.where}: no split {theirs!r}; known: {listing(known)}{nearest(theirs, known)}"
                 )
             found[ours] = known[theirs]
+        tell_splits(self.where, known, filter(None, named.values()))
         return found
 
     def file_sizes(self) -> list[tuple[str, int]]:
@@ -172,15 +174,32 @@ class DatasetParams(TwoTextParams):
         except Exception as error:  # the library raises whatever it meets, a lost network too
             raise UserError(f"{self.where}: cannot be read: {reason_of(error)}") from None
 
+    def _of_folder(self, datasets: Any, path: Path) -> Any:
+        """Load the files of a folder, as far as the library recognises them."""
+        try:
+            builder = datasets.load_dataset_builder(str(path), self.subset)
+        except datasets.data_files.EmptyDatasetError:
+            raise UserError(f"{self.where}: the folder holds no data files") from None
+        except FileNotFoundError as error:
+            if not (names := left_out(path)):
+                raise
+            raise UserError(
+                f"{self.where}: holds no file that `datasets` reads, but {few(names)}; a name ends in one of "
+                f"{', '.join(BUILDERS)}, in small letters, perhaps packed (.gz, .xz, .bz2)"
+            ) from error
+        look_at(path, builder.config.data_files or {}, self.where)
+        return builder.as_streaming_dataset()
+
     def _load_files(self, datasets: Any, path: Path) -> Any:
         """Load files as a stream in any case, which needs no cache."""
         if is_folder(path):
-            return datasets.load_dataset(str(path), self.subset, streaming=True)
+            return self._of_folder(datasets, path)
         suffix, _ = endings(path)
         if suffix not in BUILDERS:
             raise UserError(
                 f"{self.where}: a file ends in one of {', '.join(BUILDERS)}, perhaps packed (.gz, .xz, .bz2)"
             )
+        refuse_packed(path, self.where)
         sampled = {"sample_by": "document"} if suffix == ".txt" else {}
         return datasets.load_dataset(
             BUILDERS[suffix], data_files=str(path.resolve()), streaming=True, **sampled

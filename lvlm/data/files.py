@@ -31,7 +31,7 @@ from lvlm.system.files import (
     shown,
     sort_of,
 )
-from lvlm.system.limits import LINE_BYTES, UNPACKED_BYTES
+from lvlm.system.limits import LINE_BYTES, LINE_MARKS, UNPACKED_BYTES
 
 LOGGER = logging.getLogger(__name__)
 
@@ -75,8 +75,11 @@ REFUSED_SUFFIXES = {
 }
 """Why a file isn't read, by its ending."""
 
+ZSTANDARD = b"\x28\xb5\x2f\xfd"
+"""First bytes of a file that zstandard packed."""
+
 REFUSED_MAGIC = (
-    (0, b"\x28\xb5\x2f\xfd", ".zst"),
+    (0, ZSTANDARD, ".zst"),
     (0, b"PK\x03\x04", ".zip"),
     (0, b"7z\xbc\xaf\x27\x1c", ".7z"),
     (0, b"PAR1", ".parquet"),
@@ -102,7 +105,7 @@ class Found:
     def tell(self) -> None:
         """Log what is left out, a line for each folder, once in a process."""
         for folder, names in self.left_out.items():
-            tell_once(f"{folder}: {_few(names)} left out; from a folder files that end in {_read()} are read")
+            tell_once(f"{folder}: {few(names)} left out; from a folder files that end in {_read()} are read")
 
 
 def find(paths: Sequence[str], where: str = "data.path") -> Found:
@@ -136,18 +139,18 @@ def _find(given: str, where: str, left_out: dict[str, list[str]]) -> list[tuple[
             return [(root.name, root)]
         if sort != "folder":
             raise UserError(no_such_file(root))
-        inside = sorted((path.relative_to(root).as_posix(), path) for path in _below(root))
+        inside = sorted((path.relative_to(root).as_posix(), path) for path in below(root))
     found = [(name, path) for name, path in inside if _is_read(path)]
     others = [name for name, path in inside if not _is_read(path)]
     if not found:
-        beside = f"; it holds {_few(others)}" if others else ""
+        beside = f"; it holds {few(others)}" if others else ""
         raise UserError(f"{where}: the folder {given!r} holds no file that ends in {_read()}{beside}")
     if others:
         left_out[str(root)] = others
     return found
 
 
-def _below(root: Path) -> Iterator[Path]:
+def below(root: Path) -> Iterator[Path]:
     """All that a folder holds but folders and what is hidden. A linked folder is read like any other, unless
     it was reached already; a broken link is yielded.
     """
@@ -208,7 +211,7 @@ def opened(path: Path, where: str = "data.path") -> Iterator[IO[bytes]]:
             head = file.read(HEAD_BYTES)
             file.seek(0)
             _refuse(head, path, where)
-            packing = _packing_of(head) or (named if head else None)
+            packing = packing_of(head) or (named if head else None)
             if packing is None:
                 yield file
                 return
@@ -216,7 +219,7 @@ def opened(path: Path, where: str = "data.path") -> Iterator[IO[bytes]]:
                 with packing.open(file) as unpacked:
                     start = unpacked.read(HEAD_BYTES)
                     _refuse(start, path, where)
-                    if _packing_of(start) is not None:
+                    if packing_of(start) is not None:
                         raise UserError(f"{where}: '{path}' is packed twice; unpack it once")
                     unpacked.seek(0)
                     yield unpacked
@@ -271,6 +274,8 @@ def texts_of(line: bytes, fields: Sequence[str], where: str) -> list[bytes]:
     Raises:
         UserError: the line is no JSON object with a text in each of these fields.
     """
+    if sum(map(line.count, (b",", b"[", b"{"))) > LINE_MARKS:
+        raise UserError(f"{where}: not read: it has more than {LINE_MARKS:,} commas and brackets")
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -299,7 +304,8 @@ def _text_in(row: dict[str, Any], field: str, where: str) -> bytes:
     raise UserError(f"{where}: the field {field!r} should be a string, but it is {found[:40]}")
 
 
-def _packing_of(head: bytes) -> Packing | None:
+def packing_of(head: bytes) -> Packing | None:
+    """The packing of a file with these first bytes; None for what isn't packed."""
     return next((one for one in PACKINGS if one.magic.match(head)), None)
 
 
@@ -327,7 +333,7 @@ def _named(where: str) -> Iterator[None]:
         raise UserError(f"{where}{error}") from None
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
     """How many files, and the names of the first: '5 files (a.md, b.md, c.md, …)'."""
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     return f"{len(names)} file{'s' * (len(names) > 1)} ({shown})"
@@ -339,5 +345,5 @@ def _read() -> str:
 
 @functools.lru_cache(maxsize=1024)
 def tell_once(line: str) -> None:
-    """Log a line, once in a process."""
+    """Log a line once in a process."""
     LOGGER.warning(line)

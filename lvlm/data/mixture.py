@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -90,9 +89,18 @@ class MixtureData(DataParams):
             for file, content in part.files().items()
         }
 
-    def with_files(self, folder: Path) -> Self:
-        """The same mixture, each part with its own folder."""
-        parts = {name: part.with_files(folder / name) for name, part in self.parts.items()}
+    def with_files(self, files: Mapping[str, bytes]) -> Self:
+        """The same mixture, each part with the files of its own folder."""
+        parts = {
+            name: part.with_files(
+                {
+                    file.removeprefix(f"{name}/"): content
+                    for file, content in files.items()
+                    if file.startswith(f"{name}/")
+                }
+            )
+            for name, part in self.parts.items()
+        }
         return self.model_copy(update={"parts": parts})
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lvlm.arguments import checks_arguments
-from lvlm.data.bins import check_files, codec_of, read_manifest
+from lvlm.data.bins_files import beside, open_files
 from lvlm.data.bins_writer import write_bins
 from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
 from lvlm.data.documents import Piece, pieces_of
@@ -52,9 +52,7 @@ def check_bins(folder: Path) -> None:
     Raises:
         UserError: a file has changed.
     """
-    manifest = read_manifest(folder)
-    codec_of(folder, manifest)
-    check_files(folder, manifest)
+    open_files(folder, beside(folder).manifest)
 
 
 def train_bpe(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from lvlm.data.source import DataParams, Source, Split, Windows, uniforms
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import IGNORE, Batch
+from lvlm.system.regular import open_regular
 
 Order = Literal["random", "epochs"]
 Documents = Literal["join", "pad"]
@@ -35,23 +37,49 @@ class Tokens(Protocol):
 
 
 class TokenFile:
-    """A memory-mapped file of token ids. Another process receives it as its path."""
+    """A memory-mapped file of token ids, opened once in a process: what was verified is what is read.
+
+    Another process receives the path, opens it again, and refuses a file that was exchanged meanwhile.
+
+    Args:
+        path: of the file.
+        dtype: of an id.
+
+    Raises:
+        UserError: there is no such file, or it can't be read.
+    """
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path, self.dtype = path, dtype
+        self._identity: tuple[int, ...] | None = None
+        _ = self.content_C
 
     @functools.cached_property
-    def _array(self) -> NDArray[Any]:
-        return np.memmap(self.path, dtype=self.dtype, mode="r")
+    def content_C(self) -> NDArray[np.uint8]:  # noqa: N802  as arrays are named
+        """The file's bytes."""
+        with open_regular(self.path) as file:
+            about = os.fstat(file.fileno())
+            identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+            if self._identity not in (None, identity):
+                raise UserError(f"{self.path}: was changed while it was in use; begin anew, with --resume")
+            self._identity = identity
+            if not about.st_size:  # which no system maps
+                return np.empty(0, np.uint8)
+            return np.memmap(file, dtype=np.uint8, mode="r")
+
+    @functools.cached_property
+    def array_N(self) -> NDArray[Any]:  # noqa: N802  as arrays are named
+        """The file's ids."""
+        return self.content_C.view(self.dtype)
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self.array_N)
 
     def __getitem__(self, where: Any) -> NDArray[Any]:
-        return np.asarray(self._array[where])
+        return np.asarray(self.array_N[where])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "dtype": self.dtype}
+        return {"path": self.path, "dtype": self.dtype, "_identity": self._identity}
 
 
 class TokenSource(Source):

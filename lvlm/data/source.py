@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -161,7 +161,7 @@ class DataParams(Params):
     """The options that hold a path, or a list of them. A relative one starts from the folder of the recipe
     that says it, and a run keeps the whole path."""
 
-    _kept: Path | None = PrivateAttr(default=None)
+    _kept: Mapping[str, bytes] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def example_in(cls, folder: Path) -> Self:  # noqa: ARG003
@@ -181,15 +181,19 @@ class DataParams(Params):
         """
         return {}
 
-    def with_files(self, folder: Path) -> Self:
-        """The same params, which read their codec from what a run keeps in `folder`."""
+    def with_files(self, files: Mapping[str, bytes]) -> Self:
+        """The same params, which make their codec of what a run keeps.
+
+        Args:
+            files: the contents by name, as `files` gave them to the run: read once, and then verified.
+        """
         params = self.model_copy()
-        params._kept = folder
+        params._kept = dict(files)
         return params
 
-    def kept(self, name: str) -> Path | None:
-        """A run's copy of a file; None where there is none."""
-        return self._kept / name if self._kept is not None and (self._kept / name).is_file() else None
+    def kept(self, name: str) -> bytes | None:
+        """The content of a run's copy of a file; None where there is none."""
+        return self._kept.get(name)
 
     def faults(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Faults between options: the path of the option to change, and a message. No data are read."""

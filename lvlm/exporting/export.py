@@ -18,7 +18,6 @@ import hashlib
 import importlib
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,10 +35,11 @@ from lvlm.exporting.graphs import Graph, draw_prior, trace
 from lvlm.model.latent_lm import LatentLM
 from lvlm.recipe.recipe import Recipe
 from lvlm.runs.checkpoint import Checkpoints
-from lvlm.runs.folder import versions
+from lvlm.runs.folder import MOST_RECORD_BYTES, versions
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.runs.weights import tensors_of
 from lvlm.system.files import given_path, new_folder
+from lvlm.system.regular import read_regular
 
 Format = Literal["safetensors", "onnx", "torch-export"]
 
@@ -93,7 +93,7 @@ def export(
             _write_checkpoint(opened, temporary)
         else:
             _write_graphs(opened, temporary, format)
-        copy_recipe(opened.folder, temporary)
+        copy_recipe(opened, temporary)
     return out
 
 
@@ -121,12 +121,13 @@ def _write_graphs(run: OpenedRun, folder: Path, format: Format) -> None:
     (folder / "export.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def copy_recipe(folder: Path, to: Path) -> None:
+def copy_recipe(run: OpenedRun, to: Path) -> None:
     """What a run says of itself, and the files that it needs to read text, into a folder that is there."""
     for name in ("run.json", "recipe.yaml"):
-        shutil.copy(folder / name, to / name)
-    if (folder / "files").is_dir():
-        shutil.copytree(folder / "files", to / "files")
+        (to / name).write_bytes(read_regular(run.folder / name, most_bytes=MOST_RECORD_BYTES))
+    for name, content in run.recipe.data.files().items():
+        (to / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (to / "files" / name).write_bytes(content)
 
 
 def _importable(name: str) -> bool:

@@ -119,17 +119,27 @@ def from_bits(bits_H: Tensor) -> Tensor:
     return (bits_H.long() << torch.arange(bits_H.shape[-1], device=bits_H.device)).sum(-1)
 
 
+def check_bit(model: LatentLM, bit: int) -> None:
+    """Make sure that a model's codes have a bit.
+
+    Raises:
+        UserError: they don't.
+    """
+    bits = bits_of_code(model)
+    if not 0 <= bit < bits:
+        raise UserError(f"there is no bit {bit}; a code has bits 0 to {bits - 1}")
+
+
 def flip(model: LatentLM, codes: Tensor, bit: int, slots: Sequence[int] | None = None) -> Tensor:
     """Codes [S] or [B, S] with a bit flipped, in all slots or in some.
 
     Raises:
         UserError: the codes have no bits, or the bit or a slot doesn't exist.
     """
-    bits, count = bits_of_code(model), codes.shape[-1]
+    count = codes.shape[-1]
+    check_bit(model, bit)
     if codes.is_floating_point():
         raise UserError(f"codes of {codes.dtype}: bits are those of whole numbers")
-    if not 0 <= bit < bits:
-        raise UserError(f"there is no bit {bit}; a code has bits 0 to {bits - 1}")
     for slot in slots or ():
         if not 0 <= slot < count:
             raise UserError(f"there is no slot {slot}; codes are given for slots 0 to {count - 1}")

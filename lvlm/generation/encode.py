@@ -168,8 +168,7 @@ def encode_in_windows(
     Raises:
         UserError: as `encode`.
     """
-    ids = token_rows(model, text, what="text")[0]
-    rows = [ids[start : start + window] for start in range(0, max(1, len(ids)), window)]
+    ids, rows = _in_windows(model, text, window)
     parts = range(0, len(rows), WINDOWS_AT_ONCE)
     found: list[Encoded] = []
     for n in parts:
@@ -182,11 +181,39 @@ def encode_in_windows(
     return [replace(one, texts=list(itertools.islice(texts, len(one.tokens)))) for one in found]
 
 
-def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False) -> Path:
-    """Write the codes, numbers and KL of the pieces of a text, concatenated, as NumPy arrays.
+def _in_windows(model: LatentLM, text: Prompt, window: int) -> tuple[list[int], list[list[int]]]:
+    """The token ids of a text, and the same in windows."""
+    ids = token_rows(model, text, what="text")[0]
+    return ids, [ids[start : start + window] for start in range(0, max(1, len(ids)), window)]
+
+
+def check_encoded(
+    model: LatentLM,
+    text: Prompt,
+    window: int | None = None,
+    *,
+    written: Prompt | None = None,
+    seed: int = 0,
+) -> None:
+    """Check what `encode` is asked for, or `encode_in_windows` with a window; the model may be without
+    weights.
 
     Raises:
-        UserError: the file exists, or can't be written.
+        UserError: as for `encode`.
+    """
+    path_of(model)
+    rows = token_rows(model, text, what="text") if window is None else _in_windows(model, text, window)[1]
+    check_rows(model, rows, 1, what="text")
+    beside = None if written is None else token_rows(model, written, what="written text") * len(rows)
+    _written(model, rows, beside)
+    row_seeds(seed, len(rows))
+
+
+def codes_path(path: Path, *, overwrite: bool = False) -> Path:
+    """The file that `write_codes` writes.
+
+    Raises:
+        UserError: it exists, or no file can have this name.
     """
     path = given_path(path, "the file to write")
     if path.name in ("", ".."):
@@ -196,6 +223,16 @@ def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False
         raise UserError(f"{path}: is a folder; name a file")
     if is_there(path) and not overwrite:
         raise UserError(f"{path}: is there already; choose another name, or --overwrite")
+    return path
+
+
+def write_codes(found: Sequence[Encoded], path: Path, *, overwrite: bool = False) -> Path:
+    """Write the codes, numbers and KL of the pieces of a text, concatenated, as NumPy arrays.
+
+    Raises:
+        UserError: the file exists, or can't be written.
+    """
+    path = codes_path(path, overwrite=overwrite)
     arrays = {
         "tokens": torch.tensor([token for one in found for token in one.tokens]),
         "codes": torch.cat([one.codes for one in found]),

@@ -22,7 +22,7 @@ from lvlm.errors import NotFinite, OutOfDistribution, UserError
 from lvlm.generation.codes import path_of
 from lvlm.generation.decoding import Decoding, Given, RowCodes
 from lvlm.generation.options import GenerateOptions, Options, shows_options
-from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
+from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows, tokens_asked
 from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import log_probs
 from lvlm.interfaces.brief import Brief
@@ -80,7 +80,7 @@ class Piece:
 def generate(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],
-    tokens: int = 200,
+    tokens: int | None = None,
     **options: Unpack[GenerateOptions],
 ) -> list[Sample]:
     """Continue prompts. Codes come from the prior, from the prompt, or from you.
@@ -88,7 +88,8 @@ def generate(
     Args:
         model: a model from `lvlm.load`, or any other of the zoo.
         prompts: one prompt or several: text, bytes or token ids; or a tensor [B, T] of ids.
-        tokens: the most tokens to add to each prompt.
+        tokens: the most tokens to add to each prompt; unless given, 200, or as many as the context has room
+            for behind the longest prompt.
         temperature: divisor of the logits; 0 takes the likeliest token.
         top_k: choose among this many likeliest tokens.
         top_p: choose among the likeliest tokens that together have this probability.
@@ -122,7 +123,9 @@ def generate(
         NotFinite: the model gives NaN or infinity.
     """
     chosen = Options.of(options)
-    steps = _run(model, token_rows(model, prompts), tokens, chosen, live=bool(chosen.stops))
+    rows = token_rows(model, prompts)
+    count = tokens_asked(model, rows, tokens)
+    steps = _run(model, rows, count, chosen, live=bool(chosen.stops))
     while True:
         try:
             next(steps)
@@ -136,7 +139,7 @@ def generate(
 def stream(
     model: LatentLM,
     prompts: Prompt | Sequence[Prompt],
-    tokens: int = 200,
+    tokens: int | None = None,
     **options: Unpack[GenerateOptions],
 ) -> Generator[Piece, None, list[Sample]]:
     """Continue prompts piece by piece; the pieces of a row, joined, are its text.
@@ -153,8 +156,39 @@ def stream(
         UserError: as for `generate`; at the call, before the first piece.
     """
     chosen, rows = Options.of(options), token_rows(model, prompts)
-    check_rows(model, rows, tokens)
-    return _run(model, rows, tokens, chosen, live=True)
+    count = tokens_asked(model, rows, tokens)
+    check_rows(model, rows, count)
+    return _run(model, rows, count, chosen, live=True)
+
+
+def check_asked(
+    model: LatentLM, prompts: Prompt | Sequence[Prompt], tokens: int | None, options: Options
+) -> None:
+    """Check what `generate` is asked for, as far as it needs no weights; the model may be without them.
+
+    Raises:
+        UserError: as for `generate`.
+    """
+    rows = token_rows(model, prompts)
+    _check_rows(model, rows, tokens_asked(model, rows, tokens), options)
+
+
+def _check_rows(model: LatentLM, prompts: list[list[int]], tokens: int, options: Options) -> None:
+    """Check prompts, the number of texts, seeds, and that codes are given to a latent only.
+
+    Raises:
+        UserError: one of them can't be.
+    """
+    check_rows(model, prompts, tokens)
+    if len(prompts) * options.samples > MOST_ROWS:
+        raise UserError(
+            f"{len(prompts)} prompts of {options.samples} samples; at most {MOST_ROWS} texts are made at once"
+        )
+    options.row_seeds(len(prompts))
+    options.row_code_seeds(len(prompts))
+    if model.latent is None and options.codes is not None:
+        raise UserError("codes are given, but the model has no latent")
+    _latent_rows(model, len(prompts), options)
 
 
 @torch.no_grad()
@@ -164,11 +198,7 @@ def _run(
     """Run all steps. `live` reads every token as soon as it is chosen, so that rows can be shown and can
     stop.
     """
-    check_rows(model, prompts, tokens)
-    if len(prompts) * options.samples > MOST_ROWS:
-        raise UserError(
-            f"{len(prompts)} prompts of {options.samples} samples; at most {MOST_ROWS} texts are made at once"
-        )
+    _check_rows(model, prompts, tokens, options)
     read = _latent_rows(model, len(prompts), options)
     made = len(prompts) * options.samples
     needed = model.cache_bytes(made, max(map(len, prompts)) + tokens - 1) + made * tokens * BYTES_OF_A_TOKEN
@@ -259,8 +289,6 @@ def _row_codes(
 ) -> RowCodes | None:
     path = model.latent
     if path is None:
-        if options.codes is not None:
-            raise UserError("codes are given, but the model has no latent")
         return None
     slots, given = path.slots.count(fed), None
     if options.codes is not None:

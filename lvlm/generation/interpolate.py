@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from lvlm.arguments import checks_arguments, told
 from lvlm.errors import UserError, one_of
 from lvlm.generation.codes import from_bits, path_of, to_bits
-from lvlm.generation.encode import encode
+from lvlm.generation.encode import check_encoded, encode
 from lvlm.generation.generate import Sample, generate
-from lvlm.generation.prompts import Prompt, token_rows
+from lvlm.generation.options import GenerateOptions, Options, row_seeds
+from lvlm.generation.prompts import Prompt, check_rows, token_rows
 from lvlm.model.latent_lm import LatentLM
 
 Way = Literal["linear", "spherical", "hamming"]
@@ -44,16 +45,8 @@ def interpolate(
     Raises:
         UserError: there are fewer than two steps, or these codes don't have the path.
     """
-    if not 2 <= steps <= MOST_STEPS:
-        raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}; it is a whole number from 0 to 2^63 - 1")
-    quantizer = path_of(model).quantizer
+    way, quantizer = _way(model, steps, how, seed), path_of(model).quantizer
     one, other = _codes(model, one, "one"), _codes(model, other, "other")
-    discrete = quantizer.num_codes is not None
-    fits = ("hamming",) if discrete else ("linear", "spherical")
-    kind = "discrete" if discrete else "continuous"
-    way = one_of(fits[0] if how is None else how, fits, f"way between {kind} codes", no="no")
     common = min(len(one), len(other))
     one, other = one[:common], other[:common]
     shares = torch.linspace(0, 1, steps).tolist()
@@ -72,6 +65,22 @@ def interpolate(
         now_SH = torch.where(changed.view_as(from_SH), to_SH, from_SH)
         between.append(from_bits(now_SH) if bits else now_SH[:, 0])
     return between
+
+
+def _way(model: LatentLM, steps: int, how: Way | None, seed: int) -> str:
+    """The path between the codes of a model.
+
+    Raises:
+        UserError: as for `interpolate`, of all that isn't codes.
+    """
+    if not 2 <= steps <= MOST_STEPS:
+        raise UserError(f"steps is {steps}; it is 2, the two ends, to {MOST_STEPS}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}; it is a whole number from 0 to 2^63 - 1")
+    discrete = path_of(model).quantizer.num_codes is not None
+    fits = ("hamming",) if discrete else ("linear", "spherical")
+    kind = "discrete" if discrete else "continuous"
+    return str(one_of(fits[0] if how is None else how, fits, f"way between {kind} codes", no="no"))
 
 
 def _codes(model: LatentLM, given: Any, what: str) -> Tensor:
@@ -134,7 +143,31 @@ def texts_between(
     Raises:
         UserError: as `encode`, `interpolate` and `lvlm.generate`.
     """
+    check_between(model, one, other, steps, prompt=prompt, tokens=tokens, how=how, **options)
     seed = options.pop("seed", 0)
+    written = [prompt] * 2 if model.reads_other_text and prompt is not None else None
+    ends = encode(model, [one, other], written=written, seed=seed)
+    start, tokens = _begin(model, [end.tokens for end in ends], prompt, tokens)
+    way = torch.stack(interpolate(model, ends[0].codes, ends[1].codes, steps, how=how, seed=seed))
+    return generate(model, [start] * steps, tokens, codes=way, seed=[seed] * steps, **options)
+
+
+def check_between(
+    model: LatentLM,
+    one: str,
+    other: str,
+    steps: int = 5,
+    *,
+    prompt: Prompt | None = None,
+    tokens: int | None = None,
+    how: Way | None = None,
+    **options: Any,
+) -> None:
+    """Check what `texts_between` is asked for; the model may be without weights.
+
+    Raises:
+        UserError: as for `texts_between`.
+    """
     for name in ("codes", "samples", "hold", "share_codes"):
         if name in options:
             raise UserError(
@@ -142,12 +175,22 @@ def texts_between(
             )
     if prompt is None and model.reads_other_text:
         raise UserError("these are texts for the encoder, and the decoder writes others: give their prompt")
-    ends = encode(model, [one, other], written=None if prompt is None else [prompt] * 2, seed=seed)
-    from_ids, to_ids = (end.tokens for end in ends)
+    chosen = Options.of(cast(GenerateOptions, options))
+    _way(model, steps, how, row_seeds(chosen.seed, 1)[0])
+    for text in (one, other):
+        check_encoded(model, text, written=prompt if model.reads_other_text else None)
+    rows = [token_rows(model, text)[0] for text in (one, other)]
+    start, count = _begin(model, rows, prompt, tokens)
+    check_rows(model, [start], count)
+
+
+def _begin(
+    model: LatentLM, rows: list[list[int]], prompt: Prompt | None, tokens: int | None
+) -> tuple[list[int], int]:
+    """The beginning of every text between two, and the number of tokens that follow it."""
+    one, other = rows
     if prompt is None:
-        same = next((n for n, (a, b) in enumerate(zip(from_ids, to_ids, strict=False)) if a != b), None)
-        prompt = from_ids[: max(1, min(len(from_ids), len(to_ids)) if same is None else same)]
+        same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+        prompt = one[: max(1, min(len(one), len(other)) if same is None else same)]
     start = token_rows(model, prompt)[0]
-    tokens = max(1, max(len(from_ids), len(to_ids)) - len(start)) if tokens is None else tokens
-    way = torch.stack(interpolate(model, ends[0].codes, ends[1].codes, steps, how=how, seed=seed))
-    return generate(model, [start] * steps, tokens, codes=way, seed=[seed] * steps, **options)
+    return start, max(1, max(map(len, rows)) - len(start)) if tokens is None else tokens

@@ -17,6 +17,9 @@ from lvlm.model.latent_lm import LatentLM
 
 Prompt = str | bytes | Sequence[int] | Tensor
 
+TOKENS = 200
+"""How many tokens are added to a prompt, unless told."""
+
 
 # -------------------------------------------------------------------------------------- what is requested
 
@@ -77,9 +80,13 @@ def _ids(model: LatentLM, prompt: Any, what: str) -> list[int]:
     return token_ids(prompt, f"a {what}", or_="a text, or ")
 
 
-def tokens_that_fit(model: LatentLM, rows: list[list[int]], most: int) -> int:
-    """So many tokens, or as many as the model's context has room for after the longest prompt; 1 at least."""
-    return max(1, min(most, model.backbone.context + 1 - max(map(len, rows), default=1)))
+def tokens_asked(model: LatentLM, rows: list[list[int]], tokens: int | None) -> int:
+    """The number of tokens to add: the one that is given. Unless given, it is `TOKENS`, or as many as the
+    model's context has room for after the longest prompt, and 1 at least.
+    """
+    if tokens is not None:
+        return tokens
+    return max(1, min(TOKENS, model.backbone.context + 1 - max(map(len, rows), default=1)))
 
 
 def check_rows(model: LatentLM, rows: list[list[int]], tokens: int, *, what: str = "prompt") -> None:

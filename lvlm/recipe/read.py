@@ -102,13 +102,13 @@ def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
     return merge(tree, expand(overrides, Path.cwd()))
 
 
-def validate(tree: Tree, registry: Registry, files: Path | None = None) -> Recipe:
+def validate(tree: Tree, registry: Registry, files: Mapping[str, bytes] | None = None) -> Recipe:
     """Validate a whole tree: kinds, then fields, then the rules across parts.
 
     Args:
         tree: the recipe.
         registry: the kinds.
-        files: a run's folder with copies of the files that the data's codec needs.
+        files: what a run keeps of the files that the data's codec needs, by name.
 
     Raises:
         RecipeError: with all faults at once; rules are checked only when everything else is right.

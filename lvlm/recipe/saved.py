@@ -7,7 +7,7 @@ user's to give again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lvlm.errors import UserError
@@ -25,7 +25,7 @@ def read_saved_recipe(
     overrides: Sequence[str] = (),
     *,
     registry: Registry,
-    files: Path | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Resolved:
     """Validate a recipe that a run saved, perhaps with an older version of lvlm.
 
@@ -34,7 +34,7 @@ def read_saved_recipe(
         source: the file's name, for errors.
         overrides: 'a.b.c=value', the user's own; plugin files in them are executed.
         registry: the kinds, of the plugin files that the user gave too.
-        files: a run's folder with copies of the files that the data's codec needs.
+        files: what the run keeps of the files that the data's codec needs, by name.
 
     Raises:
         RecipeError: with all faults, among them `extends`, and a plugin file that the user didn't give.

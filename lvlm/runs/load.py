@@ -9,8 +9,8 @@ from typing import Unpack, cast
 import torch
 
 from lvlm.arguments import checks_arguments
-from lvlm.generation.encode import Encoded, encode_in_windows
-from lvlm.generation.generate import Sample, generate
+from lvlm.generation.encode import Encoded, check_encoded, encode_in_windows
+from lvlm.generation.generate import Sample, check_asked, generate
 from lvlm.generation.options import GenerateOptions, Options, shows_options
 from lvlm.generation.prompts import Prompt
 from lvlm.model.latent_lm import LatentLM
@@ -54,7 +54,7 @@ def load(
 def sample(
     run: str | Path | OpenedRun,
     prompt: Prompt | Sequence[Prompt],
-    tokens: int = 200,
+    tokens: int | None = None,
     *,
     plugin_files: Sequence[str] = (),
     precision: Precision = "fp32",
@@ -75,9 +75,13 @@ def sample(
     Raises:
         UserError: no such run, a prompt that the model can't read, options out of range.
     """
-    plain = cast(GenerateOptions, vars(Options.of(options)))  # looked at before a checkpoint is read
-    model = load(run, plugin_files=plugin_files, precision=precision, device=device)
-    return generate(model, prompt, tokens, **plain)
+    chosen = Options.of(options)
+    check_precision(precision)
+    place = pick_device(device)
+    opened = open_run(run, plugin_files=plugin_files)
+    check_asked(opened.outline, prompt, tokens, chosen)  # before a checkpoint is read
+    model = load(opened, precision=precision, device=place)
+    return generate(model, prompt, tokens, **cast(GenerateOptions, vars(chosen)))
 
 
 @checks_arguments
@@ -110,6 +114,7 @@ def encode_text(
     check_precision(precision)
     place = pick_device(device)
     opened = open_run(run, plugin_files=plugin_files)
-    model = convert(opened.model.to(place), precision)
     window = opened.recipe.data.encoder_tokens
+    check_encoded(opened.outline, text, window, written=written, seed=seed)  # before a checkpoint is read
+    model = convert(opened.model.to(place), precision)
     return encode_in_windows(model, text, window, written=written, seed=seed)

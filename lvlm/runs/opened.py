@@ -84,6 +84,19 @@ class OpenedRun:
         model.at_step(self.checkpoint.step)
         return model.eval()
 
+    @cached_property
+    def outline(self) -> LatentLM:
+        """The model without its weights, on the meta device: what may be asked of the run can be checked with
+        it before a checkpoint is read. The model itself where a part can't be built without memory.
+        """
+        try:
+            with torch.device("meta"):
+                return assemble(self.recipe).eval()
+        except UserError:
+            raise
+        except Exception:  # of a plugin's part
+            return self.model
+
     def on_device(self) -> LatentLM:
         """The model, on the recipe's device."""
         return self.model.to(self.device)

@@ -14,7 +14,7 @@ from lvlm.recipe.recipe import Resolved
 from lvlm.recipe.saved import read_saved_recipe
 from lvlm.registry.registry import PluginInfo, Registry
 from lvlm.runs.folder import is_run, read_record
-from lvlm.system.files import entries, given_path, is_folder, is_there, shown
+from lvlm.system.files import entries, given_path, is_folder, is_there, real, shown
 from lvlm.system.regular import MIB, read_regular
 
 LOGGER = logging.getLogger(__name__)
@@ -103,24 +103,32 @@ def _recipe(path: Path, record: dict[str, Any]) -> bytes:
     return content
 
 
-def _kept_files(folder: Path, record: dict[str, Any]) -> Path | None:
-    """The folder of a run's copies, each of which is what it was, and no others; None for a run without."""
+def _kept_files(folder: Path, record: dict[str, Any]) -> dict[str, bytes] | None:
+    """The contents of a run's copies by name, each of which is what it was; None for a run without.
+
+    Nothing opens the files again: a codec is made of the bytes that were compared.
+
+    Raises:
+        UserError: one is missing or was exchanged, or others lie beside them.
+    """
     known, kept = record.get("files"), folder / "files"
     if not known:
         return None
+    contents = {}
     for path in kept.rglob("*"):
         if not path.is_dir() and path.relative_to(kept).as_posix() not in known:
             raise UserError(f"{path}: is none of the run's files, which run.json names; move it elsewhere")
     for name, sha256 in known.items():
         path = kept / name
-        if {"", ".", ".."} & set(name.split("/")) or not path.resolve().is_relative_to(kept.resolve()):
+        if {"", ".", ".."} & set(name.split("/")) or not real(path).is_relative_to(real(kept)):
             raise UserError(f"{folder / 'run.json'}: files: {name!r} is no file in {kept}")
-        now = hashlib.sha256(read_regular(path, most_bytes=MOST_KEPT_BYTES)).hexdigest()
+        contents[name] = read_regular(path, most_bytes=MOST_KEPT_BYTES)
+        now = hashlib.sha256(contents[name]).hexdigest()
         if now != sha256:
             raise UserError(
                 f"{path}: was exchanged since the run began (sha256 {sha256[:16]} then, {now[:16]} now)"
             )
-    return kept
+    return contents
 
 
 def _missing_plugins(folder: Path, record: dict[str, Any], registry: Registry) -> list[str]:

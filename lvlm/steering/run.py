@@ -85,6 +85,7 @@ def steer(
     with ExitStack() as work, Display(console or Console(quiet=True), label, 100) as display:
         opened = open_run(run, overrides, plugin_files=plugin_files)
         params = _with(opened.recipe.steer or SteerParams(), said)
+        _check(opened, params)
         opened.model  # noqa: B018  read now: a training may delete the checkpoint while the data are opened
         windows = _windows(opened, params)
         key = _key(opened, params, windows.digest)
@@ -116,12 +117,16 @@ def _with(declared: SteerParams, said: dict[str, Any]) -> SteerParams:
         raise UserError(f"{name} is {said.get(str(name))}: {wrong['msg']}") from None
 
 
-def _windows(run: OpenedRun, params: SteerParams) -> Windows:
-    """The test windows whose beginnings are prompts, and whose codes are carried over."""
-    data, tokens = run.data, run.recipe.data.tokens
-    count = max(params.groups, params.sources)
-    what = f"steer.groups is {params.groups}, steer.sources {params.sources}"
-    need_windows(what, count, run.recipe.data.row_bytes)
+def _check(run: OpenedRun, params: SteerParams) -> None:
+    """Check what is measured, as far as it needs neither weights nor data.
+
+    Raises:
+        UserError: the memory doesn't hold so many texts, or a window so many tokens.
+    """
+    tokens, count = run.recipe.data.tokens, max(params.groups, params.sources)
+    need_windows(
+        f"steer.groups is {params.groups}, steer.sources {params.sources}", count, run.recipe.data.row_bytes
+    )
     texts = params.groups * params.samples
     what = f"steer.groups is {params.groups} and steer.samples {params.samples}"
     need_memory(what, texts * tokens * BYTES_OF_A_TOKEN, mend="fewer of either need less")
@@ -129,6 +134,11 @@ def _windows(run: OpenedRun, params: SteerParams) -> Windows:
         raise UserError(
             f"steer.prompt_tokens is {params.prompt_tokens}, but a window has {run.recipe.data.tokens} tokens"
         )
+
+
+def _windows(run: OpenedRun, params: SteerParams) -> Windows:
+    """The test windows whose beginnings are prompts, and whose codes are carried over."""
+    data, count = run.data, max(params.groups, params.sources)
     try:
         return data.windows(count, split="test")
     except UserError as error:

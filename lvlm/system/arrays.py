@@ -14,10 +14,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from lvlm.errors import UserError
-from lvlm.system.regular import MIB, read_regular
+from lvlm.system.regular import MIB, read_regular, size
 
-MOST_BYTES = 1024 * MIB
-"""Most bytes of an archive, and of all that is in it."""
+MOST_BYTES = 128 * MIB
+"""Most bytes of an archive, and of all that is in it: what reads them makes longer numbers of short ones."""
+
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How NumPy packs; the others unpack a small file in pieces without bounds."""
 
 MOST_ARRAYS = 10_000
 
@@ -50,7 +53,9 @@ def read_arrays(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, np.nda
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             if len(members) > MOST_ARRAYS or sum(member.file_size for member in members) > most_bytes:
-                raise ValueError("what is packed in it is too large")
+                raise ValueError(f"what is packed in it is too large: more than {size(most_bytes)}")
+            if any(member.compress_type not in PACKINGS for member in members):
+                raise ValueError("it is packed in a way that NumPy doesn't know")
             return {
                 member.filename.removesuffix(".npy"): _array(archive.read(member), member.filename)
                 for member in members

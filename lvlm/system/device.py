@@ -49,7 +49,7 @@ def pick_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
         torch.empty(0, device=device).tolist()  # 'meta' holds no numbers
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # ImportError: hardware of a library
         reason = str(error).split("\n")[0].split(". ")[0]
         if "device string" in reason or "device type" in reason:  # torch lists twenty kinds of hardware
             near = nearest(name, ("auto", "cpu", "cuda"))

@@ -35,3 +35,6 @@ LINE_BYTES = 2**28
 
 UNPACKED_BYTES = 2**30
 """Bytes that a packed file may unpack to where it is read whole."""
+
+LINE_MARKS = 2**24
+"""Commas and brackets of a line of JSON data: its values take far more memory than its bytes."""

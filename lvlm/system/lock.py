@@ -114,8 +114,9 @@ def locked(folder: Path, work: str, *, make: bool = False) -> Iterator[None]:
             yield
         finally:
             if _held.pop(key, None) is not None:  # in a fork it is gone
-                with suppress(OSError):  # the folder was moved or deleted
-                    (Path(key) / LOCK).unlink()
+                with suppress(OSError):  # the folder can't be written any more
+                    if _is_at(descriptor, Path(key) / LOCK):  # else it was moved, or deleted
+                        (Path(key) / LOCK).unlink()
                 os.close(descriptor)
     finally:
         for one in made:
@@ -166,12 +167,20 @@ def _acquire(folder: Path, made: list[Path] | None) -> int | None:
 def _make(folder: Path, made: list[Path]) -> None:
     missing = []
     while not folder.exists():
+        if folder.is_symlink():
+            raise UserError(f"{folder}: is a link to {os.readlink(folder)}, where nothing is")
         missing.append(folder)
         folder = folder.parent
     for one in reversed(missing):
-        with suppress(FileExistsError):
+        try:
             one.mkdir()
             made.insert(0, one)
+        except FileExistsError:  # another process was first
+            pass
+        except FileNotFoundError:
+            if one.parent.exists():  # no folder can be made there, as in /proc
+                raise
+            return  # another process, which had made it too, took the folder above away
 
 
 def _open(path: Path) -> int | None:

@@ -4,6 +4,7 @@ fields.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ MOST_BYTES = 64 * MIB
 
 DEEPEST = 64
 """Objects and lists within each other; lvlm writes fewer than ten."""
+
+MOST_VALUES = 4_000_000
+"""Values of a JSON file; each takes some hundred bytes of memory, however few it takes in the file."""
 
 SHOWN_FAULTS = 3
 
@@ -70,6 +74,8 @@ def parsed(content: bytes, where: str, what: str, way_out: str = "") -> dict[str
             thousands of digits.
     """
     try:
+        if marks(content) > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
         values = json.loads(content.decode())
         if not isinstance(values, dict):
             raise ValueError("it holds no JSON object")
@@ -82,6 +88,11 @@ def parsed(content: bytes, where: str, what: str, way_out: str = "") -> dict[str
     except ValueError as error:
         raise UserError(f"{where}: not {what}: {error}{way_out}") from None
     return values
+
+
+def marks(content: bytes) -> int:
+    """Commas and brackets in JSON: as many as it has values, or more."""
+    return sum(map(content.count, (b",", b"[", b"{")))
 
 
 def checked(values: Any, model: type[M], where: str, what: str, way_out: str = "") -> M:
@@ -117,7 +128,10 @@ def read_lines(path: Path, model: type[M], *, most_bytes: int, cut: bool) -> Ite
     Raises:
         UserError: it can't be read, or a line is no JSON or of another form; with its number.
     """
-    lines = read_regular(path, most_bytes=most_bytes).splitlines()
+    content = read_regular(path, most_bytes=most_bytes)
+    if marks(content) > 2 * MOST_VALUES:
+        raise UserError(f"{path}: holds more than {2 * MOST_VALUES:,} values, which no log does")
+    lines = io.BytesIO(content)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -125,7 +139,7 @@ def read_lines(path: Path, model: type[M], *, most_bytes: int, cut: bool) -> Ite
         try:
             values = parsed(line, where, "JSON")
         except UserError:
-            if cut and number == len(lines):
+            if cut and lines.tell() == len(content):
                 return
             raise
         yield checked(values, model, where, "a line of a run's log")

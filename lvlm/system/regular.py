@@ -55,9 +55,10 @@ def read_regular(path: Path, *, most_bytes: int, links: bool = True) -> bytes:
     with open_regular(path, links=links) as file, reading(f"{path}: cannot be read"):
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise UserError(f"{path}: is larger than {_size(most_bytes)}, which no file of this kind is")
+        raise UserError(f"{path}: is larger than {size(most_bytes)}, which no file of this kind is")
     return content
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """A number of bytes in words."""
     return f"{count / MIB:g} MiB" if count >= MIB else f"{count} bytes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -13,10 +14,10 @@ from pydantic import Field
 
 from lvlm.system.files import write_atomically
 from lvlm.system.records import Record, read_lines
-from lvlm.system.regular import MIB
+from lvlm.system.regular import MIB, read_regular
 from lvlm.training.trackers import Views
 
-MOST_LOG_BYTES = 1024 * MIB
+MOST_LOG_BYTES = 256 * MIB
 
 
 class Entry(Record):
@@ -102,13 +103,13 @@ def read_metrics(run: Path, *, finished: bool = False) -> Iterator[dict[str, Any
         UserError: a line isn't JSON, or no entry of a log.
     """
     kept: list[dict[str, Any]] = []
-    newest: dict[str, float] = {}  # by event
+    steps: defaultdict[str, list[float]] = defaultdict(lambda: [-1])  # of an event's entries
     for entry in _entries(run / "metrics.jsonl", cut=not finished):
-        event, step = entry["event"], entry["step"]
-        if step <= newest.get(event, -1):  # from here on the run went on from a checkpoint before
-            kept = [one for one in kept if one["step"] < step]
-            newest = {one["event"]: one["step"] for one in kept}
-        newest[event] = step
+        mine, step = steps[entry["event"]], entry["step"]
+        if step <= mine[-1]:  # from here on the run went on from a checkpoint before
+            while kept and (kept[-1]["step"] >= step or mine[-1] >= step):
+                steps[kept.pop()["event"]].pop()
+        mine.append(step)
         kept.append(entry)
     yield from kept
 
@@ -121,7 +122,7 @@ def _entries(path: Path, *, cut: bool = True) -> Iterator[dict[str, Any]]:
 
 def _cut_torn_line(path: Path) -> None:
     """Take away the line that a crash cut off, so that the next one doesn't continue it."""
-    content = path.read_bytes()
+    content = read_regular(path, most_bytes=MOST_LOG_BYTES)
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
