@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ class Made:
     def __init__(self, folder: Path) -> None:
         self.folder = write_corpus(folder)
         self.text, self.rows = folder / "text.txt", folder / "rows.jsonl"
+        self.of_two = folder / "pairs.jsonl"
+        rows = [{"text": text, "latent_text": " ".join(text.split()[2::-1])} for text in documents()]
+        self.of_two.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.tokenizer = lvlm.train_tokenizer([str(self.rows)], folder / "tokenizer.json", vocab=300)
         self.bins = lvlm.prepare_data([str(self.rows)], folder / "token-bins", tokenizer=str(self.tokenizer))
 
@@ -54,6 +58,11 @@ class Made:
         values = {"path": str(self.rows), "window": WINDOW, "tokenizer": str(self.tokenizer)}
         return HuggingFaceData.model_validate(values | options)
 
+    def pairs(self, kind: type[TextData] | type[HuggingFaceData], **options: object) -> DataParams:
+        """Documents with their first words in another order as another text; some of both are cut."""
+        values = {"path": str(self.of_two), "window": 24, "latent_field": "latent_text", "latent_window": 12}
+        return kind.model_validate(values | options)
+
     def streamed(self, **options: object) -> HuggingFaceData:
         """The rows as a stream."""
         return self.dataset(streaming=True, **options)
@@ -75,6 +84,17 @@ OPTIONS: dict[str, Callable[[Made], DataParams]] = {
     "dataset, padded": lambda made: made.dataset(documents="pad", tokenizer=None),
     "mixture, padded": lambda made: MixtureData(
         parts={"joined": made.of_bins(), "padded": made.of_bins(documents="pad")}
+    ),
+    "text, two texts": lambda made: made.pairs(TextData),
+    "text, two texts, tokens, epochs": lambda made: made.pairs(
+        TextData, tokenizer=str(made.tokenizer), order="epochs"
+    ),
+    "dataset, two texts": lambda made: made.pairs(HuggingFaceData, tokenizer=str(made.tokenizer)),
+    "mixture, two texts": lambda made: MixtureData(
+        parts={
+            "one": made.pairs(TextData),
+            "back": made.pairs(HuggingFaceData, field="latent_text", latent_field="text"),
+        }
     ),
     "streamed": lambda made: made.streamed(),
     "streamed, padded": lambda made: made.streamed(documents="pad"),

@@ -150,7 +150,7 @@ class BrokenSource(CoinSource):
         if self.breaks == "a digest of nothing":
             return Windows(windows.batch, "0" * 64)
         if self.breaks == "windows backwards":
-            return Windows.of(Batch(*(x_BT.flip(0) for x_BT in vars(windows.batch).values())))
+            return Windows.of(windows.batch.each(lambda x: x.flip(0)))
         return windows
 
     def oracle_nll_nats(self, batch: Batch) -> Any:

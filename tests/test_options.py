@@ -288,6 +288,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "CoinSource.windows.split": windows("coin"),
     "LettersSource.windows.split": windows("letters"),
     "MixtureSource.windows.split": windows("mixture"),
+    "NoisedSource.windows.split": windows("noised"),
     "TokenSource.windows.split": windows("text"),
     "TokenSource.order": tensors_source,
     "Cutter.documents": made("lvlm.data.streams", "Cutter", 4, option="documents"),

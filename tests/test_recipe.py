@@ -235,7 +235,7 @@ class TestWords:
             "did you mean 'binary'?",
             "recipes/bad.yaml:4: model.encoder: needs 'kind'; known: learned_query; write it as {kind: …}",
             "recipes/bad.yaml:5: data.kind: unknown data 'leters'; known: bins, coin, huggingface, "
-            "letters, mixture, python, text; "
+            "letters, mixture, noised, python, text; "
             "did you mean 'letters'?",
             "override 'loss={beta: 3}': loss: needs 'kind'; known: ce, elbo",
         ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def given_codes(
     model: LatentLM,
     *,
+    latent_text: list[str] | None,
     codes_of: str | None,
     code: str | None,
     bits: str | None,
@@ -27,6 +28,7 @@ def given_codes(
 
     Args:
         model: that they are for; it may be without weights.
+        latent_text: texts that the encoder will read, in place of codes.
         codes_of: the text.
         code: indices.
         bits: bits of a code.
@@ -36,7 +38,14 @@ def given_codes(
     from lvlm.generation import codes as turn
     from lvlm.generation import encode
 
-    ways = {"--codes-of": codes_of, "--code": code, "--bits": bits, "--vector": vector, "--codes": codes}
+    ways = {
+        "--latent-text": latent_text or None,
+        "--codes-of": codes_of,
+        "--code": code,
+        "--bits": bits,
+        "--vector": vector,
+        "--codes": codes,
+    }
     said = [name for name, value in ways.items() if value is not None]
     if len(said) > 1:
         raise UserError(f"codes are given by {' and '.join(said)}; choose one")

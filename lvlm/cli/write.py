@@ -58,6 +58,7 @@ def sample(
     share_codes: Annotated[bool, typer.Option("--share-codes")] = False,
     code_seed: int | None = None,
     prompt_codes: str = "posterior",
+    latent_text: Annotated[list[str] | None, typer.Option()] = None,
     codes_of: Annotated[str | None, typer.Option(help="Take the codes of this text.")] = None,
     code: Annotated[
         str | None, typer.Option(help="An index for every slot, or 3,17,4 for the first slots.")
@@ -100,13 +101,22 @@ def sample(
         "share_codes": share_codes,
         "code_seed": code_seed,
         "prompt_codes": prompt_codes,
+        "latent_text": latent_text or None,
         "compile": compile,
     }
     if stream and (len(prompt) * samples > 1 or as_json or flip or side_by_side):
         raise UserError("--stream shows one text while it is made: one prompt, one sample, and no other form")
     opened = open_run(run, plugin_files=plugin or [])
     outline = opened.outline  # what is wrong is said before a checkpoint is read
-    given = given_codes(outline, codes_of=codes_of, code=code, bits=bits, vector=vector, codes=codes_file)
+    given = given_codes(
+        outline,
+        latent_text=latent_text,
+        codes_of=codes_of,
+        code=code,
+        bits=bits,
+        vector=vector,
+        codes=codes_file,
+    )
     if given is not None or codes_of is not None:
         options["codes"] = 0 if given is None else given
     if hold is not None:
@@ -125,6 +135,7 @@ def sample(
         found = {"as given" if "codes" in options else "as drawn": found[""]}
         base = [one.codes for one in next(iter(found.values())) if one.codes is not None]
         options.pop("hold", None)
+        options.pop("latent_text")
         for bit in flip:
             options["codes"] = [turn.flip(model, codes_S, bit) for codes_S in base]
             found[f"bit {bit} flipped"] = lvlm.generate(model, prompt, tokens, **options)
@@ -141,6 +152,7 @@ def encode(
     run: str,
     file: Annotated[str | None, typer.Argument(help="A text file, or - for the standard input.")] = None,
     text: str | None = None,
+    written: str | None = None,
     seed: int = 0,
     out: Annotated[str | None, typer.Option(help="Write codes, numbers and KL to this .npz file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
@@ -162,6 +174,7 @@ def encode(
     found = lvlm.encode_text(
         run,
         text if text is not None else _read(str(file)),
+        written=written,
         seed=seed,
         plugin_files=plugin or [],
         **_placed(precision, device),

@@ -12,6 +12,7 @@ from lvlm.data.coin import CoinData
 from lvlm.data.huggingface import HuggingFaceData
 from lvlm.data.letters import LettersData
 from lvlm.data.mixture import MixtureData
+from lvlm.data.noised import NoisedData
 from lvlm.data.python import PythonData
 from lvlm.data.reader import Reader, open_reader
 from lvlm.data.rows import TokenSource
@@ -31,6 +32,7 @@ __all__ = [
     "HuggingFaceData",
     "LettersData",
     "MixtureData",
+    "NoisedData",
     "PythonData",
     "Reader",
     "RowStream",

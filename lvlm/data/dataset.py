@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from lvlm.data.codecs import end_of
-from lvlm.data.corpus import TokenizedParams
 from lvlm.data.dataset_files import left_out, look_at, refuse_packed, tell_splits
 from lvlm.data.documents import datasets_library, is_saved_dataset, reason_of, saved_splits
 from lvlm.data.files import endings, few
 from lvlm.data.rows import Documents
+from lvlm.data.two_texts import TwoTextParams
 from lvlm.errors import UserError, listing, nearest
 from lvlm.system.files import given_path, is_file, is_folder, is_there, missing, shown
 
@@ -28,7 +28,7 @@ BUILDERS = {
 }
 
 
-class DatasetParams(TokenizedParams):
+class DatasetParams(TwoTextParams):
     """The options of kind 'huggingface', and the way to its documents; `HuggingFaceData` opens them."""
 
     path_options: ClassVar[tuple[str, ...]] = ("path", "tokenizer")
@@ -62,7 +62,7 @@ class DatasetParams(TokenizedParams):
     """
     documents: Documents = "join"
     """How documents fill rows: 'join' takes windows of all documents joined; 'pad' puts a document, or a
-    piece of a long one, in each row.
+    piece of a long one, in each row. With a `latent_field` each row is the beginning of one document.
     """
     end_of_document: str | None = None
     """The token behind each document; null for the tokenizer's own, and for a line break of bytes."""
@@ -83,6 +83,11 @@ class DatasetParams(TokenizedParams):
             yield ("revision",), "a revision goes with a dataset of the hub"
         if self.streaming and self.order == "epochs":
             yield ("order",), "a stream is read in its own order; leave out order, or set streaming: false"
+        if self.streaming and self.latent_field is not None:
+            yield (
+                ("streaming",),
+                "a stream reads one text a row; set streaming: false, or leave out latent_field",
+            )
         if not self.streaming and self.shuffle_buffer > 1:
             yield (
                 ("shuffle_buffer",),

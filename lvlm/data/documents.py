@@ -231,11 +231,19 @@ def pieces_of_splits(splits: Mapping[str, Any], field_name: str, where: str) -> 
 def documents_of(
     rows: Iterable[Mapping[str, Any]], field_name: str, where: str, *, whole: bool = True
 ) -> Iterator[str]:
-    """The texts of a split's rows, from its first one if it is `whole`. A dataset is read while it is
-    iterated, so this is where broken files show.
+    """The texts of a split's rows in one field; see `fields_of`."""
+    for (text,) in fields_of(rows, (field_name,), where, whole=whole):
+        yield text
+
+
+def fields_of(
+    rows: Iterable[Mapping[str, Any]], names: Sequence[str], where: str, *, whole: bool = True
+) -> Iterator[tuple[str, ...]]:
+    """The texts of a split's rows in some fields, from its first row if it is `whole`. A dataset is read
+    while it is iterated, so this is where broken files show.
 
     Raises:
-        UserError: a row can't be read, has no such field, or holds no text there.
+        UserError: a row can't be read, lacks one of the fields, or holds no text there.
     """
     left = iter(rows)
     for number in itertools.count(1):
@@ -250,7 +258,8 @@ def documents_of(
             raise UserError(f"{where}: cannot be read{read}: {reason_of(error)}") from None
         if row is None:
             return
-        yield _text_of_row(row, field_name, f"{where}, row {number}" if whole else where)
+        place = f"{where}, row {number}" if whole else where
+        yield tuple(_text_of_row(row, name, place) for name in names)
 
 
 def reason_of(error: Exception) -> str:

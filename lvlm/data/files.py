@@ -264,10 +264,15 @@ def lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def text_of(line: bytes, field: str, where: str) -> bytes:
-    """The text of one JSON line; a lone surrogate, which UTF-8 cannot express, becomes '?'.
+    """The text of one JSON line in one field; see `texts_of`."""
+    return texts_of(line, (field,), where)[0]
+
+
+def texts_of(line: bytes, fields: Sequence[str], where: str) -> list[bytes]:
+    """The texts of one JSON line in some fields; a lone surrogate, which UTF-8 cannot express, becomes '?'.
 
     Raises:
-        UserError: the line is no JSON object with a text in that field.
+        UserError: the line is no JSON object with a text in each of these fields.
     """
     if sum(map(line.count, (b",", b"[", b"{"))) > LINE_MARKS:
         raise UserError(f"{where}: not read: it has more than {LINE_MARKS:,} commas and brackets")
@@ -281,8 +286,13 @@ def text_of(line: bytes, field: str, where: str) -> bytes:
         raise UserError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise UserError(
-            f"{where}: expected an object with a field {field!r}, found {line[:40].decode(errors='replace')}"
+            f"{where}: expected an object with a field {fields[0]!r}, found "
+            f"{line[:40].decode(errors='replace')}"
         )
+    return [_text_in(row, field, where) for field in fields]
+
+
+def _text_in(row: dict[str, Any], field: str, where: str) -> bytes:
     if field not in row:
         raise UserError(f"{where}: no field {field!r}; known fields: {listing(row)}{nearest(field, row)}")
     text = row[field]

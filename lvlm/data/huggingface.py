@@ -15,10 +15,19 @@ import numpy as np
 from lvlm.data.codecs import ByteCodec, end_of
 from lvlm.data.corpus import HELD_OUT
 from lvlm.data.dataset import DatasetParams
-from lvlm.data.documents import SPLITS, Piece, pieces_of_splits, plan_splits, tokenised, with_line_ends
+from lvlm.data.documents import (
+    SPLITS,
+    Piece,
+    fields_of,
+    pieces_of_splits,
+    plan_splits,
+    tokenised,
+    with_line_ends,
+)
 from lvlm.data.rows import TokenSource
 from lvlm.data.source import Source
 from lvlm.data.streams import StreamedDataset
+from lvlm.data.two_texts import Pair, open_pairs
 
 
 class HuggingFaceData(DatasetParams):
@@ -37,7 +46,22 @@ class HuggingFaceData(DatasetParams):
             UserError: there is no such dataset, split or field, or too little text.
             MissingLibrary: `datasets` isn't installed.
         """
-        return StreamedDataset(self) if self.streaming else self._whole()
+        if self.streaming:
+            return StreamedDataset(self)
+        if self.latent_field is not None:
+            return open_pairs(self, self._pairs, self.document_end)
+        return self._whole()
+
+    def _pairs(self) -> Iterator[Pair]:
+        """The documents of all splits, each with its other text."""
+        assert self.latent_field is not None
+        for split, rows in self.splits().items():
+            where = f"{self.where}, split {split!r}"
+            found = fields_of(rows, (self.field, self.latent_field), where)
+            given = None if split == "train" else split
+            for number, texts in enumerate(found, start=1):
+                text, latent = (one.encode(errors="replace") for one in texts)
+                yield Pair(f"{where}, row {number}", text, latent, given)
 
     def _whole(self) -> TokenSource:
         codec, splits = self.codec, self.splits()

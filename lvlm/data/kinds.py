@@ -7,6 +7,7 @@ from lvlm.data.coin import CoinData
 from lvlm.data.huggingface import HuggingFaceData
 from lvlm.data.letters import LettersData
 from lvlm.data.mixture import MixtureData
+from lvlm.data.noised import NoisedData
 from lvlm.data.python import PythonData
 from lvlm.data.text import TextData
 from lvlm.hookspecs import hookimpl
@@ -23,3 +24,4 @@ def register_data(register: Register) -> None:
     register(MixtureData)
     register(LettersData)
     register(CoinData)
+    register(NoisedData)

@@ -73,6 +73,11 @@ class MixtureData(DataParams):
         return self._first.tokens
 
     @property
+    def latent_tokens(self) -> int | None:
+        """U: tokens of the other text of a row, the same in all parts; None where parts have none."""
+        return self._first.latent_tokens
+
+    @property
     def _first(self) -> DataParams:
         return next(iter(self.parts.values()))
 
@@ -145,6 +150,12 @@ class MixtureData(DataParams):
                         f"one window"
                     ),
                 )
+            if part.latent_tokens != first.latent_tokens:
+                yield (
+                    ("parts", name),
+                    f"has {_other_text(part)}, and {first_name!r} has {_other_text(first)}; "
+                    "all parts have the same",
+                )
 
     def weights_at(self, step: int) -> dict[str, float]:
         """The weight of each part at a step."""
@@ -205,10 +216,9 @@ class MixtureSource(Source):
             batch = self._sources[name].train_batch(
                 seed=seed_of(seed, name), step=step, rows=int(mine_B[-1]) + 1
             )
-            fields = (batch.inputs_BT, batch.targets_BT, batch.keep_BT)
-            out = out or [torch.empty((rows, x_BT.shape[1]), dtype=x_BT.dtype) for x_BT in fields]
-            for whole_BT, x_BT in zip(out, fields, strict=True):
-                whole_BT[mine_B] = x_BT[mine_B]
+            out = out or [torch.empty((rows, x.shape[1]), dtype=x.dtype) for x in batch.tensors]
+            for whole, x in zip(out, batch.tensors, strict=True):
+                whole[mine_B] = x[mine_B]
         return Batch(*out)
 
     def _parts(self, seed: int, step: int, rows: int) -> NDArray[np.int64]:
@@ -244,16 +254,20 @@ class MixtureSource(Source):
                 batch = self._sources[name].windows(int(taken_P[number]), split).batch
             except UserError as error:
                 raise UserError(f"data.parts.{name}: {error}") from None
-            fields = (batch.inputs_BT, batch.targets_BT, batch.keep_BT)
-            out = out or [torch.empty((count, x_BT.shape[1]), dtype=x_BT.dtype) for x_BT in fields]
-            for whole_BT, x_BT in zip(out, fields, strict=True):
-                whole_BT[part_B == number] = x_BT
+            out = out or [torch.empty((count, x.shape[1]), dtype=x.dtype) for x in batch.tensors]
+            for whole, x in zip(out, batch.tensors, strict=True):
+                whole[part_B == number] = x
         return Windows.of(Batch(*out))
 
     def sample_prompt(self) -> str:
         """The prompt of the part with the largest share."""
         shares = self.params.shares()
         return self._sources[max(shares, key=shares.__getitem__)].sample_prompt()
+
+
+def _other_text(part: DataParams) -> str:
+    """The other text of a part's rows, in words."""
+    return "one text a row" if part.latent_tokens is None else f"another text of {part.latent_tokens} tokens"
 
 
 def seed_of(seed: int, name: str) -> int:

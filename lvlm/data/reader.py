@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from lvlm.data.workers import From, Rows, loader, shut
 from lvlm.errors import UserError
 from lvlm.interfaces import Batch, Schedule, value_at
 from lvlm.system.modules import Sendable
+
+OF_ROW = ("inputs_BT", "targets_BT", "keep_BT")
+"""The tensors of a batch that grow short to long; another text stays whole."""
 
 
 class Reader(abc.ABC):
@@ -41,7 +45,8 @@ class Reader(abc.ABC):
         if self._length is None:
             return batch
         tokens = max(1, round(value_at(self._length, step)))
-        return Batch(*(x_BT[:, :tokens].contiguous() for x_BT in _fields(batch)))
+        cut = {name: getattr(batch, name)[:, :tokens].contiguous() for name in OF_ROW}
+        return replace(batch, **cut)
 
     def state_dict(self) -> dict[str, Any]:
         """The state from which `load_state_dict` goes on after the last batch;
@@ -88,7 +93,8 @@ def open_reader(
         workers: processes that read ahead; 0 reads in this one. The rows are the same.
         pin: keep batches in pinned memory, from which a GPU copies without waiting.
         start: the first step.
-        length: input tokens of a row over the steps, short to long: columns right of it are cut off.
+        length: input tokens of a row over the steps, short to long: columns right of it are cut off. Another
+            text, which the encoder reads, stays whole.
 
     Raises:
         UserError: when the processes don't share the rows evenly.
@@ -122,7 +128,7 @@ class _Share(Sendable, Dataset[Rows | str]):
 
     def __getitem__(self, step: int) -> Rows | str:
         try:
-            return _fields(self.batch(step))
+            return self.batch(step).tensors
         except UserError as error:  # torch would put a worker's traceback into the message
             return str(error)
 
@@ -136,7 +142,7 @@ class _DirectReader(Reader):
 
     def _batch(self, step: int) -> Batch:
         batch = self._share.batch(step)
-        return Batch(*(x_BT.pin_memory() for x_BT in _fields(batch))) if self._pin else batch
+        return batch.each(lambda x: x.pin_memory()) if self._pin else batch
 
 
 class _AheadReader(Reader):
@@ -186,7 +192,7 @@ class _StreamIterator:
 
     def __next__(self) -> Rows | str:
         try:
-            return _fields(next(self.stream))
+            return next(self.stream).tensors
         except UserError as error:
             return str(error)
 
@@ -259,10 +265,6 @@ class _StreamReader(Reader):
         """End the workers."""
         shut(self._ahead)
         self._ahead = None
-
-
-def _fields(batch: Batch) -> Rows:
-    return batch.inputs_BT, batch.targets_BT, batch.keep_BT
 
 
 def _received(rows: Rows | str) -> Batch:

@@ -3,7 +3,7 @@
     DataParams ── open() ──► Source ──► train_batch(seed, step, rows)   pure: no state, no global randomness
        .vocab .codec .tokens       └──► windows(count, split)           fixed, spread, hashed
 
-Shape legend: B rows of a batch, T input tokens of a row.
+Shape legend: B rows of a batch, T input tokens of a row, U tokens of its other text.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ Split = Literal["validation", "test"]
 TOKEN_BYTES = 17
 """Bytes of a token of a batch: input, target, and whether it is kept."""
 
+LATENT_TOKEN_BYTES = 9
+"""The same for another text, of which nothing is predicted."""
+
 _DOMAINS: dict[str, int] = {"train": 0, "validation": 1, "test": 2, "mixture": 3}
 
 
@@ -39,29 +42,31 @@ class Windows:
 
     batch: Batch
     digest: str
-    """sha256, 64 hex digits, over the bytes of inputs and targets (int64) and keep (bool)."""
+    """sha256, 64 hex digits, over the bytes of inputs and targets (int64) and keep (bool), and of
+    another text's inputs and keep where there is one.
+    """
 
     @classmethod
     def of(cls, batch: Batch) -> Windows:
         """The windows of a batch, with their digest."""
         sha = hashlib.sha256()
-        for x_BT in (batch.inputs_BT, batch.targets_BT, batch.keep_BT):
-            sha.update(x_BT.cpu().contiguous().numpy().tobytes())
+        for x in batch.tensors:
+            sha.update(x.cpu().contiguous().numpy().tobytes())
         return cls(batch, sha.hexdigest())
 
 
-def need_windows(what: str, count: int, tokens: int) -> None:
+def need_windows(what: str, count: int, row_bytes: int) -> None:
     """Make sure that the memory holds so many held-out windows.
 
     Args:
         what: the option with its value, for the message.
         count: of windows.
-        tokens: of a window.
+        row_bytes: of a window, `DataParams.row_bytes`.
 
     Raises:
         BeyondMachine: it doesn't.
     """
-    need_memory(what, count * tokens * TOKEN_BYTES, mend="fewer windows are measured as well")
+    need_memory(what, count * row_bytes, mend="fewer windows are measured as well")
 
 
 class Source(abc.ABC):
@@ -220,6 +225,23 @@ class DataParams(Params):
     def tokens(self) -> int:
         """T: input tokens of a row."""
         raise NotImplementedError(f"{type(self).__name__}.tokens")
+
+    @property
+    def latent_tokens(self) -> int | None:
+        """U: tokens of the other text of each row, which the encoder reads in place of the row; None where it
+        reads the row itself.
+        """
+        return None
+
+    @property
+    def encoder_tokens(self) -> int:
+        """Tokens that an encoder reads of a row: U with another text, else T."""
+        return self.tokens if self.latent_tokens is None else self.latent_tokens
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory of a row of a batch."""
+        return self.tokens * TOKEN_BYTES + (self.latent_tokens or 0) * LATENT_TOKEN_BYTES
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-Rows = tuple[Tensor, Tensor, Tensor]
-"""The fields of a batch, which a worker can send; or, in their place, the text of a user error."""
+Rows = tuple[Tensor, ...]
+"""The tensors of a batch, which a worker can send; or, in their place, the text of a user error."""
 
 
 class From(Sampler[int]):

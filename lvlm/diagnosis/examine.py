@@ -75,7 +75,7 @@ def doctor(
         measured = None
         if opened.model.latent is not None:
             count = windows or opened.recipe.train.evaluate_windows
-            need_windows(f"windows is {count}", count, opened.recipe.data.tokens)
+            need_windows(f"windows is {count}", count, opened.recipe.data.row_bytes)
             held_out = opened.data.windows(count)
             measured = measure(
                 opened.model, opened.recipe, held_out, opened.checkpoint, progress=display.share

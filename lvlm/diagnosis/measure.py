@@ -162,7 +162,14 @@ class Probe:
             part = self.batch[start : start + self.rows].to(self.model.device)
             given = z[start : start + self.rows] if isinstance(z, Tensor) else z
             with torch.no_grad(), self.autocast():  # not around the yield: it would reach into the caller
-                output = self.model(part.inputs_BT, part.keep_BT, z=given, generator=self.generator)
+                output = self.model(
+                    part.inputs_BT,
+                    part.keep_BT,
+                    latent_tokens_BU=part.latent_inputs_BU,
+                    latent_keep_BU=part.latent_keep_BU,
+                    z=given,
+                    generator=self.generator,
+                )
             yield part, output
 
 
@@ -197,7 +204,13 @@ def gradient_norms(
     model.zero_grad(set_to_none=True)
     loss.eval()
     with autocast():
-        output = model(batch.inputs_BT, batch.keep_BT, generator=generator)
+        output = model(
+            batch.inputs_BT,
+            batch.keep_BT,
+            latent_tokens_BU=batch.latent_inputs_BU,
+            latent_keep_BU=batch.latent_keep_BU,
+            generator=generator,
+        )
         terms = loss(output, batch, num_tokens=batch.num_targets, step=step)
     terms.loss.backward()
     encoder, everything = (

@@ -100,7 +100,7 @@ def evaluate(
         opened = open_run(run, overrides, plugin_files=plugin_files, step=step)
         recipe, spec = opened.recipe, opened.recipe.evaluate
         count = settings.windows or spec.windows
-        need_windows(f"windows is {count}", count, recipe.data.tokens)
+        need_windows(f"windows is {count}", count, recipe.data.row_bytes)
         model = opened.on_device()
         _refuse_estimators_of_latents(opened, settings)
         need_draws(model, 1, recipe.data.tokens, max(settings.ks or [spec.k]))

@@ -12,19 +12,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lvlm.errors import UserError, listing
+from lvlm.errors import UserError, listing, one_of
 from lvlm.model.latent_lm import LatentLM, LatentPath
 
 
-def path_of(model: LatentLM) -> LatentPath:
-    """The latent of a model.
+def path_of(model: LatentLM, name: str | None = None) -> LatentPath:
+    """The latent of a model: the only one, or that of a name.
 
     Raises:
-        UserError: it has none.
+        UserError: it has none, none of that name, or several and no name is given.
     """
-    if model.latent is None:
+    if not model.names:
         raise UserError("the model has no latent, and so no codes")
-    return model.latent
+    if name is not None:
+        return model.paths[one_of(name, model.names, "latent")]
+    if len(model.names) > 1:
+        raise UserError(f"the model has latents {listing(model.names)}: say which")
+    return model.paths[model.names[0]]
 
 
 # --------------------------------------------------------------------------- codes as a person gives them

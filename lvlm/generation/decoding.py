@@ -211,8 +211,22 @@ class Decoding:
         self._lengths: list[int] = []
         self._at_B: Tensor | None = None
 
-    def begin(self, tokens_BT: Tensor, keep_BT: Tensor) -> Tensor:
-        """Process the prompts, padded on the right; return the logits [B, V] of each row's next token."""
+    def begin(
+        self,
+        tokens_BT: Tensor,
+        keep_BT: Tensor,
+        latent_tokens_BU: Tensor | None = None,
+        latent_keep_BU: Tensor | None = None,
+    ) -> Tensor:
+        """Process the prompts, padded on the right; return the logits [B, V] of each row's next token.
+
+        Args:
+            tokens_BT: the prompts.
+            keep_BT: which of their tokens are real.
+            latent_tokens_BU: texts that the encoder reads in place of the prompts. A model that was trained
+                with two texts draws from the prior where it has none.
+            latent_keep_BU: which of their tokens are real.
+        """
         model, device = self.model, tokens_BT.device
         rows, tokens = tokens_BT.shape
         self._lengths = keep_BT.sum(1).tolist()
@@ -223,8 +237,13 @@ class Decoding:
             for name in stage.latents:
                 path, codes = model.paths[name], self.codes[name]
                 first_S = path.slots.first_positions(tokens, device)
-                encode = self._prompt_codes == "posterior" and not codes.all_given(len(first_S))
-                posterior = path.posterior(tokens_BT, hidden_BTD, keep_BT) if encode else None
+                posterior = None
+                if self._prompt_codes == "posterior" and not codes.all_given(len(first_S)):
+                    other = model.read(name, latent_tokens_BU, latent_keep_BU)
+                    if other is not None:
+                        posterior = path.posterior(*other)
+                    elif not model.reads_other_text_for(name):
+                        posterior = path.posterior(tokens_BT, hidden_BTD, keep_BT)
                 counts = [path.slots.count(length) for length in self._lengths]
                 codes.begin(counts, posterior, hidden_BTD[:, first_S])
                 path.enter(ports, codes.embedding_BSC.to(x_BTD.dtype), place.positions_T)

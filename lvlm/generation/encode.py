@@ -21,9 +21,10 @@ from lvlm.generation.options import row_seeds
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.interfaces.brief import Brief
 from lvlm.interfaces.codec import token_texts
-from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_lm import LatentLM, LatentPath
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
+from lvlm.model.ports import Ports
 from lvlm.system.arrays import read_arrays
 from lvlm.system.files import (
     given_path,
@@ -81,31 +82,45 @@ class Encoded(Brief):
 
 @checks_arguments
 @torch.no_grad()
-def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) -> list[Encoded]:
+def encode(
+    model: LatentLM,
+    texts: Prompt | Sequence[Prompt],
+    *,
+    written: Prompt | Sequence[Prompt] | None = None,
+    latent: str | None = None,
+    seed: int = 0,
+) -> list[Encoded]:
     """Encode texts: the posterior of each, and codes drawn from it.
 
-    `generate` with the same seed gives such a prompt the same codes.
+    `generate` with the same seed gives such a prompt, or such a `latent_text`, the same codes.
 
     Args:
         model: a model with a latent.
-        texts: one text or several, in the forms that `lvlm.generate` takes.
+        texts: one text or several for the encoder to read, in the forms that `lvlm.generate` takes.
+        written: with two texts a row, the text that the decoder writes. A list gives one for each text. KL is
+            to the prior of that text, so only a model with a learned prior asks for it.
+        latent: name of the latent, where the model has several; codes of those of lower seams are drawn from
+            their posteriors.
         seed: seed of the codes; text i uses seed + i.
 
     Raises:
         UserError: a model without a latent, an empty text, one that is longer than the context, a seed out of
-            range.
+            range; a learned prior of another text that isn't given.
         NotFinite: the encoder gives NaN or infinity.
     """
-    path, rows, device = path_of(model), token_rows(model, texts, what="text"), model.device
+    path, rows, device = path_of(model, latent), token_rows(model, texts, what="text"), model.device
     check_rows(model, rows, 1, what="text")
     seeds = row_seeds(seed, len(rows))
+    of_prior = _written(model, rows, written)
     tokens_BT, keep_BT = padded(rows, device)
     with evaluating(model):
-        place = model.place(torch.arange(tokens_BT.shape[1], device=device))
-        hidden_BTD = model.below(tokens_BT, place)
+        hidden_BTD = _hidden_at(model, path, tokens_BT, keep_BT, seeds)
         posterior_BSK = path.posterior(tokens_BT, hidden_BTD, keep_BT)
+        if of_prior is not None:
+            tokens_BT, _ = padded(of_prior, device)
+            hidden_BTD = model.below(tokens_BT, model.place(torch.arange(tokens_BT.shape[1], device=device)))
         first_S = path.slots.first_positions(tokens_BT.shape[1], device)
-        first_BSD, of_rows = hidden_BTD[:, first_S], generators(seeds, POSTERIOR_CODES, device)
+        first_BSD, of_rows = hidden_BTD[:, first_S], _generators(model, path, seeds)
         exact_BSd = None
         if not path.kl_follows_draws:
             exact_BSd = path.from_posterior(posterior_BSK, first_BSD, torch.Generator(device)).kl_BSd
@@ -133,16 +148,70 @@ def encode(model: LatentLM, texts: Prompt | Sequence[Prompt], *, seed: int = 0) 
         return found
 
 
-def encode_in_windows(model: LatentLM, text: Prompt, window: int, *, seed: int = 0) -> list[Encoded]:
+def _generators(model: LatentLM, path: LatentPath, seeds: Sequence[int]) -> list[torch.Generator]:
+    """Noise of the codes of one latent, which is `generate`'s own for it."""
+    number = next(n for n, one in enumerate(model.paths.values()) if one is path)
+    return generators(seeds, POSTERIOR_CODES, model.device, number)
+
+
+def _hidden_at(
+    model: LatentLM, path: LatentPath, tokens_BT: Tensor, keep_BT: Tensor, seeds: Sequence[int]
+) -> Tensor:
+    """The hidden [B, T, D] at the seam of a latent, with codes of lower seams from their posteriors."""
+    place, ports = model.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device)), Ports()
+    x_BTD = model.below(tokens_BT, place)
+    for stage in model.stages[1:]:
+        if stage.start == path.seam:
+            break
+        for name in stage.latents:
+            lower = model.paths[name]
+            numbers_BSK = lower.posterior(tokens_BT, x_BTD[:, ports.front :], keep_BT)
+            of_rows = zip(numbers_BSK, _generators(model, lower, seeds), strict=True)
+            codes = torch.stack([posterior_codes(lower, numbers_SK, noise) for numbers_SK, noise in of_rows])
+            lower.enter(ports, lower.quantizer.given(codes).embedding_BSC.to(x_BTD.dtype), place.positions_T)
+        x_BTD = model.through(stage, x_BTD, place, ports)
+    return x_BTD[:, ports.front :]
+
+
+def _written(
+    model: LatentLM, rows: list[list[int]], written: Prompt | Sequence[Prompt] | None
+) -> list[list[int]] | None:
+    """Token ids of the text whose prior each text's KL is to; None for the text itself.
+
+    Raises:
+        UserError: one is missing, there are too many, or one has no place.
+    """
+    if written is None:
+        if model.reads_other_text and path_of(model).prior_head.sees_hidden:
+            raise UserError(
+                "the encoder reads another text than the decoder writes, and the prior is learned: give what "
+                "is written as well (written, --written), for the KL is to its prior"
+            )
+        return None
+    model.check_other_text()
+    found = token_rows(model, written, what="written text")
+    check_rows(model, found, 1, what="written text")
+    if len(found) != len(rows):
+        raise UserError(f"{len(found)} written texts for {len(rows)} texts; give one for each")
+    return found
+
+
+def encode_in_windows(
+    model: LatentLM, text: Prompt, window: int, *, written: Prompt | None = None, seed: int = 0
+) -> list[Encoded]:
     """Encode a text of any length in windows of `window` tokens, each by itself, several at a time. The texts
-    of tokens join over all windows.
+    of tokens join over all windows; `written` is the same for each.
 
     Raises:
         UserError: as `encode`.
     """
     ids, rows = _in_windows(model, text, window)
     parts = range(0, len(rows), WINDOWS_AT_ONCE)
-    found = [one for n in parts for one in encode(model, rows[n : n + WINDOWS_AT_ONCE], seed=seed + n)]
+    found: list[Encoded] = []
+    for n in parts:
+        part = rows[n : n + WINDOWS_AT_ONCE]
+        beside = None if written is None else token_rows(model, written, what="written text") * len(part)
+        found += encode(model, part, written=beside, seed=seed + n)
     if model.codec is None or len(found) == 1:
         return found
     texts = iter(token_texts(model.codec, ids))
@@ -155,7 +224,14 @@ def _in_windows(model: LatentLM, text: Prompt, window: int) -> tuple[list[int], 
     return ids, [ids[start : start + window] for start in range(0, max(1, len(ids)), window)]
 
 
-def check_encoded(model: LatentLM, text: Prompt, window: int | None = None, *, seed: int = 0) -> None:
+def check_encoded(
+    model: LatentLM,
+    text: Prompt,
+    window: int | None = None,
+    *,
+    written: Prompt | None = None,
+    seed: int = 0,
+) -> None:
     """Check what `encode` is asked for, or `encode_in_windows` with a window; the model may be without
     weights.
 
@@ -165,6 +241,8 @@ def check_encoded(model: LatentLM, text: Prompt, window: int | None = None, *, s
     path_of(model)
     rows = token_rows(model, text, what="text") if window is None else _in_windows(model, text, window)[1]
     check_rows(model, rows, 1, what="text")
+    beside = None if written is None else token_rows(model, written, what="written text") * len(rows)
+    _written(model, rows, beside)
     row_seeds(seed, len(rows))
 
 

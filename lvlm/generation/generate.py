@@ -108,7 +108,9 @@ def generate(
             a mapping gives them by name, and those that it leaves out are drawn.
         hold: slots that keep their given codes, all of them unless named; the others are drawn.
         prompt_codes: source of the codes of the prompt's slots: posterior (the encoder, which sees the
-            prompt alone) or prior.
+            prompt alone) or prior. With two texts a row, posterior without a `latent_text` is the prior, too.
+        latent_text: what the encoder reads in place of the prompt. One for all prompts, or a list of one for
+            each; for models whose encoder yields one code of any text.
         stop: a text that ends a sample and isn't part of it. A list gives several. A stop is found across the
             borders of tokens, too.
         compile: compile a step, which pays off for many tokens. Attention then covers the whole capacity of
@@ -186,6 +188,7 @@ def _check_rows(model: LatentLM, prompts: list[list[int]], tokens: int, options:
         )
     options.row_seeds(len(prompts))
     options.row_code_seeds(len(prompts))
+    _latent_rows(model, len(prompts), options)
     if options.codes is None:
         return
     if not model.names:
@@ -209,6 +212,7 @@ def _run(
     stop.
     """
     _check_rows(model, prompts, tokens, options)
+    read = _latent_rows(model, len(prompts), options)
     made = len(prompts) * options.samples
     needed = model.cache_bytes(made, max(map(len, prompts)) + tokens - 1) + made * tokens * BYTES_OF_A_TOKEN
     what = f"{made} {'text' if made == 1 else 'texts'} of {tokens} tokens"
@@ -229,7 +233,7 @@ def _run(
             compile=options.compile,
         )
         tokens_BT, keep_BT = padded(rows, device)
-        logits_BV = decoding.begin(tokens_BT, keep_BT)
+        logits_BV = decoding.begin(tokens_BT, keep_BT, *(padded(read, device) if read else ()))
         seen_BV = _seen(tokens_BT, keep_BT, logits_BV) if options.repetition_penalty != 1 else None
         known = None if model.codec is None else model.codec.vocab  # a model may have more: model.vocab
         texts = [RowText(model.codec, options.stops, prompt) for prompt in rows] if live else []
@@ -276,6 +280,23 @@ def _run(
             )
         )
     return samples
+
+
+def _latent_rows(model: LatentLM, prompts: int, options: Options) -> list[list[int]] | None:
+    """Token ids that the encoder reads for each row in place of its prompt; None where it has none.
+
+    Raises:
+        UserError: the model has no codes, or a code for each token; the texts can't be read, or are neither
+            one nor as many as the prompts.
+    """
+    if options.latent_text is None:
+        return None
+    model.check_other_text()
+    texts = token_rows(model, options.latent_text, what="latent text")
+    check_rows(model, texts, 1, what="latent text")
+    if len(texts) not in (1, prompts):
+        raise UserError(f"{len(texts)} latent texts for {prompts} prompts; give one, or one for each")
+    return [text for text in texts * (prompts // len(texts)) for _ in range(options.samples)]
 
 
 def _row_codes(

@@ -134,8 +134,8 @@ def texts_between(
         one: a text.
         other: another text.
         steps: number of texts, both ends included.
-        prompt: beginning of every text; unless given, the beginning that the two texts share, at least one
-            token.
+        prompt: beginning of every text. Unless given, the beginning that the two texts share, at least one
+            token; a model of two texts a row needs it.
         tokens: number of tokens to add; as many as the longer text has unless given.
         how: as for `interpolate`.
         options: as for `generate`.
@@ -145,7 +145,8 @@ def texts_between(
     """
     check_between(model, one, other, steps, prompt=prompt, tokens=tokens, how=how, **options)
     seed = options.pop("seed", 0)
-    ends = encode(model, [one, other], seed=seed)
+    written = [prompt] * 2 if model.reads_other_text and prompt is not None else None
+    ends = encode(model, [one, other], written=written, seed=seed)
     start, tokens = _begin(model, [end.tokens for end in ends], prompt, tokens)
     way = torch.stack(interpolate(model, ends[0].codes, ends[1].codes, steps, how=how, seed=seed))
     return generate(model, [start] * steps, tokens, codes=way, seed=[seed] * steps, **options)
@@ -172,10 +173,12 @@ def check_between(
             raise UserError(
                 f"option {name!r} has no place here: each text is one, with codes between the two"
             )
+    if prompt is None and model.reads_other_text:
+        raise UserError("these are texts for the encoder, and the decoder writes others: give their prompt")
     chosen = Options.of(cast(GenerateOptions, options))
     _way(model, steps, how, row_seeds(chosen.seed, 1)[0])
     for text in (one, other):
-        check_encoded(model, text)
+        check_encoded(model, text, written=prompt if model.reads_other_text else None)
     rows = [token_rows(model, text)[0] for text in (one, other)]
     start, count = _begin(model, rows, prompt, tokens)
     check_rows(model, [start], count)

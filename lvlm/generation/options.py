@@ -15,6 +15,7 @@ from torch import Tensor
 from lvlm.arguments import fitted, is_whole, told, unwrapped
 from lvlm.errors import UserError, nearest, one_of
 from lvlm.generation.decoding import PromptCodes
+from lvlm.generation.prompts import Prompt
 from lvlm.generation.sampling import Sampling
 
 _TYPES: dict[str, Any] = {
@@ -52,6 +53,7 @@ class GenerateOptions(TypedDict, total=False):
     codes: GivenCodes | Mapping[str, GivenCodes] | None
     hold: Iterable[int] | None
     prompt_codes: PromptCodes
+    latent_text: Prompt | Sequence[Prompt] | None
     stop: str | Sequence[str]
     compile: bool
 
@@ -73,6 +75,7 @@ class Options(Sampling):
     codes: GivenCodes | Mapping[str, GivenCodes] | None = None
     hold: Iterable[int] | None = None
     prompt_codes: PromptCodes = "posterior"
+    latent_text: Prompt | Sequence[Prompt] | None = None
     stop: str | Sequence[str] = ()
     compile: bool = False
 
@@ -88,6 +91,10 @@ class Options(Sampling):
             raise UserError("a stop text is empty; it would end every row before it begins")
         if self.hold is not None and self.codes is None:
             raise UserError("hold says which given codes stay, but no codes are given")
+        if self.latent_text is not None and self.codes is not None:
+            raise UserError("codes are given, and a latent_text to read them from; give one of the two")
+        if self.latent_text is not None and self.prompt_codes == "prior":
+            raise UserError("latent_text is read by the encoder; prompt_codes: prior doesn't ask it")
 
     @classmethod
     def of(cls, options: GenerateOptions) -> Options:

@@ -52,14 +52,37 @@ class Slots:
 class Batch(Brief):
     """Rows of tokens; padding stands on the right.
 
-    inputs_BT   int64 token ids, any valid id where padded
-    targets_BT  int64, the next token, or IGNORE where nothing is to be predicted
-    keep_BT     bool, False where the input is padding
+    inputs_BT         int64 token ids, any valid id where padded
+    targets_BT        int64, the next token, or IGNORE where nothing is to be predicted
+    keep_BT           bool, False where the input is padding
+    latent_inputs_BU  int64 ids of another text of each row, which the encoder reads in place of the row; None
+                      where it reads the row itself
+    latent_keep_BU    bool, False where the other text is padding; all real unless given
     """
 
     inputs_BT: Tensor
     targets_BT: Tensor
     keep_BT: Tensor
+    latent_inputs_BU: Tensor | None = None
+    latent_keep_BU: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.latent_inputs_BU is None:
+            assert self.latent_keep_BU is None, "latent_keep_BU without latent_inputs_BU"
+        elif self.latent_keep_BU is None:
+            every = torch.ones_like(self.latent_inputs_BU, dtype=torch.bool)
+            object.__setattr__(self, "latent_keep_BU", every)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order of the fields: three, and five with another text."""
+        if self.latent_inputs_BU is None or self.latent_keep_BU is None:
+            return self.inputs_BT, self.targets_BT, self.keep_BT
+        return self.inputs_BT, self.targets_BT, self.keep_BT, self.latent_inputs_BU, self.latent_keep_BU
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed in one way: rows picked, repeated, moved to a device."""
+        return Batch(*map(change, self.tensors))
 
     @property
     def num_targets(self) -> int:
@@ -68,12 +91,10 @@ class Batch(Brief):
 
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on another device."""
-        return Batch(
-            *(x.to(device, non_blocking=True) for x in (self.inputs_BT, self.targets_BT, self.keep_BT))
-        )
+        return self.each(lambda x: x.to(device, non_blocking=True))
 
     def __getitem__(self, rows: slice) -> Batch:
-        return Batch(self.inputs_BT[rows], self.targets_BT[rows], self.keep_BT[rows])
+        return self.each(lambda x: x[rows])
 
     def __len__(self) -> int:
         return self.inputs_BT.shape[0]

@@ -15,6 +15,7 @@ Shape legend, used as suffixes everywhere:
     J prior numbers         C embedding width      d parts that the KL of a slot splits into
     P prefix length         V vocabulary           Z numbers of one continuous code
     M rows of a memory
+    U tokens of another text, where the encoder reads that in place of the row
 """
 
 from __future__ import annotations
@@ -127,7 +128,10 @@ class Encoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, tokens_BT: Tensor, hidden_BTD: Tensor, keep_BT: Tensor) -> Tensor:
-        """Tokens, the hidden at the seam and the padding mask -> features [B, S, E]."""
+        """Tokens, the hidden at the seam and the padding mask -> features [B, S, E].
+
+        They are those of the row, or of another text where the data have one; then T is its length.
+        """
 
 
 class Quantizer(nn.Module, abc.ABC):

@@ -58,7 +58,9 @@ class Rows:
         at_once: rows per forward.
         autocast: makes the precision context of a forward.
         prompt: tokens at the start whose codes come from the encoder that sees them alone, at no price,
-            whatever the proposal; later codes come from the prior. 0: the encoder sees the whole row.
+            whatever the proposal; later codes come from the prior. 0: the encoder sees the whole row. Where
+            rows have another text, the encoder sees all of it in both cases; where a model was trained with
+            one and a prompt has none, all codes come from the prior.
     """
 
     def __init__(
@@ -95,10 +97,7 @@ class Rows:
             self.first_BSD = self.hidden_BTD[:, first_S]
             if not model.latent.prior_head.sees_codes:
                 self.prior_BSJ = model.latent.prior(self.first_BSD)
-            seen = slice(0, prompt or None)
-            self.posterior_BSK = model.latent.posterior(
-                tokens_BT[:, seen], self.hidden_BTD[:, seen], keep_BT[:, seen]
-            )
+            self.posterior_BSK = posterior_of(model, model.names[0], batch, self.hidden_BTD, prompt)
 
     def generators(self, purpose: int) -> list[torch.Generator]:
         """One for each row; another purpose is another stream."""
@@ -310,6 +309,26 @@ class Rows:
             )
         sequences = torch.cartesian_prod(*[torch.arange(codes)] * slots)
         return sequences.view(-1, slots).to(self.batch.inputs_BT.device)
+
+
+def posterior_of(model: LatentLM, name: str, batch: Batch, hidden_BTD: Tensor, prompt: int = 0) -> Tensor:
+    """Posterior numbers of the slots that a latent's encoder knows of, [B, S, K].
+
+    Args:
+        model: the model.
+        name: of the latent.
+        batch: the rows, perhaps with another text.
+        hidden_BTD: the hidden of the rows at the latent's seam.
+        prompt: tokens at the start that the encoder sees; 0 for whole rows.
+    """
+    path = model.paths[name]
+    other = model.read(name, batch.latent_inputs_BU, batch.latent_keep_BU)
+    if other is not None:
+        return path.posterior(*other)
+    if prompt and model.reads_other_text_for(name):
+        return hidden_BTD.new_zeros(len(batch), 0, path.quantizer.posterior_dim)
+    seen = slice(0, prompt or None)
+    return path.posterior(batch.inputs_BT[:, seen], hidden_BTD[:, seen], batch.keep_BT[:, seen])
 
 
 def parts(count: int, size: int) -> Iterator[slice]:

@@ -1,6 +1,6 @@
 """Scores of a continuation: what generation would say, and nothing that has seen the answer.
 
-codes of the prompt        from the encoder, which sees the prompt alone
+codes of the prompt        from the encoder, which sees the prompt alone, or another text
 codes of what follows      from the prior
 p(continuation | prompt)   the mean over both, estimated by a particle filter over the continuation
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ def score(
     prompt: Sequence[int] | Tensor,
     continuation: Sequence[int] | Tensor,
     *,
+    latent_text: Sequence[int] | Tensor | None = None,
     k: int = 16,
     seed: int = 0,
     chunk: int = 4,
@@ -58,6 +59,8 @@ def score(
         model: any model of the zoo; its training mode is restored.
         prompt: token ids, at least one; a list, or a tensor [T].
         continuation: as the prompt.
+        latent_text: token ids of a text that the encoder reads in place of the prompt. Without one, a model
+            of two texts a row takes the prompt's codes from the prior.
         k: particles.
         seed: of the codes' noise.
         chunk: tokens between resampling checks of the particle filter.
@@ -65,7 +68,8 @@ def score(
         autocast: makes the precision context of a forward.
 
     Raises:
-        UserError: no prompt, no continuation, more tokens than the context holds, ids outside the vocabulary.
+        UserError: no prompt, no continuation, more tokens than the context holds, ids outside the vocabulary;
+            a latent text for a model whose encoder can't read it, or that has none.
     """
     given = token_ids(prompt, "the prompt")
     scored = token_ids(continuation, "the continuation")
@@ -74,12 +78,28 @@ def score(
     inputs_BT, targets_BT = tokens[:, :-1], tokens[:, 1:].clone()
     targets_BT[:, : len(given) - 1] = IGNORE
     batch = Batch(inputs_BT, targets_BT, torch.ones_like(inputs_BT, dtype=torch.bool))
+    if latent_text is not None:
+        batch = replace(batch, latent_inputs_BU=_read(model, token_ids(latent_text, "the latent text")))
     with evaluating(model):
         one = rows_of(model, batch, seeds=[seed], at_once=rows, autocast=autocast, prompt=len(given))
         if not model.names:
             return Score(-float(one.exact_by_target().sum()))
         found = run_filter(one, Filter(k, chunk, proposal="prior"))
     return Score(-float(found.nats))
+
+
+def _read(model: LatentLM, ids: list[int]) -> Tensor:
+    """What the encoder reads, [1, U]."""
+    if model.latent is None:
+        raise UserError("latent_text is given, but the model has no latent")
+    context, vocab = model.backbone.context, model.backbone.vocab
+    if not 1 <= len(ids) <= context:
+        raise UserError(f"the latent text has {len(ids)} tokens; the model reads 1 to {context}")
+    if min(ids) < 0 or max(ids) >= vocab:
+        raise UserError(
+            f"the latent text: tokens {min(ids)} to {max(ids)}; the vocabulary is 0 to {vocab - 1}"
+        )
+    return torch.tensor([ids], device=model.device)
 
 
 def _check(model: LatentLM, prompt: list[int], continuation: list[int], *, seed: int, **counts: int) -> None:

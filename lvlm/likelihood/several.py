@@ -27,7 +27,7 @@ from torch import Tensor
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import Batch, LayerCache, Slots
 from lvlm.likelihood.names import Proposal
-from lvlm.likelihood.particles import MOST_CODE_SEQUENCES, Rows, need_draws, parts
+from lvlm.likelihood.particles import MOST_CODE_SEQUENCES, Rows, need_draws, parts, posterior_of
 from lvlm.likelihood.walk import Draws, StepByStep, Walk, seeds_of_particles
 from lvlm.model.latent_lm import LatentLM, LatentPath
 from lvlm.model.ports import Ports
@@ -275,14 +275,11 @@ class Walked:
         """The numbers of a latent from the stream at its seam, and the way through its slots."""
         rows, batch = self._rows, self._rows.batch
         path, found = rows.model.paths[name], []
-        seen = slice(0, rows.prompt or None)
+        repeated = batch.each(lambda x: x[self._of_row_P])
         for part in parts(len(self._of_row_P), rows.at_once):
-            of_row = self._of_row_P[part]
             with rows.autocast():
                 hidden = self._x_PUD[part, self._front :]
-                posterior = path.posterior(
-                    batch.inputs_BT[of_row][:, seen], hidden[:, seen], batch.keep_BT[of_row][:, seen]
-                )
+                posterior = posterior_of(rows.model, name, repeated[part], hidden, rows.prompt)
                 found.append((first_hidden(path, hidden), posterior))
         hidden_PSD, posterior_PSK = (torch.cat(x) for x in zip(*found, strict=True))
         number = rows.model.names.index(name)

@@ -57,6 +57,16 @@ class Stage(NamedTuple):
     stop: int
 
 
+class Read(NamedTuple):
+    """What the encoder reads in place of the row: tokens of another text, their hidden at the seam, and which
+    of them are real.
+    """
+
+    tokens_BU: Tensor
+    hidden_BUD: Tensor
+    keep_BU: Tensor
+
+
 class LatentPath(nn.Module):
     """One latent: the way from the hidden at its seam to what its codes do to the stack.
 
@@ -153,8 +163,10 @@ class LatentPath(nn.Module):
         keep_BT: Tensor,
         z: CodeSource,
         generator: torch.Generator | None = None,
+        other: Read | None = None,
     ) -> Latent:
         """Latent of whole rows: codes, their embedding, and KL in nats where they come from the posterior.
+        The prior looks at the row; so does the encoder, unless there is another text for it.
 
         Raises:
             UserError: given codes don't fit, or a word for them that isn't known.
@@ -173,7 +185,7 @@ class LatentPath(nn.Module):
         first_BSD = hidden_BTD[:, self.slots.first_positions(tokens, hidden_BTD.device)]
         if z == "prior":
             return self.from_prior(first_BSD, generator)
-        numbers_BSK = self.posterior(tokens_BT, hidden_BTD, keep_BT)
+        numbers_BSK = self.posterior(*(other or (tokens_BT, hidden_BTD, keep_BT)))
         if not self.training:
             return self._shuffled(self.from_posterior(numbers_BSK, first_BSD, generator), z)
         # In training NaN must not become a code. It must not raise in one process either, as the others would
@@ -291,6 +303,7 @@ class LatentLM(nn.Module):
         super().__init__()
         self.logits_chunk: int | None = None  # tokens whose logits a loss makes at a time in training
         self.codec: Codec | None = None  # of the data that the model was made for
+        self.reads_other_text = False  # whether rows of these data have another text, for encoders
         named = {ONLY: latents} if isinstance(latents, LatentPath) else latents or {}
         self.backbone, self.token_dropout = backbone, token_dropout
         self.names = tuple(sorted(named, key=lambda name: named[name].seam))
@@ -398,6 +411,8 @@ class LatentLM(nn.Module):
         tokens_BT: Tensor,
         keep_BT: Tensor | None = None,
         *,
+        latent_tokens_BU: Tensor | None = None,
+        latent_keep_BU: Tensor | None = None,
         z: CodeSource | Mapping[str, CodeSource] = "posterior",
         generator: torch.Generator | None = None,
         dropout_generator: torch.Generator | None = None,
@@ -407,6 +422,9 @@ class LatentLM(nn.Module):
         Args:
             tokens_BT: int64 token ids, padding on the right.
             keep_BT: bool, False at padding; all real unless given.
+            latent_tokens_BU: int64 ids of another text of each row, which the encoder reads in place of the
+                row; all else sees the row alone. A baseline has no use for it.
+            latent_keep_BU: bool, False at padding of the other text; all real unless given.
             z: codes from the 'posterior' (the encoder sees the whole row), from the 'prior', or given:
                 int64 [B, S] or float [B, S, Z], for at least the slots of these tokens; 'shuffled' gives each
                 row the code that another row's posterior drew (see `exchanged`), and charges the KL of its
@@ -418,11 +436,13 @@ class LatentLM(nn.Module):
         Raises:
             UserError: no tokens, more than the backbone's context, ids that are no int64 [B, T] or not in
                 the vocabulary (looked at on the CPU), codes that don't fit, or a word for them that isn't
-                known, with a latent or without.
+                known, with a latent or without; the same faults of another text, or one for an encoder whose
+                number of slots would follow its length.
             NotFinite: the encoder yields NaN or infinity.
         """
         sources = self._sources(z)
         self._check_ids(tokens_BT, keep_BT)
+        self._check_other_text(latent_tokens_BU, latent_keep_BU, rows=len(tokens_BT))
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
@@ -431,8 +451,10 @@ class LatentLM(nn.Module):
         latents, ports = {}, Ports()
         for stage in self.stages[1:]:
             for name in stage.latents:
-                path, hidden_BTD = self.paths[name], x_BTD[:, ports.front :]
-                latent = path(tokens_BT, hidden_BTD, keep_BT, sources[name], generator)
+                path, hidden_BTD, z = self.paths[name], x_BTD[:, ports.front :], sources[name]
+                encodes = not isinstance(z, Tensor) and z != "prior"
+                other = self.read(name, latent_tokens_BU, latent_keep_BU) if encodes else None
+                latent = path(tokens_BT, hidden_BTD, keep_BT, z, generator, other)
                 keep_B = self._dropout(path, tokens_BT, dropout_generator)
                 path.enter(ports, latent.embedding_BSC.to(x_BTD.dtype), place.positions_T, keep_B)
                 keep_BS = path.slots.any(keep_BT)
@@ -446,6 +468,50 @@ class LatentLM(nn.Module):
             _ = output.logits_BTV  # now, under the precision and the gradient mode of this call
         return output
 
+    def can_read_other_text(self, name: str) -> bool:
+        """Whether a latent's encoder may read another text than the row: its number of slots is fixed."""
+        return self.paths[name].slots.tokens is None
+
+    def reads_other_text_for(self, name: str) -> bool:
+        """Whether a latent's encoder was trained on another text than the row. Of several latents, those with
+        one slot a row read it.
+        """
+        return self.reads_other_text and self.can_read_other_text(name)
+
+    def check_other_text(self) -> None:
+        """Check that some encoder can read another text than the row.
+
+        Raises:
+            UserError: there is none, since slots follow the length of what is read.
+        """
+        if not self.names:
+            raise UserError("the model has no latent, and so no codes")
+        if not any(map(self.can_read_other_text, self.names)):
+            check_slots(self.paths[self.names[0]].slots)
+
+    def read(
+        self, name: str, latent_tokens_BU: Tensor | None, latent_keep_BU: Tensor | None = None
+    ) -> Read | None:
+        """Another text as a latent's encoder reads it, no token of it dropped and without codes in it; None
+        without one, and for a latent of several whose encoder reads the row.
+
+        Raises:
+            UserError: no encoder can read another text.
+        """
+        if latent_tokens_BU is None:
+            return None
+        self.check_other_text()
+        if not self.can_read_other_text(name):
+            return None
+        if latent_keep_BU is None:
+            latent_keep_BU = torch.ones_like(latent_tokens_BU, dtype=torch.bool)
+        place = self.place(torch.arange(latent_tokens_BU.shape[1], device=latent_tokens_BU.device))
+        x_BUD = self.below(latent_tokens_BU, place, drop=False)
+        for stage in self.stages[1:]:
+            if stage.start < self.paths[name].seam:
+                x_BUD = self.through(stage, x_BUD, place, Ports())
+        return Read(latent_tokens_BU, x_BUD, latent_keep_BU)
+
     def below(
         self,
         tokens_BT: Tensor,
@@ -453,6 +519,7 @@ class LatentLM(nn.Module):
         *,
         layers: Sequence[LayerCache] | None = None,
         dropout_generator: torch.Generator | None = None,
+        drop: bool = True,
     ) -> Tensor:
         """Everything under all seams, where no code has entered: tokens [B, T] -> hidden [B, T, D].
 
@@ -461,9 +528,10 @@ class LatentLM(nn.Module):
             place: where they stand.
             layers: a cache for each block of the stack, with the tokens before these; it takes these in.
             dropout_generator: decides which tokens are dropped in training.
+            drop: whether any are.
         """
         x_BTD = self.backbone.embed(tokens_BT)
-        if self.training and self.token_dropout:
+        if drop and self.training and self.token_dropout:
             x_BTD = x_BTD * self._seen(tokens_BT, dropout_generator)[..., None]
         return self.through(self.stages[0], x_BTD, place, Ports(), layers=layers)
 
@@ -562,19 +630,29 @@ class LatentLM(nn.Module):
             check_codes(source)
         return {name: z.get(name, "posterior") for name in self.names}
 
-    def _check_ids(self, tokens_BT: Tensor, keep_BT: Tensor | None) -> None:
+    def _check_other_text(self, tokens_BU: Any, keep_BU: Any, *, rows: int) -> None:
+        if tokens_BU is None:
+            if keep_BU is not None:
+                raise UserError("latent_keep is given without latent_tokens")
+            return
+        self._check_ids(tokens_BU, keep_BU, "latent_")
+        if len(tokens_BU) != rows:
+            raise UserError(f"latent_tokens has {len(tokens_BU)} rows, and tokens {rows}")
+
+    def _check_ids(self, tokens_BT: Tensor, keep_BT: Tensor | None, of: str = "") -> None:
         if not isinstance(tokens_BT, Tensor):
             raise UserError(
-                f"tokens is {told(tokens_BT)}; it is a tensor [B, T] of token ids: "
+                f"{of}tokens is {told(tokens_BT)}; it is a tensor [B, T] of token ids: "
                 f"torch.tensor([model.codec.encode(text)])"
             )
         if tokens_BT.ndim != 2:
             one = "; a single row is x[None]" if tokens_BT.ndim == 1 else ""
-            raise UserError(f"tokens is {told(tokens_BT)}; token ids are [B, T]{one}")
+            raise UserError(f"{of}tokens is {told(tokens_BT)}; token ids are [B, T]{one}")
         if tokens_BT.dtype not in (torch.int64, torch.int32):
-            raise UserError(f"tokens is {told(tokens_BT)}; token ids are int64: x.long()")
+            raise UserError(f"{of}tokens is {told(tokens_BT)}; token ids are int64: x.long()")
         if keep_BT is not None and (keep_BT.shape != tokens_BT.shape or keep_BT.dtype != torch.bool):
-            raise UserError(f"keep is {told(keep_BT)}; it is bool{list(tokens_BT.shape)}, as the tokens are")
+            says = f"it is bool{list(tokens_BT.shape)}, as the tokens are"
+            raise UserError(f"{of}keep is {told(keep_BT)}; {says}")
         rows, tokens = tokens_BT.shape
         if rows == 0:
             raise UserError("no rows: a batch has at least one")
@@ -626,6 +704,20 @@ def check_codes(z: CodeSource) -> None:
     """
     if not isinstance(z, Tensor):
         one_of(z, CodeSource, "z", or_="a tensor of codes")
+
+
+def check_slots(slots: Slots) -> None:
+    """Check that an encoder's slots don't follow the length of what it reads.
+
+    Raises:
+        UserError: they do, so that it can't read another text than the row.
+    """
+    if slots.tokens is not None:
+        per = "token" if slots.tokens == 1 else f"chunk of {slots.tokens} tokens"
+        raise UserError(
+            f"the encoder can't read another text: it yields a code per {per} of what it reads, and the row "
+            "needs its own number of them; encoder.per: sequence yields one of any text"
+        )
 
 
 def exchanged(rows_B: Tensor) -> Tensor:

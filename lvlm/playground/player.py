@@ -30,7 +30,7 @@ class Player:
 
     name     of the run
     step     of its checkpoint
-    window   tokens of a row in its training
+    window   tokens of a row that the encoder read in its training
     prompt   what the page opens with
     study    the folder of the plane; None for none
     """
@@ -57,7 +57,7 @@ class Player:
             opened.on_device(),
             str(run),
             opened.step,
-            data.tokens,
+            data.encoder_tokens,
             _prompt(run, data.codec),
             study or study_of(run),
         )

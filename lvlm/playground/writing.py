@@ -232,7 +232,9 @@ def _asked_rows(model: LatentLM, asked: Asked) -> list[tuple[str, dict[str, Any]
     if asked.source == "prior":
         return [("One draw from the prior in all columns", shared), below]
     if asked.source == "text":
-        codes = encode(model, asked.text or asked.prompt, seed=asked.code_seed)[0].codes
+        written = asked.prompt if model.reads_other_text else None
+        found = encode(model, asked.text or asked.prompt, written=written, seed=asked.code_seed)
+        codes = found[0].codes
         whose = "the text" if asked.text else "the prompt"
         title = f"The code of {whose}"
         if model.latent.slots.tokens is not None:

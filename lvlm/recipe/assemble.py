@@ -34,7 +34,7 @@ def assemble(recipe: Recipe) -> LatentLM:
             return _around(recipe.model.backbone.build(vocab=vocab_of(recipe)), recipe)
 
     model: LatentLM = within_machine(build, f"the model of {recipe.name!r}")
-    model.codec = recipe.data.codec
+    model.codec, model.reads_other_text = recipe.data.codec, recipe.data.latent_tokens is not None
     return model
 
 

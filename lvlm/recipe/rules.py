@@ -112,16 +112,26 @@ def _ports(recipe: Recipe) -> Iterator[Broken]:
 
 
 def _slots(recipe: Recipe) -> Iterator[Broken]:
+    fixed = []
     for path, latent in _latents(recipe):
         encoder, injection = latent.encoder, latent.injection
-        if injection.needs_fixed_slots and encoder.slots.tokens is not None:
-            per = "token" if encoder.slots.tokens == 1 else f"chunk of {encoder.slots.tokens} tokens"
-            needs = f"injection {injection.kind_name()!r} needs a fixed number of slots"
-            yield (
-                (*path, "encoder", "per"),
-                f"{needs}, but encoder {encoder.kind_name()!r} yields one per {per}; "
-                f"set encoder.per: sequence",
-            )
+        if encoder.slots.tokens is None:
+            fixed.append(path)
+            continue
+        per = "token" if encoder.slots.tokens == 1 else f"chunk of {encoder.slots.tokens} tokens"
+        yields = f"but encoder {encoder.kind_name()!r} yields one per {per}; set encoder.per: sequence"
+        if injection.needs_fixed_slots:
+            name = injection.kind_name()
+            yield (*path, "encoder", "per"), f"injection {name!r} needs a fixed number of slots, {yields}"
+        if recipe.data.latent_tokens is not None and len(recipe.model.each_latent) == 1:
+            reads = "the encoder reads another text, of another length, and needs a fixed number of slots"
+            yield (*path, "encoder", "per"), f"{reads}, {yields}"
+    if recipe.data.latent_tokens is not None and len(recipe.model.latents) > 1 and not fixed:
+        yield (
+            ("model", "latents"),
+            "the data have another text for an encoder, which needs a fixed number of slots; set "
+            "encoder.per: sequence for the latent that is to read it",
+        )
 
 
 def _without_latent(recipe: Recipe) -> Iterator[Broken]:
@@ -204,6 +214,11 @@ def _context(recipe: Recipe) -> Iterator[Broken]:
     if tokens > context:
         path = ("data", "window") if "window" in type(recipe.data).model_fields else ("data",)
         yield path, f"rows of {tokens} tokens are longer than the backbone's context of {context}"
+    latent_tokens = recipe.data.latent_tokens
+    given = getattr(recipe.data, "latent_window", None) is not None
+    if latent_tokens is not None and latent_tokens > context and (given or tokens <= context):
+        says = f"other texts of {latent_tokens} tokens are longer than the backbone's context of {context}"
+        yield ("data", "latent_window") if given else ("data",), says
 
 
 def _vocab(recipe: Recipe) -> Iterator[Broken]:

@@ -89,6 +89,7 @@ def encode_text(
     run: str | Path | OpenedRun,
     text: str | bytes,
     *,
+    written: str | bytes | None = None,
     seed: int = 0,
     plugin_files: Sequence[str] = (),
     precision: Precision = "fp32",
@@ -96,11 +97,12 @@ def encode_text(
 ) -> list[Encoded]:
     """Encode a text of any length with the model of a run, in windows.
 
-    A window has as many tokens as a row had in training, and is encoded by itself.
+    A window has as many tokens as the encoder read of a row in training, and is encoded by itself.
 
     Args:
         run: as for `load`.
-        text: the text itself, of any length.
+        text: the text itself, of any length. With two texts a row it is the one that the encoder reads.
+        written: as for `encode`.
         seed: of the codes, which are drawn from the posterior; of window i it is seed + i.
         plugin_files: as for `build`.
         precision: as for `load`.
@@ -112,7 +114,7 @@ def encode_text(
     check_precision(precision)
     place = pick_device(device)
     opened = open_run(run, plugin_files=plugin_files)
-    window = opened.recipe.data.tokens
-    check_encoded(opened.outline, text, window, seed=seed)  # before a checkpoint is read
+    window = opened.recipe.data.encoder_tokens
+    check_encoded(opened.outline, text, window, written=written, seed=seed)  # before a checkpoint is read
     model = convert(opened.model.to(place), precision)
-    return encode_in_windows(model, text, window, seed=seed)
+    return encode_in_windows(model, text, window, written=written, seed=seed)

@@ -172,7 +172,7 @@ def _transfers(prober: Prober, prompts: Prompts, numbers: list[Attribute]) -> di
         return {}
     source = Texts(prompts.prompt_NP, prompts.text_NL, None)
     foreign_NP = prompts.prompt_NP.roll(-1, 0)
-    codes = prober.codes_of(prompts.inputs_NT, noise="sources")
+    codes = prober.codes_of(prompts.rows, noise="sources")
     steered = prober.texts(foreign_NP, codes, noise="transfer")
     free = prober.texts(foreign_NP, noise="transfer, prior")
     found = {}

@@ -43,19 +43,19 @@ class Prompts:
 
     prompt_NP  what is given: the tokens before the first target, or as many as were asked for
     text_NL    what follows in the data
-    inputs_NT  the whole row as the encoder sees it
+    rows       the whole rows, which the encoder sees, or sees another text of
     """
 
     prompt_NP: Tensor
     text_NL: Tensor
-    inputs_NT: Tensor
+    rows: Batch
 
     @classmethod
     def of(cls, batch: Batch, tokens: int) -> Prompts:
         """Whole rows, without padding, whose first `tokens` are the prompt."""
         assert bool(batch.keep_BT.all()), "steering wants whole rows, without padding"
         assert 1 <= tokens <= batch.inputs_BT.shape[1], (tokens, batch.inputs_BT.shape)
-        return cls(batch.inputs_BT[:, :tokens], batch.targets_BT[:, tokens - 1 :], batch.inputs_BT)
+        return cls(batch.inputs_BT[:, :tokens], batch.targets_BT[:, tokens - 1 :], batch)
 
 
 class Prober:
@@ -120,13 +120,18 @@ class Prober:
         return torch.Generator(device=self.model.device).manual_seed(self.seed_of(noise, start))
 
     @torch.no_grad()
-    def codes_of(self, inputs_NT: Tensor, *, noise: str) -> Tensor:
+    def codes_of(self, rows: Batch, *, noise: str) -> Tensor:
         """One draw from the posterior of each row."""
         found = []
-        for start in range(0, len(inputs_NT), self.rows):
-            inputs = inputs_NT[start : start + self.rows].to(self.model.device)
+        for start in range(0, len(rows), self.rows):
+            part = rows[start : start + self.rows].to(self.model.device)
             with self.autocast():
-                latent = self.model(inputs, generator=self._generator(noise, start)).latent
+                latent = self.model(
+                    part.inputs_BT,
+                    latent_tokens_BU=part.latent_inputs_BU,
+                    latent_keep_BU=part.latent_keep_BU,
+                    generator=self._generator(noise, start),
+                ).latent
             assert latent is not None, "a model without a latent has no codes"
             found.append(latent.codes.cpu())
         return torch.cat(found)

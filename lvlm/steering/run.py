@@ -124,7 +124,9 @@ def _check(run: OpenedRun, params: SteerParams) -> None:
         UserError: the memory doesn't hold so many texts, or a window so many tokens.
     """
     tokens, count = run.recipe.data.tokens, max(params.groups, params.sources)
-    need_windows(f"steer.groups is {params.groups}, steer.sources {params.sources}", count, tokens)
+    need_windows(
+        f"steer.groups is {params.groups}, steer.sources {params.sources}", count, run.recipe.data.row_bytes
+    )
     texts = params.groups * params.samples
     what = f"steer.groups is {params.groups} and steer.samples {params.samples}"
     need_memory(what, texts * tokens * BYTES_OF_A_TOKEN, mend="fewer of either need less")

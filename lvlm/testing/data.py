@@ -86,6 +86,14 @@ def check_windows(source: Source, again: Source) -> None:
         fixed = again.windows(FEW, split)
         assert fixed.digest == few.digest, f"the {split} windows are not the same each time"
         assert few.digest == Windows.of(few.batch).digest, "the digest is `Windows.of(batch)`'s"
+        _check_texts_differ(few.batch)
+
+
+def _check_texts_differ(batch: Batch) -> None:
+    """Other texts are not all one."""
+    if batch.latent_inputs_BU is not None:
+        texts = {row.numpy().tobytes() for row in batch.latent_inputs_BU}
+        assert len(texts) > 1, "all rows have the same other text"
 
 
 def check_rows(batch: Batch, params: DataParams, rows: int) -> None:
@@ -106,8 +114,29 @@ def check_rows(batch: Batch, params: DataParams, rows: int) -> None:
     assert not (keep_BT[:, 1:] & ~keep_BT[:, :-1]).any(), "padding stands on the right"
     assert not (predicted_BT & ~keep_BT).any(), "a target is IGNORE where the input is padding"
     assert predicted_BT.any(1).all(), "a row has nothing to predict"
+    _check_other_texts(batch, params, rows)
     shifted_BT = predicted_BT[:, :-1] & keep_BT[:, 1:]
     assert (targets_BT[:, :-1] == inputs_BT[:, 1:])[shifted_BT].all(), "a target is not the next input"
+
+
+def _check_other_texts(batch: Batch, params: DataParams, rows: int) -> None:
+    """Another text where one is declared: token ids in range, padding on the right, something to read."""
+    ids_BU, keep_BU, tokens = batch.latent_inputs_BU, batch.latent_keep_BU, params.latent_tokens
+    if ids_BU is None or keep_BU is None:
+        assert tokens is None, f"latent_tokens is {tokens}, and a row has no latent_inputs_BU"
+        return
+    assert tokens is not None, "a row has latent_inputs_BU, and latent_tokens is None"
+    for name, x_BU, dtype in (
+        ("latent_inputs_BU", ids_BU, torch.int64),
+        ("latent_keep_BU", keep_BU, torch.bool),
+    ):
+        assert x_BU.shape == (rows, tokens), f"{name} is {list(x_BU.shape)}, not {[rows, tokens]}"
+        assert x_BU.dtype == dtype, f"{name} is {x_BU.dtype}, not {dtype}"
+    assert ((ids_BU >= 0) & (ids_BU < params.vocab)).all(), (
+        f"latent_inputs_BU holds ids beyond 0..{params.vocab - 1}"
+    )
+    assert not (keep_BU[:, 1:] & ~keep_BU[:, :-1]).any(), "padding of another text stands on the right"
+    assert keep_BU.any(1).all(), "a row's other text has nothing to read"
 
 
 def check_splits(source: Source) -> None:
@@ -257,10 +286,10 @@ def _saved(state: dict[str, Any]) -> dict[str, Any]:
 
 def _key(batch: Batch) -> bytes:
     """All of a batch."""
-    fields = (batch.inputs_BT, batch.targets_BT, batch.keep_BT)
-    return b"".join(x_BT.contiguous().numpy().tobytes() for x_BT in fields)
+    return b"".join(x.contiguous().numpy().tobytes() for x in batch.tensors)
 
 
 def _set(batch: Batch) -> set[bytes]:
-    """Its rows."""
+    """Its rows, without their other texts: splits must not share what is predicted."""
+    batch = Batch(batch.inputs_BT, batch.targets_BT, batch.keep_BT)
     return {_key(batch[number : number + 1]) for number in range(len(batch))}

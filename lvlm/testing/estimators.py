@@ -102,7 +102,7 @@ def check_bound(params: EstimatorParams, model: LatentLM, k: int) -> None:
     """
     one = batch_of(token_rows(1, TOKENS + 1))
     truth = Exact()(rows_of(model, one)).nats
-    many = Batch(*(x.expand(DRAWS, -1) for x in (one.inputs_BT, one.targets_BT, one.keep_BT)))
+    many = one.each(lambda x: x.expand(DRAWS, -1))
     found = params.build(Effort(k, chunk=1))(rows_of(model, many)).nats
     assert bool(found.isfinite().all()), "a number is not finite"
     if params.status == "exact":

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lvlm.errors import UserError
 from lvlm.generation.decoding import Decoding, PromptCodes, RowCodes
 from lvlm.generation.generate import generate
+from lvlm.interfaces import Latent
 from lvlm.model.latent_lm import LatentLM
 from lvlm.model.ports import Ports
 from lvlm.testing.cases import TOKENS, VOCAB, assert_learns, batch_of, generator_of, token_rows
@@ -18,7 +20,14 @@ from lvlm.testing.cases import TOKENS, VOCAB, assert_learns, batch_of, generator
 def check_model(model: LatentLM) -> None:
     """Everything that holds for any model of the zoo; its parameters should be random (`randomise`)."""
     model = model.eval()
-    for check in (check_causal, check_cache, check_padding, check_generation, check_gradients):
+    for check in (
+        check_causal,
+        check_cache,
+        check_padding,
+        check_other_text,
+        check_generation,
+        check_gradients,
+    ):
         check(model)
 
 
@@ -128,6 +137,54 @@ def _kls_of(model: LatentLM, tokens_BT: Tensor, codes: dict[str, Tensor]) -> dic
             path.enter(ports, drawn.embedding_BSC, place.positions_T)
         x_BTD = model.through(stage, x_BTD, place, ports)
     return found
+
+
+def check_other_text(model: LatentLM) -> None:
+    """Another text is read by the encoder alone, and the row by all else; padding of either shows nowhere. An
+    encoder whose slots follow the length of what it reads refuses it.
+    """
+    tokens_BT, other_BU = token_rows(3), token_rows(3, 5, seed=1)
+    keep_BU = torch.arange(5)[None, :] < torch.tensor([5, 3, 1])[:, None]
+    if len(model.names) > 1:
+        return
+    if model.latent is None:
+        plain, given = model(tokens_BT), model(tokens_BT, latent_tokens_BU=other_BU)
+        assert torch.equal(plain.logits_BTV, given.logits_BTV), "a model without a latent reads another text"
+        return
+    if model.latent.slots.tokens is not None:
+        try:
+            model(tokens_BT, latent_tokens_BU=other_BU)
+        except UserError:
+            return
+        raise AssertionError("slots that follow the length of another text don't fit the row")
+
+    def read(rows_BT: Tensor, other: Tensor, keep: Tensor = keep_BU) -> Latent:
+        output = model(rows_BT, latent_tokens_BU=other, latent_keep_BU=keep, generator=generator_of())
+        found: Latent | None = output.latent
+        assert found is not None
+        return found
+
+    latent = read(tokens_BT, other_BU)
+    moved_BU, moved_BT = (torch.cat(((x[:, :1] + 1) % VOCAB, x[:, 1:]), 1) for x in (other_BU, tokens_BT))
+    numbers = (
+        latent.posterior_BSK,
+        read(moved_BT, other_BU).posterior_BSK,
+        read(tokens_BT, moved_BU).posterior_BSK,
+    )
+    if numbers[0] is not None and numbers[1] is not None and numbers[2] is not None:
+        assert torch.equal(numbers[0], numbers[1]), "the encoder reads the row beside another text"
+        assert not torch.allclose(numbers[0], numbers[2]), "the encoder doesn't read another text"
+    given = [model(tokens_BT, z=latent.codes, latent_tokens_BU=x).logits_BTV for x in (None, moved_BU)]
+    assert torch.equal(*given), "the decoder reads another text"
+    junk = read(tokens_BT, torch.where(keep_BU, other_BU, (other_BU + 5) % VOCAB))
+    own = read(tokens_BT, tokens_BT, torch.ones_like(tokens_BT, dtype=torch.bool))
+    row = model(tokens_BT, generator=generator_of()).latent
+    for found, wanted, says in (
+        (junk, latent, "padding of another text shows in the KL"),
+        (own, row, "a row as its own other text has another KL"),
+    ):
+        assert found.kl_BSd is not None and wanted.kl_BSd is not None
+        assert torch.allclose(found.kl_BSd, wanted.kl_BSd, atol=1e-9), says
 
 
 def check_generation(model: LatentLM) -> None:

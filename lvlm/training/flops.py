@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +44,13 @@ def _flops_per_token(recipe: Recipe) -> float:
     with without_numbers(), counter, sdpa_kernel(SDPBackend.MATH), standing_for("cuda"):
         model, loss = assemble(recipe).train(), build_loss(recipe)
         batch = rows_of(recipe, 2)
-        output = model(batch.inputs_BT, batch.keep_BT, z=recipe.train.codes)
+        output = model(
+            batch.inputs_BT,
+            batch.keep_BT,
+            latent_tokens_BU=batch.latent_inputs_BU,
+            latent_keep_BU=batch.latent_keep_BU,
+            z=recipe.train.codes,
+        )
         loss(output, batch, num_tokens=1, step=0).loss.backward()
     return float(counter.get_total_flops()) / batch.inputs_BT.numel()
 
@@ -62,7 +69,10 @@ def with_layers(recipe: Recipe, layers: int) -> Recipe:
 
 def rows_of(recipe: Recipe, rows: int) -> Batch:
     ids = torch.zeros(rows, recipe.data.tokens, dtype=torch.long)
-    return Batch(ids, torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool))
+    batch = Batch(ids, torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool))
+    if recipe.data.latent_tokens is None:
+        return batch
+    return replace(batch, latent_inputs_BU=torch.zeros(rows, recipe.data.latent_tokens, dtype=torch.long))
 
 
 @contextmanager

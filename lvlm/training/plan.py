@@ -214,10 +214,16 @@ def _peak_of_a_step(
                     p.grad = torch.zeros_like(p)
         batch = rows_of(recipe, rows)
         tracker = _PeakTracker()
-        tracker.track_external(model, optimiser, batch.inputs_BT, batch.targets_BT, batch.keep_BT)
+        tracker.track_external(model, optimiser, *batch.tensors)
         with tracker:
             with autocast():
-                output = model(batch.inputs_BT, batch.keep_BT, z=spec.codes)
+                output = model(
+                    batch.inputs_BT,
+                    batch.keep_BT,
+                    latent_tokens_BU=batch.latent_inputs_BU,
+                    latent_keep_BU=batch.latent_keep_BU,
+                    z=spec.codes,
+                )
                 terms = loss(output, batch, num_tokens=1, step=0)
             terms.loss.backward()
         (snapshot,) = tracker.get_tracker_snapshot("peak").values()

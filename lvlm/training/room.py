@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lvlm.data.source import TOKEN_BYTES, need_windows
+from lvlm.data.source import need_windows
 from lvlm.errors import BeyondMachine
 from lvlm.system.machine import memory_bytes, need_memory, need_threads, need_workers
 from lvlm.training.parallel import layout
@@ -37,16 +37,16 @@ def refuse_options(recipe: Recipe, *, ranks: int = 1) -> None:
     Raises:
         BeyondMachine: one of them.
     """
-    train, tokens = recipe.train, recipe.data.tokens
+    train, row_bytes = recipe.train, recipe.data.row_bytes
     if train.threads is not None:
         need_threads(f"train.threads is {train.threads}", train.threads)
     need_workers(f"train.workers is {train.workers}", train.workers)
-    need_memory(f"train.rows is {train.rows}", train.rows / ranks * tokens * TOKEN_BYTES)
+    need_memory(f"train.rows is {train.rows}", train.rows / ranks * row_bytes)
     for name, count in (
         ("train.evaluate_windows", train.evaluate_windows),
         ("evaluate.windows", recipe.evaluate.windows),
     ):
-        need_windows(f"{name} is {count}", count, tokens)
+        need_windows(f"{name} is {count}", count, row_bytes)
 
 
 def refuse_step(recipe: Recipe, parameters: int, device: torch.device, *, ranks: int = 1) -> None:
@@ -69,10 +69,12 @@ def refuse_step(recipe: Recipe, parameters: int, device: torch.device, *, ranks:
     what = f"train.{'micro_rows' if train.micro_rows else 'rows'} is {rows} of {tokens} tokens"
     mend = "fewer train.micro_rows need less"
     need_memory("the model's weights, gradients and optimiser", state, device)
-    need_memory(what, state + rows * tokens * (TOKEN_BYTES + 4 * backbone.width), device, mend=mend)
+    need_memory(what, state + rows * (recipe.data.row_bytes + tokens * 4 * backbone.width), device, mend=mend)
     encoders = [one.encoder for one in recipe.model.each_latent.values()]
     blocks = backbone.layers + sum(int(getattr(one, "layers", 0) or 0) for one in encoders) + 1
-    at_most = state * 2 + rows * tokens * 4 * (blocks * (MOST_FLOATS * backbone.width + tokens) + 8 * vocab)
+    longest = max(tokens, recipe.data.encoder_tokens)
+    per_block = (tokens + (recipe.data.latent_tokens or 0)) * (MOST_FLOATS * backbone.width + longest)
+    at_most = state * 2 + rows * 4 * (blocks * per_block + tokens * 8 * vocab)
     there = memory_bytes(device)
     if ranks > 1 or there is None or at_most <= there:
         return

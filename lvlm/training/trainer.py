@@ -319,7 +319,13 @@ class Trainer:
         for micro, noise, last in self._micro_batches(batch):
             with self.autocast():
                 output = self.model(
-                    micro.inputs_BT, micro.keep_BT, z=spec.codes, generator=noise, dropout_generator=noise
+                    micro.inputs_BT,
+                    micro.keep_BT,
+                    latent_tokens_BU=micro.latent_inputs_BU,
+                    latent_keep_BU=micro.latent_keep_BU,
+                    z=spec.codes,
+                    generator=noise,
+                    dropout_generator=noise,
                 )
                 terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
             synchronise_gradients(self.model, self.loss, last=last, shard_over=spec.shard_over)
