@@ -113,11 +113,11 @@ def bins(**options: Any) -> dict[str, Any]:
         ),
         (
             {"parts": {"a": {"kind": "mixture", "parts": {}}}},
-            r"data.parts.a.kind: a mixture can't be a part of a mixture; name its parts here; known: bins, coin, huggingface, letters, python, text$",
+            r"data.parts.a.kind: a mixture can't be a part of a mixture; name its parts here; known: bins, coin, huggingface, letters, noised, python, text$",
         ),
         (
             {"parts": {"a": {"kind": "mixtur"}}},
-            r"data.parts.a.kind: unknown data 'mixtur'; known: bins, coin, huggingface, letters, python, text$",
+            r"data.parts.a.kind: unknown data 'mixtur'; known: bins, coin, huggingface, letters, noised, python, text$",
         ),
         (
             {"parts": {"a": {"kind": "coin", "nois": 0.2}}},
