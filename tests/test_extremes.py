@@ -22,6 +22,7 @@ from lvlm.testing import build_cross, crosses, randomise
 from lvlm_baseline.elbo import ElboParams
 from lvlm_free.binary import BinaryParams
 from lvlm_gptvae.gaussian import GaussianParams
+from tests.matrix import pairs_now
 
 REGISTRY = Registry.load(strict=True)
 QUANTIZERS: dict[str, QuantizerParams] = {
@@ -159,7 +160,7 @@ def test_splitting_a_batch_leaves_its_loss_and_gradient_unchanged(
             torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("cross", [c for c in crosses(REGISTRY)[0] if c.prior == "fixed"], ids=str)
+@pytest.mark.parametrize("cross", pairs_now([c for c in crosses(REGISTRY)[0] if c.prior == "fixed"]))
 @pytest.mark.parametrize("what", [math.nan, math.inf])
 def test_nan_in_is_an_error_and_not_a_code(cross: Any, what: float) -> None:
     model: LatentLM = build_cross(cross, REGISTRY)

@@ -2,6 +2,9 @@
 uses.
 """
 
+import pytest
+
 from lvlm.testing import conformance
 
-test_everything_that_is_registered = conformance()
+test_everything_that_is_registered = conformance(pairs=True)
+test_every_cross_of_what_is_registered = pytest.mark.slow(conformance())

@@ -25,6 +25,7 @@ from lvlm.testing import Cross, batch_of, build_cross, crosses, padded_batches, 
 from lvlm_baseline import DecoderParams
 from lvlm_free import AddParams, BinaryParams, KVParams, LearnedQueryParams
 from lvlm_gptvae import BidirectionalParams, GaussianParams, PrefixParams
+from tests.matrix import pairs_now
 
 REGISTRY = Registry.load(strict=True)
 LEGAL, REFUSED = crosses(REGISTRY)
@@ -84,7 +85,7 @@ def test_the_decoder_with_copied_weights_equals_llama(tied: bool) -> None:
     assert expected.std() > 0.1
 
 
-@pytest.mark.parametrize("cross", [c for c in LEGAL if not isinstance(c.injection, PrefixParams)], ids=str)
+@pytest.mark.parametrize("cross", pairs_now([c for c in LEGAL if not isinstance(c.injection, PrefixParams)]))
 def test_at_step_0_a_latent_equals_the_baseline_bit_for_bit(cross: Cross) -> None:
     recipe = read_recipe(cross.recipe(), registry=REGISTRY).recipe
     model, baseline = assemble(recipe), LatentLM(assemble(recipe).backbone)
@@ -93,7 +94,7 @@ def test_at_step_0_a_latent_equals_the_baseline_bit_for_bit(cross: Cross) -> Non
         assert torch.equal(model(tokens_BT, z=z).logits_BTV, baseline(tokens_BT).logits_BTV)
 
 
-@pytest.mark.parametrize("cross", [cross for cross in LEGAL if cross.prior == "learned"], ids=str)
+@pytest.mark.parametrize("cross", pairs_now([cross for cross in LEGAL if cross.prior == "learned"]))
 def test_all_zero_numbers_start_a_learned_prior_like_the_fixed_one(cross: Cross) -> None:
     fixed, learned = (
         assemble(read_recipe(replace(cross, prior=prior).recipe(), registry=REGISTRY).recipe)

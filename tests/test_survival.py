@@ -24,7 +24,7 @@ import lvlm.errors
 from lvlm.errors import UserError
 from lvlm.registry.registry import Registry
 from lvlm.runs.checkpoint import Checkpoints
-from lvlm.testing import build_cross, crosses
+from lvlm.testing import build_cross, covering, crosses
 from lvlm.training.recompute import keep_fewer_activations
 from lvlm.training.trainer import Trainer
 from tests.test_parallel import finish, launch
@@ -198,7 +198,7 @@ def test_recomputing_changes_no_number(arm: str, change: dict[str, Any], text: P
     assert all(torch.equal(value, expected[name]) for name, value in weights(other).items())
 
 
-@pytest.mark.parametrize("cross", crosses(Registry.load(strict=True))[0][::7], ids=str)
+@pytest.mark.parametrize("cross", covering(crosses(Registry.load(strict=True))[0])[::4], ids=str)
 def test_recomputing_runs_blocks_twice_and_draws_codes_once(cross: Any) -> None:
     """Codes are drawn outside of what runs again: the gradient is that of the codes that were used."""
     gradients = []

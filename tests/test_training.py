@@ -37,6 +37,7 @@ from lvlm.testing import build_cross, crosses
 from lvlm.training.optim import learning_rate, make_optimiser, parameter_groups, set_learning_rate
 from lvlm.training.signals import stop_signals
 from lvlm.training.trainer import Trainer
+from tests.matrix import pairs_now
 from tests.tiny import ARMS, STEPS, before_step, edit_json, logged, steps_of, tiny, weights, write_text
 
 LATENT_ARMS = ("free", "gptvae")
@@ -312,7 +313,7 @@ def test_micro_batches_add_up_to_the_batch(text: Path, tmp_path: Path) -> None:
 REGISTRY = Registry.load(strict=True)
 
 
-@pytest.mark.parametrize("cross", crosses(REGISTRY)[0], ids=str)
+@pytest.mark.parametrize("cross", pairs_now(crosses(REGISTRY)[0]))
 def test_every_trainable_parameter_is_in_exactly_one_group(cross: Any) -> None:
     model = build_cross(cross, REGISTRY)
     next(model.backbone.parameters()).requires_grad_(False)

@@ -24,6 +24,7 @@ from lvlm.testing.cases import (
     Cross,
     batch_of,
     build_cross,
+    covering,
     crosses,
     numbers,
     padded_batches,
@@ -49,6 +50,7 @@ __all__ = [
     "check_prior",
     "check_term",
     "conformance",
+    "covering",
     "crosses",
     "numbers",
     "padded_batches",
@@ -58,19 +60,22 @@ __all__ = [
 ]
 
 
-def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Callable[..., None]:
+def conformance(
+    *, plugin: str | None = None, files: Sequence[str] = (), pairs: bool = False
+) -> Callable[..., None]:
     """A pytest test over every kind that a plugin supplies: each kind by itself, and in every legal cross; a
     backbone in a few of them.
 
     Args:
         plugin: an installed plugin's name; all installed ones unless given.
         files: single-file plugins, then only their kinds are tested.
+        pairs: only as many crosses as have every pair of kinds (`covering`).
     """
     import pytest
 
     registry = Registry.load(files=files)
     wanted = {p.name for p in registry.plugins if p.single_file} if files else {plugin} if plugin else None
-    cases = list(_cases(registry, wanted))
+    cases = list(_cases(registry, wanted, pairs=pairs))
     assert cases, f"no kinds of {plugin or list(files) or 'any plugin'} to test: {registry.warnings()}"
 
     @pytest.mark.parametrize("case", [case for _, case in cases], ids=[name for name, _ in cases])
@@ -83,15 +88,20 @@ def conformance(*, plugin: str | None = None, files: Sequence[str] = ()) -> Call
     return test_conformance
 
 
-def _cases(registry: Registry, wanted: set[str] | None) -> Iterator[tuple[str, Callable[[], None]]]:
+def _cases(
+    registry: Registry, wanted: set[str] | None, *, pairs: bool = False
+) -> Iterator[tuple[str, Callable[[], None]]]:
     for role in CHECKS:
         for kind in registry.kinds[role].values():
             if wanted is None or kind.plugin in wanted:
                 yield f"{role}-{kind.name}", partial(_check_kind, kind)
-    for cross in crosses(registry)[0]:
-        suppliers = {registry.get(p.role, p.kind_name()).plugin for p in cross.parts}
-        if wanted is None or suppliers & wanted:
-            yield str(cross), partial(_check_cross, cross, registry)
+    legal = [
+        cross
+        for cross in crosses(registry)[0]
+        if wanted is None or {registry.get(p.role, p.kind_name()).plugin for p in cross.parts} & wanted
+    ]
+    for cross in covering(legal) if pairs else legal:
+        yield str(cross), partial(_check_cross, cross, registry)
 
 
 def _check_kind(kind: Kind) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -140,18 +140,34 @@ def _with_backbone(backbone: Params, legal: Sequence[Cross]) -> list[Cross]:
 def _few(legal: Sequence[Cross]) -> list[Cross]:
     """Few crosses that have all that any of them has."""
 
-    def has(cross: Cross) -> set[tuple[str, object]]:
+    def has(cross: Cross) -> set[object]:
         per = getattr(cross.encoder, "per", "")
         names = {f"{part.role} {part.kind_name()}" for part in cross.parts}
         with_slots = {(name, per) for name in names if not name.startswith("quantizer")}
         return with_slots | {(name, "any") for name in names} | {("prior", cross.prior_name)}
 
-    wanted = set().union(*map(has, legal))
-    found = []
+    return _cover(legal, has)
+
+
+def covering(legal: Sequence[Cross]) -> list[Cross]:
+    """Few crosses that have every pair of kinds, slots and priors that any of them has."""
+
+    def has(cross: Cross) -> set[object]:
+        one = [(part.role, part.kind_name()) for part in cross.parts]
+        one += [("per", str(getattr(cross.encoder, "per", ""))), ("prior", cross.prior_name)]
+        return set(itertools.combinations(sorted({*one}), 2))
+
+    return _cover(legal, has)
+
+
+def _cover(legal: Sequence[Cross], has: Callable[[Cross], set[object]]) -> list[Cross]:
+    """Crosses that together have all that any of them has; the one with most that is new comes next."""
+    left = {number: has(cross) for number, cross in enumerate(legal)}
+    wanted, found = set[object]().union(*left.values()), []
     while wanted:
-        best = max(legal, key=lambda cross: len(has(cross) & wanted))
-        wanted -= has(best)
-        found.append(best)
+        best = max(left, key=lambda number: len(left[number] & wanted))
+        wanted -= left.pop(best)
+        found.append(legal[best])
     return found
 
 
