@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import io
 import json
 import logging
 import lzma
@@ -31,7 +32,14 @@ from lvlm.system.files import (
     shown,
     sort_of,
 )
-from lvlm.system.limits import LINE_BYTES, LINE_MARKS, UNPACKED_BYTES
+from lvlm.system.limits import (
+    LINE_BYTES,
+    LINE_MARKS,
+    TEXT_BYTES,
+    UNPACKED_BYTES,
+    UNPACKED_FREE,
+    UNPACKED_TIMES,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -90,6 +98,8 @@ REFUSED_MAGIC = (
 """First bytes of files that aren't read: where they stand, what they are, and the ending of such files."""
 
 HEAD_BYTES = 512
+
+PORTION_BYTES = 2**17  # that are unpacked at a time
 
 SHOWN = 3  # names of what is left out
 
@@ -207,28 +217,69 @@ def opened(path: Path, where: str = "data.path") -> Iterator[IO[bytes]]:
     with reading(f"{where}: cannot read '{path}'"):
         if sort_of(path) != "file":
             raise UserError(f"{where}: {no_such_file(path)}")
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-            file.seek(0)
-            _refuse(head, path, where)
-            packing = packing_of(head) or (named if head else None)
-            if packing is None:
-                yield file
-                return
-            try:
-                with packing.open(file) as unpacked:
-                    start = unpacked.read(HEAD_BYTES)
-                    _refuse(start, path, where)
-                    if packing_of(start) is not None:
-                        raise UserError(f"{where}: '{path}' is packed twice; unpack it once")
-                    unpacked.seek(0)
-                    yield unpacked
-            except (EOFError, zlib.error, lzma.LZMAError) as error:
-                raise _not_whole(path, where, packing, error) from None
-            except OSError as error:  # of the library: the file system's has a number
-                if error.errno is not None:
-                    raise
-                raise _not_whole(path, where, packing, error) from None
+        with path.open("rb") as file, _unpacked(file, path, where, named) as unpacked:
+            yield unpacked
+
+
+@contextmanager
+def _unpacked(file: IO[bytes], path: Path, where: str, named: Packing | None) -> Iterator[IO[bytes]]:
+    """What an open file holds, unpacked.
+
+    Args:
+        file: at its beginning.
+        path: for errors.
+        where: the beginning of an error.
+        named: the packing that its name says.
+    """
+    head = file.read(HEAD_BYTES)
+    most_bytes = max(UNPACKED_FREE, UNPACKED_TIMES * file.seek(0, io.SEEK_END))
+    file.seek(0)
+    _refuse(head, path, where)
+    packing = packing_of(head) or (named if head else None)
+    if packing is None:
+        yield file
+        return
+    try:
+        with packing.open(file) as unpacked:
+            start = unpacked.read(HEAD_BYTES)
+            _refuse(start, path, where)
+            if packing_of(start) is not None:
+                raise UserError(f"{where}: '{path}' is packed twice; unpack it once")
+            unpacked.seek(0)
+            yield io.BufferedReader(_Bounded(unpacked, most_bytes, f"{where}: '{path}'"), PORTION_BYTES)
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _not_whole(path, where, packing, error) from None
+    except OSError as error:  # of the library: the file system's has a number
+        if error.errno is not None:
+            raise
+        raise _not_whole(path, where, packing, error) from None
+
+
+class _Bounded(io.RawIOBase):
+    """What is unpacked, as far as a file of its size may unpack: a few bytes can hold gigabytes of the same.
+
+    Args:
+        unpacked: where it is read.
+        most_bytes: that are read.
+        what: the file, for the error.
+    """
+
+    def __init__(self, unpacked: IO[bytes], most_bytes: int, what: str) -> None:
+        self._unpacked, self._left, self._what = unpacked, most_bytes, what
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._unpacked.read(min(len(buffer), PORTION_BYTES))
+        self._left -= len(content)
+        if self._left < 0:
+            raise UserError(
+                f"{self._what} unpacks to more than {UNPACKED_TIMES} times its size, as no text does; if "
+                f"it is right, unpack it first"
+            )
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def read_unpacked(file: IO[bytes], path: Path, where: str = "data.path") -> bytes:
@@ -237,7 +288,7 @@ def read_unpacked(file: IO[bytes], path: Path, where: str = "data.path") -> byte
     Raises:
         UserError: it is packed and unpacks to more than is read whole.
     """
-    if not isinstance(file, gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File):
+    if not isinstance(getattr(file, "raw", None), _Bounded):
         return file.read()
     content = file.read(UNPACKED_BYTES + 1)
     if len(content) > UNPACKED_BYTES:
@@ -246,6 +297,26 @@ def read_unpacked(file: IO[bytes], path: Path, where: str = "data.path") -> byte
             f"make bins of it with `lvlm data prepare`"
         )
     return content
+
+
+def text_in(content: bytes, path: Path, where: str) -> bytes:
+    """The text of a file that was read, unpacked where it is packed.
+
+    Args:
+        content: of the file.
+        path: for errors.
+        where: the beginning of an error.
+
+    Raises:
+        UserError: it isn't whole, or of a kind that isn't read, or unpacks to more than a text may have.
+    """
+    with _unpacked(io.BytesIO(content), path, where, None) as file:
+        text = file.read(TEXT_BYTES + 1)
+    if len(text) > TEXT_BYTES:
+        raise UserError(
+            f"{where}: '{path}' unpacks to more than {TEXT_BYTES:,} bytes, the most that a text has here"
+        )
+    return text
 
 
 def lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
