@@ -353,7 +353,7 @@ def test_what_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_unpacks_to_many_times_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setattr("lvlm.data.files.UNPACKED_FREE", 100_000)
+    monkeypatch.setattr("lvlm.data.packing.UNPACKED_FREE", 100_000)
     path, right = tmp_path / "a.txt", tmp_path / "b.txt"
     path.write_bytes(pack(b"x" * 10**6))
     right.write_bytes(pack(ROWS * (100_000 // len(ROWS))))
