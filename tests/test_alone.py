@@ -22,7 +22,7 @@ from tests.damages import MARKER, all_damages, damage
 from tests.fortress import MOST_MEMORY, WRONG_VALUES, all_fields
 from tests.studies import make_studies
 from tests.wrong_calls import CALLS
-from tests.wrong_commands import HANDMADE, commands, lines_of
+from tests.wrong_commands import HANDMADE, commands, lines_of, write_bombs
 
 FEW = 3
 """Inputs of each sort where not all are tried."""
@@ -59,6 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(place / "done", folder / "study")
     shutil.copytree(place / "done" / "gptvae" / "seed0", folder / "run")
     shutil.copy(place / "text.txt", folder)
+    write_bombs(folder)
     return folder
 
 

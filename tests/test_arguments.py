@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +395,25 @@ def test_whole_numbers_are_no_floats_and_no_bools() -> None:
             fitted(value, int, "k")
     assert fitted(np.array(3), int | None, "k") == 3
     assert fitted(None, int | None, "k") is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [range(10**12), range(10**20), itertools.count(), itertools.repeat("x"), np.broadcast_to(1, 10**12)],
+    ids=["a range", "a range beyond any list", "endless", "endless texts", "an array"],
+)
+def test_a_list_without_end_is_refused(model: lvlm.LatentLM, values: Any) -> None:
+    for hint in (Sequence[int], Iterable[int] | None, Iterable[str]):
+        if isinstance(values, Iterator) and hint == Sequence[int]:
+            continue
+        with pytest.raises(UserError, match="x holds more than 1,048,576 values"):
+            fitted(values, hint, "x")
+    with pytest.raises(UserError, match=r"holds more than 1,048,576 values"):
+        lvlm.generate(model, values)
+
+
+def test_a_prompt_of_a_million_characters_is_refused(model: lvlm.LatentLM) -> None:
+    with pytest.raises(UserError, match="a prompt has 4,194,305 characters; it has at most 4,194,304"):
+        lvlm.generate(model, "x" * (2**22 + 1))
+    with pytest.raises(UserError, match="the prompts have more than 4,194,304 tokens"):
+        lvlm.generate(model, [np.zeros(10**6, dtype=int)] * 10**6)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from hypothesis import strategies as st
 
 import lvlm
 from lvlm.data import BinsData, HuggingFaceData, TextData
+from lvlm.data.codecs import LONGEST_BLOCK, blocks
 from lvlm.data.corpus import HELD_OUT, File, split_by_position
 from lvlm.data.cuts import cut_near
-from lvlm.data.documents import SPLITS
+from lvlm.data.documents import SPLITS, _stretches
+from lvlm.data.prepare import LONGEST_WORD, with_short_words
 from tests.tokenizers_of_others import write_tokenizer
 
 RIVER = "河流慢慢地记录每一块石头"
@@ -104,3 +108,36 @@ def test_a_text_of_plain_characters_is_split_where_it_was() -> None:
         content[-2 * held : -held],
         content[-held:],
     )
+
+
+@pytest.mark.parametrize("piece", ["x", "ab c", "é", RIVER, "a\n", "0123456789" * 9000 + "\n", "e\u0301"])
+@pytest.mark.parametrize("size", [0, 10, LONGEST_BLOCK, 3 * LONGEST_BLOCK + 17])
+def test_a_line_without_end_is_cut_between_characters_into_blocks(piece: str, size: int) -> None:
+    content = (piece * (size // len(piece.encode()) + 1)).encode()[:size].decode(errors="ignore").encode()
+    found = list(blocks(content))
+    assert b"".join(found) == content
+    assert all(len(one) <= LONGEST_BLOCK and one.decode() for one in found)
+    assert not any(one.startswith("\u0301".encode()) for one in found)
+    assert [one.content for one in _stretches(io.BytesIO(content), b"name")] == found
+
+
+def test_a_long_row_is_one_document_in_pieces(tmp_path: Path) -> None:
+    rows = [
+        {"text": letter * length} for letter, length in (("a", 3 * LONGEST_BLOCK), ("b", 10**6), ("c", 10**6))
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = str(write_tokenizer("bytelevel", tmp_path / "t.json"))
+    lvlm.prepare_data([str(tmp_path / "a.jsonl")], tmp_path / "bins", tokenizer=tokenizer, held_out=0.2)
+    splits = json.loads((tmp_path / "bins" / "manifest.json").read_text())["splits"]
+    assert sum(one["bytes"] for one in splits.values()) == sum(len(row["text"]) for row in rows)
+
+
+def test_a_tokenizer_is_learned_of_a_long_word_in_time(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("0" * 2**20 + " " * 2**20 + " a word and others" * 99)
+    lvlm.train_tokenizer([str(tmp_path / "a.txt")], tmp_path / "t.json", vocab=300)
+    text = " a word\n and  others" * 99
+    assert with_short_words(text) == [text]
+    long = "x" * 10_000 + text + " " * 10_000
+    assert "".join(with_short_words(long)) == long
+    words = [word for one in with_short_words(long) for word in re.findall(r"\S+|\s+", one)]
+    assert max(map(len, words)) == LONGEST_WORD

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import lvlm
 from lvlm.data.bins import BinsData
 from lvlm.data.codecs import open_codec
-from lvlm.data.files import find
+from lvlm.data.files import find, text_in
 from lvlm.data.text import TextData
 from lvlm.errors import UserError
 from lvlm.generation.encode import read_codes
@@ -35,6 +35,7 @@ from lvlm.report import report_folder
 from lvlm.runs.opened import open_run
 from lvlm.system import limits
 from lvlm.system.files import given_path, new_folder, read_named, sort_of, write_atomically, writing
+from lvlm.system.regular import open_regular
 from tests.tiny import tiny, write_text
 
 # ------------------------------------------------------------------------------------------------- paths
@@ -346,6 +347,54 @@ def test_what_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"x" * 10_001))
     with pytest.raises(UserError, match="unpacks to more than 10,000 bytes"):
         TextData(path=str(tmp_path / "a.txt.gz")).open()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_what_unpacks_to_many_times_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr("lvlm.data.packing.UNPACKED_FREE", 100_000)
+    path, right = tmp_path / "a.txt", tmp_path / "b.txt"
+    path.write_bytes(pack(b"x" * 10**6))
+    right.write_bytes(pack(ROWS * (100_000 // len(ROWS))))
+    lvlm.prepare_data([str(right)], tmp_path / "right")
+    told = "unpacks to more than 100 times its size"
+    with pytest.raises(UserError, match=told):
+        TextData(path=str(path)).open()
+    with pytest.raises(UserError, match=told):
+        lvlm.prepare_data([str(path)], tmp_path / "bins")
+    with pytest.raises(UserError, match=told):
+        lvlm.train_tokenizer([str(path)], tmp_path / "new.json")
+    assert not list(tmp_path.glob("*bins*")) + list(tmp_path.glob("*new*"))
+
+
+def test_a_text_that_is_given_is_unpacked_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    for content in (b"words", gzip.compress(b"words"), lzma.compress(b"words"), b"{}", b""):
+        path.write_bytes(content)
+        assert text_in(content, path, "file") in (b"words", b"{}", b"")
+    with pytest.raises(UserError, match="PDF is no text"):
+        text_in(b"%PDF-1.7", path, "file")
+    with pytest.raises(UserError, match="is not a whole gzip file"):
+        text_in(gzip.compress(b"words")[:-4], path, "file")
+    monkeypatch.setattr("lvlm.data.files.TEXT_BYTES", 1000)
+    with pytest.raises(UserError, match="unpacks to more than 1,000 bytes"):
+        text_in(gzip.compress(b"x" * 1001), path, "file")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("name", ["/proc/kmsg", "/proc/self/environ", "link"])
+def test_an_interface_of_the_kernel_is_no_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to("/proc/self/environ")
+    path = tmp_path / name
+    with pytest.raises(UserError, match="is a kernel interface, not a file"):
+        read_named(path)
+    with pytest.raises(UserError, match="is a kernel interface, not a file"):
+        TextData(path=str(path)).open()
+    with pytest.raises(UserError, match="is a kernel interface, not a file"), open_regular(path):
+        pass
 
 
 def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from lvlm.testing.corpus import write_corpus
 from tests.damages import MARKER, all_damages, damage, pickled
 from tests.fortress import WRONG_TEXTS, WRONG_VALUES, Field, all_fields, fault_of, outcome, readable
 from tests.studies import make_studies
-from tests.wrong_commands import HANDMADE, commands, lines_of
+from tests.wrong_commands import HANDMADE, commands, lines_of, write_bombs
 
 FEW = 5
 """Wrong values of each field where not all are tried."""
@@ -143,6 +143,7 @@ def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(place / "done", tmp_path / "study")
     shutil.copytree(place / "done" / "gptvae" / "seed0", tmp_path / "run")
     shutil.copy(place / "text.txt", tmp_path)
+    write_bombs(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from lvlm.cli.app import app
+from lvlm.system.limits import TEXT_BYTES
 
 HANDMADE = [
     line.split("|")
@@ -48,6 +53,12 @@ train|free|--out|new|plugins=[nobody]
 train|free|--out|new|plugins=[./nobody.py]
 train|free|--out|new|data.path=nowhere.txt
 train|free|--out|new|data.kind=nothing
+train|free|--out|new|data.kind=text|data.path=/proc/kmsg
+train|free|--out|new|data.kind=text|data.path=/sys/kernel/mm/transparent_hugepage/enabled
+train|free|--out|new|data.kind=text|data.path=bomb.txt.gz
+train|free|--out|new|data.kind=text|data.path=bomb.jsonl.xz
+train|free|--out|new|data.kind=text|data.path=text.txt|data.tokenizer=/proc/kmsg
+train|/proc/kmsg|--out|new
 train|free|--out|new|model.quantizer.kind=nothing
 train|free|--out|new|model.backbone.heads=3
 train|free|--out|new|train.device=nothing
@@ -114,6 +125,9 @@ sample|run|--prompt|a|--vector|a
 sample|run|--prompt|a|--codes|nowhere.npz
 sample|run|--prompt|a|--codes|text.txt
 sample|run|--prompt|a|--hold|a:b
+sample|run|--prompt|a|--hold|0:1000000000000
+sample|run|--prompt|a|--codes-of|b|--hold|0:1000000000000
+sample|run|--prompt|a|--codes|/proc/kmsg
 sample|run|--prompt|a|--flip|99
 sample|run|--prompt|a|--device|nothing
 sample|run|--prompt|a|--precision|int3
@@ -121,6 +135,9 @@ encode|run
 encode|run|nowhere.txt
 encode|run|/dev/zero
 encode|run|.
+encode|run|/proc/kmsg
+encode|run|bomb.txt.gz
+encode|run|line.txt
 encode|run|--text|
 encode|run|text.txt|--text|a
 encode|run|--text|a|--out|text.txt/codes.npz
@@ -155,14 +172,30 @@ data|nothing
 data|check|nowhere
 data|check|text.txt
 data|prepare|nowhere|--out|new
+data|prepare|bomb.txt.gz|--out|new
+data|prepare|bomb.jsonl.xz|--out|new
+data|prepare|bomb.bz2|--out|new
+data|prepare|/proc/kmsg|--out|new
 data|prepare|text.txt|--out|text.txt
 data|prepare|text.txt|--out|new|--tokenizer|nowhere.json
 tokenizer|train|nowhere
+tokenizer|train|bomb.txt.gz|--out|new.json
+tokenizer|train|bomb.jsonl.xz|--out|new.json
+tokenizer|train|/proc/kmsg|--out|new.json
 tokenizer|train|text.txt|--vocab|-1
 tokenizer|train|text.txt|--vocab|1000000000000
 """.strip().splitlines()
 ]
 """Each is a mistake; words are separated by bars."""
+
+
+def write_bombs(folder: Path) -> None:
+    """Small files of 900 MB once they are unpacked, and a text of a single long line."""
+    part = b"0" * 2**24
+    for name, pack in (("txt.gz", gzip.compress), ("jsonl.xz", lzma.compress), ("bz2", bz2.compress)):
+        (folder / f"bomb.{name}").write_bytes(pack(part) * 56)
+    (folder / "line.txt").write_bytes(b"0" * (TEXT_BYTES + 1))
+
 
 ODD_WORDS = [
     *(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import operator
 import os
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm.errors import UserError, short_repr
+from lvlm.system.limits import LIST_VALUES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,6 +123,7 @@ def fitted(value: Any, hint: Any, what: str) -> Any:
 
     Raises:
         UserError: it has another type; the message says which, and what to call instead where that is known.
+            Or it is a list that is too long.
     """
     members = _members(hint)
     read_elsewhere = any(one in (Tensor, torch.device) or get_origin(one) is Literal for one in members)
@@ -128,7 +131,7 @@ def fitted(value: Any, hint: Any, what: str) -> Any:
         return value
     if Path in members and isinstance(value, str) and (not value or "\0" in value):
         raise UserError(f"{what} is {told(value)}, which no path is; it is {_words(what, members)}")
-    taken = _taken(value, members)
+    taken = _taken(value, members, what)
     if taken is _NO:
         words = _words(what, members)
         if isinstance(value, float) and not math.isfinite(value):
@@ -157,6 +160,22 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def listed(values: Iterable[Any], what: str) -> list[Any]:
+    """The values of what may be long or endless, as a range or a generator can be.
+
+    Args:
+        values: what was given.
+        what: what it is, for the message.
+
+    Raises:
+        UserError: there are more than an argument may hold.
+    """
+    found = list(itertools.islice(values, LIST_VALUES + 1))
+    if len(found) > LIST_VALUES:
+        raise UserError(f"{what} holds more than {LIST_VALUES:,} values, which is the most")
+    return found
+
+
 def token_ids(value: Any, what: str, *, or_: str = "") -> list[int]:
     """The token ids of a list, an array or a tensor [T].
 
@@ -166,7 +185,7 @@ def token_ids(value: Any, what: str, *, or_: str = "") -> list[int]:
         or_: what else it may be, for the message.
 
     Raises:
-        UserError: it has other dimensions or another type.
+        UserError: it has other dimensions or another type, or is too long.
     """
     if isinstance(value, np.ndarray | Tensor):
         if value.ndim != 1:
@@ -175,8 +194,8 @@ def token_ids(value: Any, what: str, *, or_: str = "") -> list[int]:
             )
         if not _is_of_whole(value):
             raise UserError(f"{what} is {told(value)}; token ids are whole numbers")
-        value = value.tolist()
-    found = _several(value, (int,), Iterable)
+        value = listed(value, what) if len(value) > LIST_VALUES else value.tolist()
+    found = _several(value, (int,), Iterable, what)
     if found is _NO:
         text = "; model.codec.encode(text) gives those of a text" if isinstance(value, str) else ""
         raise UserError(f"{what} is {told(value)}; it is {or_}a list of token ids{text}")
@@ -225,19 +244,19 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _taken(value: Any, members: tuple[Any, ...]) -> Any:
+def _taken(value: Any, members: tuple[Any, ...], what: str) -> Any:
     """The plain value by the first type that takes it; `_NO` where none does."""
     if value is None:
         return None if type(None) in members or None in members else _NO
     plain = unwrapped(value)
     for hint in members:
-        taken = _one(plain, hint, members)
+        taken = _one(plain, hint, members, what)
         if taken is not _NO:
             return taken
     return _NO
 
 
-def _one(value: Any, hint: Any, members: tuple[Any, ...]) -> Any:
+def _one(value: Any, hint: Any, members: tuple[Any, ...], what: str) -> Any:
     origin = get_origin(hint) or hint
     if origin is Any:
         return value
@@ -256,7 +275,8 @@ def _one(value: Any, hint: Any, members: tuple[Any, ...]) -> Any:
     if origin in (Sequence, Iterable):
         # Files are paths as often as texts, wherever several are named and none is a text by itself.
         of = get_args(hint)[:1] or (Any,)
-        return _several(value, (*of, Path) if of == (str,) and str not in members else of, origin)
+        of = (*of, Path) if of == (str,) and str not in members else of
+        return _several(value, of, origin, what)
     if origin is Callable:
         return value if callable(value) else _NO
     if isinstance(origin, type):
@@ -275,15 +295,20 @@ def is_finite(value: object) -> bool:
         return False
 
 
-def _several(value: Any, of: tuple[Any, ...], origin: Any) -> Any:
-    """A list, each of whose values is of one of the types."""
+def _several(value: Any, of: tuple[Any, ...], origin: Any, what: str) -> Any:
+    """A list, each of whose values is of one of the types.
+
+    Raises:
+        UserError: it is too long.
+    """
     if isinstance(value, np.ndarray | Tensor):
         if value.ndim != 1:
             return _NO
-        value = value.tolist()
+        value = listed(value, what) if len(value) > LIST_VALUES else value.tolist()
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, origin):
         return _NO
-    found = [_taken(one, tuple(inner for hint in of for inner in _members(hint))) for one in value]
+    members = tuple(inner for hint in of for inner in _members(hint))
+    found = [_taken(one, members, what) for one in listed(value, what)]
     found = [str(one) if isinstance(one, Path) and str in of else one for one in found]
     return _NO if any(one is _NO for one in found) else found
 

@@ -16,6 +16,7 @@ from lvlm.cli.streams import put, say, show
 from lvlm.cli.words import described_by
 from lvlm.errors import OutOfDistribution, UserError
 from lvlm.system.files import given_path, read_named, reading
+from lvlm.system.limits import TEXT_BYTES
 
 if TYPE_CHECKING:
     from lvlm.generation.generate import Sample
@@ -266,12 +267,20 @@ def _placed(precision: str, device: str) -> dict[str, Any]:
 
 
 def _read(file: str) -> str | bytes:
-    """A file's text; its bytes where it isn't UTF-8, which a model of bytes can read all the same."""
+    """A file's text, unpacked; its bytes where it isn't UTF-8, which a model of bytes can read all the
+    same.
+    """
+    from lvlm.data.files import text_in
+
+    path = given_path(file, "the text's file")
     if file == "-":
         with reading("cannot read the standard input"):
-            content = sys.stdin.buffer.read()
+            content = sys.stdin.buffer.read(TEXT_BYTES + 1)
+        if len(content) > TEXT_BYTES:
+            raise UserError(f"the standard input has more than {TEXT_BYTES:,} bytes, which is the most")
     else:
-        content = read_named(given_path(file, "the text's file"))
+        content = read_named(path, most_bytes=TEXT_BYTES)
+    content = text_in(content, path, "the text's file")
     try:
         return content.decode()
     except UnicodeDecodeError:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm.data.cuts import cut_near
 from lvlm.errors import MissingLibrary, UserError, listing, nearest
 from lvlm.system.files import given_path, is_file, is_folder, no_such_file, reading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+T = TypeVar("T")
 
 # How known tokenizers end a document; the first that a tokenizer has is taken.
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<end_of_text>", "[SEP]")
@@ -26,7 +28,12 @@ KEPT_TOKENIZER = "the run's files/tokenizer.json"
 """Name of a tokenizer that a run keeps, in errors."""
 
 BLOCK_BYTES = 65_536
+LONGEST_BLOCK = 2**20
+"""Bytes of a block whose line doesn't end; a tokenizer takes a hundred times that."""
+BLOCK_TAIL = 1024
+"""Bytes at the end of such a block in which it is cut."""
 BLOCKS_AT_ONCE = 64
+BYTES_AT_ONCE = BLOCKS_AT_ONCE * BLOCK_BYTES
 
 
 class ByteCodec:
@@ -239,13 +246,47 @@ def id_type(vocab: int) -> str:
 
 
 def blocks(content: bytes) -> Iterator[bytes]:
-    """A long text in pieces of about 64 KiB that end at line breaks, so that all cores can tokenise it."""
+    """A long text in pieces of about 64 KiB that end at line breaks, so that all cores can tokenise it. A
+    line of more than `LONGEST_BLOCK` bytes is cut.
+    """
     start = 0
     while start < len(content):
-        line_end = content.find(b"\n", start + BLOCK_BYTES)
-        end = line_end + 1 if line_end >= 0 else len(content)
+        line_end = content.find(b"\n", start + BLOCK_BYTES, start + LONGEST_BLOCK)
+        end = line_end + 1 if line_end >= 0 else start + end_of_block(content[start : start + LONGEST_BLOCK])
         yield content[start:end]
         start = end
+
+
+def end_of_block(content: bytes) -> int:
+    """Where a block ends that starts with these bytes and holds no line break where one is looked for: in
+    front of the last space near the end, else between two characters.
+
+    Args:
+        content: `LONGEST_BLOCK` bytes; fewer where the text ends with them.
+    """
+    if len(content) < LONGEST_BLOCK or content.endswith(b"\n"):
+        return len(content)
+    tail = len(content) - BLOCK_TAIL
+    space = content.rfind(b" ", tail)
+    return space if space > 0 else cut_near(content, tail, 0)
+
+
+def at_once(blocks: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """As many blocks at a time as all cores have work with, and no more.
+
+    Args:
+        blocks: of a text.
+        size: bytes of one.
+    """
+    some, held = list[T](), 0
+    for block in blocks:
+        some.append(block)
+        held += size(block)
+        if held >= BYTES_AT_ONCE or len(some) >= BLOCKS_AT_ONCE:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
 
 
 def tokens_of(codec: TextCodec, content: bytes) -> NDArray[Any]:
@@ -253,7 +294,6 @@ def tokens_of(codec: TextCodec, content: bytes) -> NDArray[Any]:
     if isinstance(codec, ByteCodec):
         return np.frombuffer(content, dtype=np.uint8)
     arrays = [np.empty(0, id_type(codec.vocab))]
-    left = blocks(content)
-    while some := list(itertools.islice(left, BLOCKS_AT_ONCE)):
+    for some in at_once(blocks(content), len):
         arrays += codec.arrays(some)
     return np.concatenate(arrays)

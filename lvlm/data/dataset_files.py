@@ -6,16 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lvlm.data.files import (
-    HEAD_BYTES,
-    REFUSED_SUFFIXES,
-    ZSTANDARD,
-    below,
-    endings,
-    few,
-    packing_of,
-    tell_once,
-)
+from lvlm.data.files import below, endings, few, tell_once
+from lvlm.data.packing import HEAD_BYTES, REFUSED_SUFFIXES, ZSTANDARD, packing_of
 from lvlm.errors import UserError, listing
 from lvlm.system.files import reading, shown
 from lvlm.system.regular import open_regular

@@ -17,7 +17,16 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm.data.codecs import BLOCK_BYTES, BLOCKS_AT_ONCE, ByteCodec, TextCodec, id_type
+from lvlm.data.codecs import (
+    BLOCK_BYTES,
+    LONGEST_BLOCK,
+    ByteCodec,
+    TextCodec,
+    at_once,
+    blocks,
+    end_of_block,
+    id_type,
+)
 from lvlm.data.cuts import cut_near, near_bytes
 from lvlm.data.files import find, has_rows, lines, opened, text_of
 from lvlm.data.round_trip import lost
@@ -122,8 +131,7 @@ def plan_splits(pieces: Pieces, share: float, where: str = "input") -> Plan:
 
 def tokenised(pieces: Pieces, plan: Plan, codec: TextCodec, end: int) -> Iterator[Tokenised]:
     """The tokens of all pieces in order; `end` stands behind each document, unless we read bytes."""
-    parts = _parts(pieces(), plan)
-    while some := list(itertools.islice(parts, BLOCKS_AT_ONCE)):
+    for some in at_once(_parts(pieces(), plan), lambda part: len(part[1])):
         for (split, content, ends), ids in zip(
             some, codec.arrays([content for _, content, _ in some]), strict=True
         ):
@@ -138,8 +146,15 @@ def _parts(pieces: Iterable[Piece], plan: Plan) -> Iterator[tuple[str, bytes, bo
     for piece in pieces:
         parts = list(plan.cut(piece, position))
         for number, (split, content) in enumerate(parts, start=1):
-            yield split, content, piece.ends and number == len(parts)
+            *others, last = in_blocks(content)
+            yield from ((split, block, False) for block in others)
+            yield split, last, piece.ends and number == len(parts)
         position += len(piece.content) if piece.split is None else 0
+
+
+def in_blocks(content: bytes) -> list[bytes]:
+    """A piece's content whole; one that is too long to be tokenised at once is cut, as a text is."""
+    return [content] if len(content) <= LONGEST_BLOCK else list(blocks(content))
 
 
 def with_line_ends(pieces: Pieces) -> Pieces:
@@ -188,10 +203,16 @@ def _pieces_of_file(name: str, path: Path, field_name: str) -> Iterator[Piece]:
 
 def _stretches(file: IO[bytes], key: bytes) -> Iterator[Piece]:
     """Stretches of about 64 KiB, each to the end of a line, as `lvlm.data.codecs.blocks` cuts them."""
+    left = b""  # of a line that was cut
 
     def stretch() -> bytes:
-        start = file.read(BLOCK_BYTES)
-        return start + file.readline() if len(start) == BLOCK_BYTES else start
+        nonlocal left
+        start = left + file.read(BLOCK_BYTES - len(left))
+        if len(start) == BLOCK_BYTES:
+            start += file.readline(LONGEST_BLOCK - BLOCK_BYTES)
+        end = end_of_block(start)
+        left = start[end:]
+        return start[:end]
 
     content = stretch()
     while content:

@@ -5,20 +5,17 @@ files, folders ─ find ─► Found(files, left_out) ─ opened ─► unpacked
 
 from __future__ import annotations
 
-import bz2
 import functools
-import gzip
+import io
 import json
 import logging
-import lzma
-import re
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
+from lvlm.data.packing import PACKINGS, REFUSED_SUFFIXES, Bounded, Packing, unpacked
 from lvlm.errors import UserError, listing, nearest
 from lvlm.system.files import (
     entries,
@@ -31,7 +28,12 @@ from lvlm.system.files import (
     shown,
     sort_of,
 )
-from lvlm.system.limits import LINE_BYTES, LINE_MARKS, UNPACKED_BYTES
+from lvlm.system.limits import (
+    LINE_BYTES,
+    LINE_MARKS,
+    TEXT_BYTES,
+    UNPACKED_BYTES,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -41,55 +43,6 @@ ROWS = (".jsonl", ".ndjson")
 READ = (".txt", *ROWS)
 """Endings of what is read from a folder; each may have an ending of `PACKINGS` behind it."""
 
-
-class Packing(NamedTuple):
-    """A way of packing that the standard library unpacks."""
-
-    name: str
-    suffix: str
-    magic: re.Pattern[bytes]
-    """Its first bytes."""
-    open: Callable[[IO[bytes]], Any]
-
-
-PACKINGS = (
-    Packing("gzip", ".gz", re.compile(rb"\x1f\x8b"), lambda file: gzip.GzipFile(fileobj=file)),
-    Packing("xz", ".xz", re.compile(rb"\xfd7zXZ\x00"), lzma.LZMAFile),
-    Packing("bzip2", ".bz2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.BZ2File),
-)
-
-_AS_LINES = (
-    "name it .jsonl if each line is an object, and .txt if it is itself the text; else kind: huggingface"
-)
-
-REFUSED_SUFFIXES = {
-    ".json": f"a .json file isn't read as text: {_AS_LINES}",
-    ".zst": "zstandard isn't read; unpack it with `zstd -d`, or pack it with gzip, xz or bzip2",
-    ".zip": "zip isn't read; unpack it into a folder",
-    ".tar": "tar isn't read; unpack it into a folder",
-    ".tgz": "tar isn't read; unpack it into a folder",
-    ".7z": "7z isn't read; unpack it into a folder",
-    ".parquet": "parquet is no text; kind: huggingface reads it",
-    ".arrow": "Arrow is no text; kind: huggingface reads a folder that save_to_disk wrote",
-    ".pdf": "PDF is no text; take the text out first",
-}
-"""Why a file isn't read, by its ending."""
-
-ZSTANDARD = b"\x28\xb5\x2f\xfd"
-"""First bytes of a file that zstandard packed."""
-
-REFUSED_MAGIC = (
-    (0, ZSTANDARD, ".zst"),
-    (0, b"PK\x03\x04", ".zip"),
-    (0, b"7z\xbc\xaf\x27\x1c", ".7z"),
-    (0, b"PAR1", ".parquet"),
-    (0, b"ARROW1", ".arrow"),
-    (0, b"%PDF-", ".pdf"),
-    (257, b"ustar", ".tar"),
-)
-"""First bytes of files that aren't read: where they stand, what they are, and the ending of such files."""
-
-HEAD_BYTES = 512
 
 SHOWN = 3  # names of what is left out
 
@@ -207,28 +160,8 @@ def opened(path: Path, where: str = "data.path") -> Iterator[IO[bytes]]:
     with reading(f"{where}: cannot read '{path}'"):
         if sort_of(path) != "file":
             raise UserError(f"{where}: {no_such_file(path)}")
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-            file.seek(0)
-            _refuse(head, path, where)
-            packing = packing_of(head) or (named if head else None)
-            if packing is None:
-                yield file
-                return
-            try:
-                with packing.open(file) as unpacked:
-                    start = unpacked.read(HEAD_BYTES)
-                    _refuse(start, path, where)
-                    if packing_of(start) is not None:
-                        raise UserError(f"{where}: '{path}' is packed twice; unpack it once")
-                    unpacked.seek(0)
-                    yield unpacked
-            except (EOFError, zlib.error, lzma.LZMAError) as error:
-                raise _not_whole(path, where, packing, error) from None
-            except OSError as error:  # of the library: the file system's has a number
-                if error.errno is not None:
-                    raise
-                raise _not_whole(path, where, packing, error) from None
+        with path.open("rb") as file, unpacked(file, path, where, named) as content:
+            yield content
 
 
 def read_unpacked(file: IO[bytes], path: Path, where: str = "data.path") -> bytes:
@@ -237,7 +170,7 @@ def read_unpacked(file: IO[bytes], path: Path, where: str = "data.path") -> byte
     Raises:
         UserError: it is packed and unpacks to more than is read whole.
     """
-    if not isinstance(file, gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File):
+    if not isinstance(getattr(file, "raw", None), Bounded):
         return file.read()
     content = file.read(UNPACKED_BYTES + 1)
     if len(content) > UNPACKED_BYTES:
@@ -246,6 +179,26 @@ def read_unpacked(file: IO[bytes], path: Path, where: str = "data.path") -> byte
             f"make bins of it with `lvlm data prepare`"
         )
     return content
+
+
+def text_in(content: bytes, path: Path, where: str) -> bytes:
+    """The text of a file that was read, unpacked where it is packed.
+
+    Args:
+        content: of the file.
+        path: for errors.
+        where: the beginning of an error.
+
+    Raises:
+        UserError: it isn't whole, or of a kind that isn't read, or unpacks to more than a text may have.
+    """
+    with unpacked(io.BytesIO(content), path, where, None) as file:
+        text = file.read(TEXT_BYTES + 1)
+    if len(text) > TEXT_BYTES:
+        raise UserError(
+            f"{where}: '{path}' unpacks to more than {TEXT_BYTES:,} bytes, the most that a text has here"
+        )
+    return text
 
 
 def lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
@@ -302,26 +255,6 @@ def _text_in(row: dict[str, Any], field: str, where: str) -> bytes:
         "a list" if isinstance(text, list) else "an object" if isinstance(text, dict) else json.dumps(text)
     )
     raise UserError(f"{where}: the field {field!r} should be a string, but it is {found[:40]}")
-
-
-def packing_of(head: bytes) -> Packing | None:
-    """The packing of a file with these first bytes; None for what isn't packed."""
-    return next((one for one in PACKINGS if one.magic.match(head)), None)
-
-
-def _refuse(head: bytes, path: Path, where: str) -> None:
-    """Make sure that a file is of no kind that isn't read.
-
-    Raises:
-        UserError: it is; the message names the kind.
-    """
-    for place, magic, suffix in REFUSED_MAGIC:
-        if head[place : place + len(magic)] == magic:
-            raise UserError(f"{where}: '{path}': {REFUSED_SUFFIXES[suffix]}")
-
-
-def _not_whole(path: Path, where: str, packing: Packing, error: Exception) -> UserError:
-    return UserError(f"{where}: '{path}' is not a whole {packing.name} file: {error}")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from lvlm.arguments import checks_arguments
 from lvlm.data.bins_files import beside, open_files
 from lvlm.data.bins_writer import write_bins
 from lvlm.data.codecs import ENDS, open_codec, tokenizers_library
-from lvlm.data.documents import Piece, pieces_of
+from lvlm.data.documents import in_blocks, pieces_of
 from lvlm.errors import UserError
 from lvlm.system.files import given_path, is_folder, is_there, new_folder, write_atomically, writing
 from lvlm.system.progress import Display
@@ -19,6 +21,10 @@ from lvlm.system.progress import Display
 SMALLEST_VOCAB = 257  # all bytes and the end of a document
 
 LARGEST_VOCAB = 2**32  # an id has 32 bits
+
+LONGEST_WORD = 4096  # characters
+
+_WORD = re.compile(rf"\S{{1,{LONGEST_WORD}}}+|\s{{1,{LONGEST_WORD}}}+")
 
 REPLACED_BYTES = 3  # U+FFFD, which stands for a byte that is no UTF-8
 
@@ -89,9 +95,10 @@ def train_bpe(
         nonlocal replaced_bytes
         done_bytes = 0
         for piece in pieces():
-            text, replaced = _text(piece)
-            yield text
-            replaced_bytes += replaced
+            for block in in_blocks(piece.content):
+                text, replaced = _text(block)
+                yield from with_short_words(text)
+                replaced_bytes += replaced
             done_bytes += len(piece.content)
             if progress is not None:
                 progress(done_bytes / total_bytes)
@@ -118,13 +125,25 @@ def train_bpe(
     return out
 
 
-def _text(piece: Piece) -> tuple[str, int]:
+def with_short_words(text: str) -> list[str]:
+    """A text to learn from, cut where characters or spaces stand in a row by the thousand: the library's time
+    grows with the square of a word's length. Any other text is whole.
+    """
+    words = text.split()
+    spaces = len(text) - sum(map(len, words))
+    if max(map(len, words), default=0) < LONGEST_WORD and spaces - len(words) < LONGEST_WORD:
+        return [text]
+    ends = [found.end() for found in _WORD.finditer(text) if len(found[0]) == LONGEST_WORD]
+    return [text[start:end] for start, end in itertools.pairwise([0, *ends, len(text)]) if start < end]
+
+
+def _text(content: bytes) -> tuple[str, int]:
     """A piece's text, and how many of its bytes are no UTF-8."""
     try:
-        return piece.content.decode(), 0
+        return content.decode(), 0
     except UnicodeDecodeError:
-        whole_bytes = len(piece.content.decode(errors="ignore").encode())
-        return piece.content.decode(errors="replace"), len(piece.content) - whole_bytes
+        whole_bytes = len(content.decode(errors="ignore").encode())
+        return content.decode(errors="replace"), len(content) - whole_bytes
 
 
 @checks_arguments

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvlm.arguments import is_whole, token_ids, told
+from lvlm.arguments import is_whole, listed, token_ids, told
 from lvlm.data.codecs import ByteCodec
 from lvlm.errors import UserError
 from lvlm.model.latent_lm import LatentLM
+from lvlm.system.limits import CALL_TOKENS, TEXT_BYTES
 
 Prompt = str | bytes | Sequence[int] | Tensor
 
@@ -30,35 +31,42 @@ def token_rows(
     """Token ids of each prompt.
 
     Raises:
-        UserError: there is no prompt, or one is neither text nor ids, or the model's codec can't read it.
+        UserError: there is no prompt, or one is neither text nor ids, or the model's codec can't read it, or
+            there is too much of it.
     """
-    listed = _listed(prompts, what)
-    if isinstance(listed, str | bytes):
-        return [_ids(model, listed, what)]
-    if not listed:
+    given = _listed(prompts, what)
+    if isinstance(given, str | bytes):
+        return [_ids(model, given, what)]
+    if not given:
         raise UserError(f"no {what}: give at least one")
-    if not any(_holds_several(one) for one in listed):
-        return [_ids(model, listed, what)]  # ids of a single prompt
-    return [_ids(model, one, what) for one in listed]
+    if not any(_holds_several(one) for one in given):
+        return [_ids(model, given, what)]  # ids of a single prompt
+    rows, tokens = list[list[int]](), 0
+    for one in given:
+        rows.append(_ids(model, one, what))
+        tokens += len(rows[-1])
+        if tokens > CALL_TOKENS:
+            raise UserError(f"the {what}s have more than {CALL_TOKENS:,} tokens; give fewer at a time")
+    return rows
 
 
 def _listed(prompts: Any, what: str) -> str | bytes | list[Any]:
     """A text, or what a list, an array or a tensor holds.
 
     Raises:
-        UserError: it is none of them, or a tensor of other dimensions or of no whole numbers.
+        UserError: it is none of them, or a tensor of other dimensions or of no whole numbers, or too long.
     """
     if isinstance(prompts, np.ndarray) and prompts.dtype.kind in "USO":
         prompts = prompts.tolist()  # texts
     if isinstance(prompts, np.ndarray | Tensor):
         if prompts.ndim not in (1, 2):
             raise UserError(f"the {what} is {told(prompts)}; token ids are [T], or [B, T] for several")
-        return [prompts] if prompts.ndim == 1 else list(prompts)
+        return [prompts] if prompts.ndim == 1 else listed(prompts, f"the {what}")
     if isinstance(prompts, str | bytes):
         return prompts
     if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping | AbstractSet):
         raise UserError(f"the {what} is {told(prompts)}; it is a text, or a list of token ids, or several")
-    return list(prompts)
+    return listed(prompts, f"the {what}")
 
 
 def _holds_several(one: object) -> bool:
@@ -72,6 +80,8 @@ def _ids(model: LatentLM, prompt: Any, what: str) -> list[int]:
     if isinstance(prompt, str | bytes):
         if model.codec is None:
             raise UserError(f"a {what} is text, but the model has no codec; give token ids, or use lvlm.load")
+        if len(prompt) > TEXT_BYTES:
+            raise UserError(f"a {what} has {len(prompt):,} characters; it has at most {TEXT_BYTES:,}")
         if isinstance(prompt, bytes) and isinstance(model.codec, ByteCodec):
             return list(prompt)
         return model.codec.encode(prompt if isinstance(prompt, str) else prompt.decode(errors="replace"))

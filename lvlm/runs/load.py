@@ -95,13 +95,13 @@ def encode_text(
     precision: Precision = "fp32",
     device: str | torch.device = "auto",
 ) -> list[Encoded]:
-    """Encode a text of any length with the model of a run, in windows.
+    """Encode a text of up to 4 MiB with the model of a run, in windows.
 
     A window has as many tokens as the encoder read of a row in training, and is encoded by itself.
 
     Args:
         run: as for `load`.
-        text: the text itself, of any length. With two texts a row it is the one that the encoder reads.
+        text: the text itself. With two texts a row it is the one that the encoder reads.
         written: as for `encode`.
         seed: of the codes, which are drawn from the posterior; of window i it is seed + i.
         plugin_files: as for `build`.
@@ -109,7 +109,8 @@ def encode_text(
         device: as for `load`.
 
     Raises:
-        UserError: no such run, one without a latent, an empty text, or one that the model can't read.
+        UserError: no such run, one without a latent, an empty text, or one that is too long or that
+            the model can't read.
     """
     check_precision(precision)
     place = pick_device(device)

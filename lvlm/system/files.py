@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -23,7 +24,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-Sort = Literal["", "file", "folder", "pipe", "device", "socket"]
+Sort = Literal["", "file", "folder", "pipe", "device", "socket", "kernel interface"]
 
 SORTS: dict[int, Sort] = {
     stat.S_IFREG: "file",
@@ -78,14 +79,16 @@ def given_path(given: str | Path, what: str = "a path") -> Path:
 
 
 def sort_of(path: Path) -> Sort:
-    """What stands at a path, links followed: a 'file', 'folder', 'pipe', 'device' or 'socket'; empty for
-    nothing.
+    """What stands at a path, links followed: a 'file', 'folder', 'pipe', 'device', 'socket' or 'kernel
+    interface' (see `is_of_kernel`); empty for nothing.
 
     Raises:
         UserError: the file system doesn't tell: no permission, a name that is too long, links in a circle.
     """
     try:
-        return SORTS.get(stat.S_IFMT(os.stat(path).st_mode), "device")
+        about = os.stat(path)
+        sort = SORTS.get(stat.S_IFMT(about.st_mode), "device")
+        return "kernel interface" if sort == "file" and is_of_kernel(about) else sort
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except REFUSALS as error:
@@ -94,6 +97,33 @@ def sort_of(path: Path) -> Sort:
         name = shown(path)
         name = name if len(name) <= SHOWN else f"{name[: SHOWN - 1]}…"
         raise UserError(f"cannot look at {name!r}: {reason}") from None
+
+
+KERNEL_SYSTEMS = ("proc", "sysfs", "debugfs", "tracefs", "securityfs", "cgroup", "cgroup2", "configfs", "bpf")
+"""File systems whose files are answers of the kernel: reading one may wait for ever, never end, or change
+something.
+"""
+
+
+def is_of_kernel(about: os.stat_result) -> bool:
+    """Whether a file is none that anybody wrote but an answer of the kernel, as /proc/kmsg is.
+
+    Args:
+        about: what `os.stat` says of it.
+    """
+    return about.st_dev in _kernel_devices()
+
+
+@functools.cache
+def _kernel_devices() -> frozenset[int]:
+    """The devices of `KERNEL_SYSTEMS`; none where the machine has no /proc."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            mount, _, kind = line.partition(" - ")
+            if kind.split(" ", 1)[0] in KERNEL_SYSTEMS:
+                found.add(os.makedev(*map(int, mount.split()[2].split(":"))))
+    return frozenset(found)
 
 
 def is_file(path: Path) -> bool:

@@ -30,11 +30,26 @@ STUDY_RUNS = 2_000
 PLUGIN_BYTES = 2**24
 """Bytes of a plugin that is a single file."""
 
-LINE_BYTES = 2**28
+LINE_BYTES = 2**26
 """Bytes of a line of JSON."""
 
-UNPACKED_BYTES = 2**30
+UNPACKED_BYTES = 2**29
 """Bytes that a packed file may unpack to where it is read whole."""
+
+UNPACKED_TIMES = 100
+"""Times its own size that a packed file may unpack to. Texts pack to a third or a tenth."""
+
+UNPACKED_FREE = 2**26
+"""Bytes that any packed file may unpack to, small as it is."""
+
+TEXT_BYTES = 2**22
+"""Bytes of a text that a model is given, unpacked: of a prompt, or of what is encoded; a novel has fewer."""
+
+LIST_VALUES = 2**20
+"""Values of a list that is an argument from Python."""
+
+CALL_TOKENS = 2**22
+"""Token ids of all prompts or texts of a call."""
 
 LINE_MARKS = 2**24
 """Commas and brackets of a line of JSON data: its values take far more memory than its bytes."""

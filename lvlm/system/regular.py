@@ -13,7 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from lvlm.errors import UserError
-from lvlm.system.files import reading
+from lvlm.system.files import is_of_kernel, reading
 
 MIB = 2**20
 
@@ -36,9 +36,10 @@ def open_regular(path: Path, *, links: bool = True) -> Iterator[BufferedReader]:
     with reading(f"{path}: cannot be read"):
         descriptor = os.open(path, flags)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or is_of_kernel(about):
+            what = "a folder" if stat.S_ISDIR(about.st_mode) else "a device, a pipe or a socket"
+            what = "a kernel interface" if stat.S_ISREG(about.st_mode) else what
             raise UserError(f"{path}: is {what}, not a file")
         file = os.fdopen(descriptor, "rb", closefd=False)
         yield file
