@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lvlm.data.packing import PACKINGS, REFUSED_SUFFIXES, Bounded, Packing, unpacked
 from lvlm.errors import UserError, listing, nearest
