@@ -12,6 +12,7 @@ from tests.benchmarks import decoding, estimators, memory, scale, startup, tax, 
 BENCHMARKS = {
     "training": training.run,
     "bf16": training.run_bf16,
+    "ports": training.run_ports,
     "memory": memory.run,
     "startup": startup.run,
     "estimators": estimators.run,

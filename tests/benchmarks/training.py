@@ -160,11 +160,37 @@ def run_bf16(rounds: int) -> None:
         report(sides, rounds)
 
 
+PORTS = (
+    "{kind: add}",
+    "{kind: kv}",
+    "{kind: prefix}",
+    "{kind: logits}",
+    "{kind: film}",
+    "{kind: cross_attention}",
+    "{kind: add, layers: all}",
+    "{kind: kv, layers: all}",
+    "{kind: film, layers: all}",
+    "{kind: film, layers: all, shared: false}",
+    "{kind: cross_attention, layers: all}",
+)
+
+
+def run_ports(rounds: int) -> None:
+    """One Gaussian of the row through every port, and two latents: the price of each over the plainest."""
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {
+            f"GPT-VAE, {port}": ours(Path(folder), "gptvae", f"model.injection={port}") for port in PORTS
+        }
+        sides["hierarchy: plan and tokens"] = ours(Path(folder), "hierarchy")
+        sides["FREE: tokens alone"] = ours(Path(folder), "free")
+        report(sides, rounds)
+
+
 def report(sides: dict[str, Callable[[], object]], rounds: int) -> None:
     """Measure and print."""
     seconds = in_turn(sides, rounds)
     first = next(iter(seconds))
-    print(f"{'side':50s} {'tokens/s':>9s}   step time over ours, baseline (median of {rounds})")
+    print(f"{'side':50s} {'tokens/s':>9s}   step time over {first} (median of {rounds})")
     for name, measured in seconds.items():
         speed = ROWS * TOKENS / statistics.median(measured)
         print(f"{name:50s} {speed:9,.0f}   {median_ratio(measured, seconds[first]):.3f}")
