@@ -42,8 +42,10 @@ terms = pytest.mark.parametrize("term", TERMS)
 
 
 def elbo(term: Any, **options: Any) -> ElboParams:
-    """A loss with that term; two-sided ones need a budget."""
-    return ElboParams(term=REGISTRY.get("term", term).params.example(), **({"budget_bits": 0.5} | options))
+    """A loss with that term; two-sided ones need a budget, and a term without one has none."""
+    params: Any = REGISTRY.get("term", term).params.example()
+    chosen = {"budget_bits": 0.5} | options
+    return ElboParams(term=params, **(chosen if params.takes_budget else chosen | {"budget_bits": 0.0}))
 
 
 def step(
@@ -108,7 +110,9 @@ def test_small_batches(params: Any, term: str, rows: int, tokens: int) -> None:
 
 
 @quantizers
-@pytest.mark.parametrize("term", [n for n in TERMS if not REGISTRY.get("term", n).params.steers])
+@pytest.mark.parametrize(
+    "term", [n for n in TERMS if (p := REGISTRY.get("term", n).params).takes_budget and not p.steers]
+)
 @pytest.mark.parametrize("per", ["unit", "slot", "sequence"])
 def test_budgets_of_nothing_and_without_end(params: Any, term: str, per: str) -> None:
     if REGISTRY.get("term", term).params.follows_mean and per == "sequence":

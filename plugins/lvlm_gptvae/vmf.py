@@ -239,6 +239,7 @@ class VMFParams(QuantizerParams):
     """A direction on a sphere, von Mises-Fisher with a fixed concentration: constant KL, no collapse."""
 
     prior_can_be_learned: ClassVar[bool] = False
+    continuous: ClassVar[bool] = True
 
     kind: Literal["vmf"] = "vmf"
     dim: int = Field(default=16, ge=2, le=2**16)
