@@ -197,7 +197,7 @@ def gradient_norms(
     model.zero_grad(set_to_none=True)
     loss.eval()
     with autocast():
-        output = model(batch.inputs_BT, batch.keep_BT, generator=generator)
+        output = model(batch.inputs_BT, batch.keep_BT, generator=generator, log_ratios=loss.weighs_draws)
         terms = loss(output, batch, num_tokens=batch.num_targets, step=step)
     terms.loss.backward()
     encoder, everything = (

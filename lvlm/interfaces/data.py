@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,11 +56,13 @@ class Batch(Brief):
     inputs_BT   int64 token ids, any valid id where padded
     targets_BT  int64, the next token, or IGNORE where nothing is to be predicted
     keep_BT     bool, False where the input is padding
+    draws       rows beside each other that are one row of data, each with codes of its own
     """
 
     inputs_BT: Tensor
     targets_BT: Tensor
     keep_BT: Tensor
+    draws: int = field(default=1, kw_only=True)
 
     @property
     def num_targets(self) -> int:
@@ -68,12 +71,22 @@ class Batch(Brief):
 
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on another device."""
-        return Batch(
-            *(x.to(device, non_blocking=True) for x in (self.inputs_BT, self.targets_BT, self.keep_BT))
-        )
+        return self._changed(lambda x: x.to(device, non_blocking=True))
+
+    def repeated(self, draws: int) -> Batch:
+        """Each row so many times, one after the other, for as many draws of its codes."""
+        assert self.draws == 1, f"rows are repeated {self.draws} times already"
+        if draws == 1:
+            return self
+        return replace(self._changed(lambda x: x.repeat_interleave(draws, 0)), draws=draws)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed: dict[str, Any] = {name: change(x) for name, x in values.items() if isinstance(x, Tensor)}
+        return replace(self, **changed)
 
     def __getitem__(self, rows: slice) -> Batch:
-        return Batch(self.inputs_BT[rows], self.targets_BT[rows], self.keep_BT[rows])
+        return self._changed(lambda x: x[rows])
 
     def __len__(self) -> int:
         return self.inputs_BT.shape[0]
@@ -91,6 +104,11 @@ class Latent(Brief):
     score_BS      log-probability of the drawn codes, differentiable, when their gradient is to be estimated
                   by the score function (REINFORCE) instead of flowing through the embedding
     penalty_BS    what the family adds to the objective, nats (a codebook's commitment); None for nothing
+
+    A latent path adds, where it is asked for `log_ratios`, and `kl_BSd` then has no gradient to the prior:
+    log_ratio_BS      log p(z) - log q(z given x) of the drawn codes, nats. Its gradient reaches the prior's
+                      numbers, and the posterior only through codes that are differentiable
+    log_posterior_BS  log q(z given x), nats, with the codes held: its gradient is the score
     """
 
     codes: Tensor
@@ -100,6 +118,8 @@ class Latent(Brief):
     prior_BSJ: Tensor | None = None
     score_BS: Tensor | None = None
     penalty_BS: Tensor | None = None
+    log_ratio_BS: Tensor | None = None
+    log_posterior_BS: Tensor | None = None
 
 
 @dataclass(repr=False)

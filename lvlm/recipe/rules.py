@@ -180,6 +180,18 @@ def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
 
     if train.micro_rows is not None and train.rows % train.micro_rows:
         yield ("train", "micro_rows"), f"micro_rows {train.micro_rows} must divide {other('rows')}"
+    loss = f"loss {recipe.loss.kind_name()!r}"
+    if train.draws > 1 and not recipe.loss.takes_draws:
+        yield (
+            ("train", "draws"),
+            f"{loss} doesn't weigh draws of codes; set train.draws: 1, or a loss that does, such as iwae",
+        )
+    if recipe.loss.takes_draws and train.codes != "posterior":
+        yield (
+            ("train", "codes"),
+            f"{loss} weighs codes that the posterior drew, and codes: {train.codes} are none; set codes: "
+            f"posterior, or another loss",
+        )
     for number, name in enumerate(train.trackers):
         if unknown := unknown_tracker(name):
             yield ("train", "trackers", number), unknown

@@ -112,6 +112,9 @@ class TrainParams(Section):
     """The codes that the decoder trains on. 'prior' (noise) and 'shuffled' (the posterior of another row) are
     controls, whose codes carry no information on the row.
     """
+    draws: int = Field(default=1, ge=1, le=10_000)
+    """Codes drawn for each row, for a loss that weighs them, such as `iwae`. A step takes as many times the
+    work and the memory of activations."""
     encoder_learning_rate_factor: float = Field(default=1.0, ge=0)
     """The learning rate of encoder and readout, as a multiple of that of all other weights."""
     warmup_steps: int = Field(default=20, ge=0)

@@ -212,12 +212,12 @@ def _peak_of_a_step(
                 optimiser.state[p] = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
                 if micro_batches > 1:  # a later one finds gradients of the first
                     p.grad = torch.zeros_like(p)
-        batch = rows_of(recipe, rows)
+        batch = rows_of(recipe, rows).repeated(spec.draws)
         tracker = _PeakTracker()
         tracker.track_external(model, optimiser, batch.inputs_BT, batch.targets_BT, batch.keep_BT)
         with tracker:
             with autocast():
-                output = model(batch.inputs_BT, batch.keep_BT, z=spec.codes)
+                output = model(batch.inputs_BT, batch.keep_BT, z=spec.codes, log_ratios=loss.weighs_draws)
                 terms = loss(output, batch, num_tokens=1, step=0)
             terms.loss.backward()
         (snapshot,) = tracker.get_tracker_snapshot("peak").values()

@@ -15,6 +15,7 @@ from lvlm.objective import (
 from lvlm_baseline.cross_entropy import CrossEntropyParams
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_baseline.elbo import ElboParams
+from lvlm_baseline.iwae import IwaeParams
 
 
 @hookimpl
@@ -25,9 +26,10 @@ def register_backbones(register: Register) -> None:
 
 @hookimpl
 def register_losses(register: Register) -> None:
-    """Cross-entropy alone, or with a KL term."""
+    """Cross-entropy alone, or with a KL term, or weighed over several codes."""
     register(CrossEntropyParams)
     register(ElboParams)
+    register(IwaeParams)
 
 
 @hookimpl

@@ -1,0 +1,331 @@
+"""Objectives against enumeration: bounds over several draws, what is added to a loss, budgets that move."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import lvlm
+import lvlm_gptvae.gaussian
+from lvlm.errors import UserError
+from lvlm.interfaces import Batch, Loss, Output, Terms
+from lvlm.likelihood import Rows
+from lvlm.likelihood.estimators import Exact, Importance
+from lvlm.model.latent_lm import LatentLM
+from lvlm.recipe.assemble import assemble
+from lvlm.recipe.read import read_recipe
+from lvlm.registry.registry import Registry
+from lvlm.testing import batch_of, randomise, token_rows
+from lvlm.testing.cases import BACKBONE
+from lvlm.training.trainer import Trainer
+from lvlm_baseline.elbo import ElboParams
+from lvlm_baseline.iwae import IWAE, advantages
+from lvlm_free.binary import Binary
+from tests.test_parallel import assert_same_training, finish, launch
+from tests.tiny import logged, tiny, weights, write_text
+
+REGISTRY = Registry.load()
+TOKENS = 2
+BITS = {
+    "encoder": {"kind": "learned_query"},
+    "quantizer": {"kind": "binary", "bits": 1},
+    "injection": {"kind": "kv"},
+}
+NUMBER = {
+    "encoder": {"kind": "bidirectional", "per": "sequence"},
+    "quantizer": {"kind": "gaussian", "dim": 1},
+    "injection": {"kind": "add"},
+}
+
+
+def model_of(**model: Any) -> LatentLM:
+    """A tiny model in float64, all of whose parameters are random."""
+    recipe = {
+        "name": "tiny",
+        "model": {"backbone": BACKBONE, **model},
+        "loss": {"kind": "iwae"},
+        "data": {"kind": "python", "window": 8},
+    }
+    return randomise(assemble(read_recipe(recipe, registry=REGISTRY).recipe).double(), std=0.4)
+
+
+def of_bits(estimator: str = "exact", prior: str = "learned", **model: Any) -> LatentLM:
+    """One bit a token."""
+    return model_of(
+        **BITS | {"quantizer": BITS["quantizer"] | {"estimator": estimator}}, prior=prior, **model
+    )
+
+
+def rows(count: int = 1) -> Batch:
+    """Rows of two targets."""
+    return batch_of(token_rows(count, TOKENS + 1, seed=3))
+
+
+# ------------------------------------------------------------------------- expectations by enumeration
+
+Nodes = Iterator[Callable[[Output], Tensor]]
+"""Sets up one outcome of the noise; what it gives is the outcome's probability, from the model's output."""
+
+
+def all_bits(monkeypatch: pytest.MonkeyPatch, draws: int, slots: int = TOKENS) -> Nodes:
+    """Every outcome of so many rows of bits."""
+    for signs in itertools.product((-1.0, 1.0), repeat=draws * slots):
+        at = torch.tensor(signs, dtype=torch.float64).view(draws, slots, 1)
+        monkeypatch.setattr(Binary, "_draw", lambda *_, at=at: at)
+        yield (
+            lambda output: (
+                torch.stack(
+                    [
+                        one.latent.log_posterior_BS.sum()
+                        for one in output.latents.values()
+                        if _is_index(one.latent)
+                    ]
+                )
+                .sum()
+                .exp()
+            )
+        )
+
+
+def _is_index(latent: Any) -> bool:
+    return not latent.codes.is_floating_point()
+
+
+def all_noise(monkeypatch: pytest.MonkeyPatch, draws: int, points: int, latents: int = 1) -> Nodes:
+    """Gauss-Hermite points of the noise of one number a row, for each latent."""
+    at, weights = np.polynomial.hermite_e.hermegauss(points)
+    weights = weights / weights.sum()
+    for chosen in itertools.product(range(points), repeat=draws * latents):
+        noise = [torch.tensor(at[list(chosen[n::latents])]).view(draws, 1, 1) for n in range(latents)]
+        left = list(noise)
+        monkeypatch.setattr(lvlm_gptvae.gaussian, "normal", lambda *_, left=left, **__: left.pop(0))
+        probability = torch.tensor(float(np.prod(weights[list(chosen)])), dtype=torch.float64)
+        yield lambda _, probability=probability: probability
+
+
+def expected(
+    model: LatentLM, loss: Loss, batch: Batch, nodes: Nodes, value: Callable[[Terms], Tensor]
+) -> Tensor:
+    """The mean of a value over all outcomes."""
+    total = torch.zeros((), dtype=torch.float64)
+    for probability in nodes:
+        output = model(batch.inputs_BT, batch.keep_BT, log_ratios=True)
+        total = total + probability(output).detach() * value(loss(output, batch, num_tokens=1, step=0))
+    return total
+
+
+def assert_unbiased(model: LatentLM, batch: Batch, nodes: Callable[[], Nodes], *, atol: float = 1e-8) -> None:
+    """The mean gradient of the loss is the slope of its mean, along random directions of all parameters."""
+    loss = IWAE()
+    mean = expected(model, loss, batch, nodes(), lambda terms: terms.loss)
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
+    generator = torch.Generator().manual_seed(0)
+    inference = {id(p) for path in model.paths.values() for p in path.inference_parameters()}
+    for chosen in (lambda p: id(p) in inference, lambda p: id(p) not in inference):
+        direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) * chosen(p) for p in parameters]
+        ends = []
+        for step in (1e-5, -1e-5):
+            _move(parameters, direction, step)
+            with torch.no_grad():
+                ends.append(expected(model, loss, batch, nodes(), lambda terms: terms.loss))
+            _move(parameters, direction, -step)
+        slope = (ends[0] - ends[1]) / 2e-5
+        found = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+        assert abs(slope) > 1e-4, "the direction does nothing"
+        torch.testing.assert_close(found, slope, atol=atol, rtol=1e-6)
+
+
+def _move(parameters: list[Tensor], direction: list[Tensor], step: float) -> None:
+    with torch.no_grad():
+        for parameter, along in zip(parameters, direction, strict=True):
+            parameter.add_(along, alpha=step)
+
+
+# --------------------------------------------------------------------------------- the bound of several draws
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3])
+def test_the_mean_of_the_bounds_weight_is_the_probability_and_the_bound_falls(
+    draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = of_bits(), rows()
+    many = batch.repeated(draws)
+
+    def mean(value: Callable[[Terms], Tensor], of: Batch, k: int) -> float:
+        with torch.no_grad():
+            return float(expected(model, IWAE(), of, all_bits(monkeypatch, k), value))
+
+    weight = mean(lambda terms: (-terms.loss).exp(), many, draws)
+    assert weight == pytest.approx(probability_of(model, batch), rel=1e-10)
+    bound = mean(lambda terms: terms.loss, many, draws)
+    assert bound >= -math.log(weight)
+    if draws > 1:
+        fewer = mean(lambda terms: terms.loss, batch.repeated(draws - 1), draws - 1)
+        assert bound < fewer
+
+
+def probability_of(model: LatentLM, batch: Batch) -> float:
+    """p(x) of one row, by the likelihood's own enumeration."""
+    with torch.no_grad():
+        found = Rows(model.eval(), batch, seeds=[0] * len(batch), at_once=8, autocast=nullcontext)
+        nats = Exact()(found).nats
+    model.train()
+    return float((-nats).exp())
+
+
+def test_the_bound_of_some_draws_is_that_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch, draws = of_bits().eval(), rows(3), 4
+    with torch.no_grad():
+        evaluated = Rows(model, batch, seeds=[5, 6, 7], at_once=8, autocast=nullcontext)
+        theirs = Importance(draws)(evaluated).nats.sum()
+        codes = evaluated.draws("posterior", draws).codes.flatten(0, 1)
+        monkeypatch.setattr(Binary, "_draw", lambda *_: 2.0 * codes[..., None] - 1)
+        many = batch.repeated(draws)
+        output = model(many.inputs_BT, many.keep_BT, log_ratios=True)
+    terms = IWAE()(output, many, num_tokens=1, step=0)
+    torch.testing.assert_close(terms.loss, theirs)
+    torch.testing.assert_close(terms.sums["nll_iwae_4"], theirs)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "bitwise"])
+def test_one_draw_straight_through_has_the_gradient_of_the_elbo(estimator: str) -> None:
+    model, batch = of_bits(estimator, prior="fixed"), rows(3)
+    found = []
+    for loss in (IWAE(), ElboParams().build()):
+        generator = torch.Generator().manual_seed(0)
+        output = model(batch.inputs_BT, generator=generator, log_ratios=True)
+        terms = loss(output, batch, num_tokens=6, step=0)
+        found.append(torch.autograd.grad(terms.loss, list(model.parameters()), materialize_grads=True))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("row_count", "draws"), [(1, 1), (2, 1), (1, 2), (1, 3)])
+def test_the_score_function_is_unbiased_for_any_number_of_draws(
+    row_count: int, draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = rows(row_count).repeated(draws)
+    assert_unbiased(of_bits("reinforce"), batch, lambda: all_bits(monkeypatch, row_count * draws))
+
+
+@pytest.mark.parametrize(("draws", "variance"), [(1, "own"), (2, "own"), (2, "shared")])
+def test_the_doubly_reparameterised_gradient_is_unbiased(
+    draws: int, variance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(**NUMBER | {"quantizer": NUMBER["quantizer"] | {"variance": variance}}, prior="learned")
+    assert model.latent is not None
+    assert model.latent.prior_head is not None
+    parts = (model.latent.readout, model.latent.prior_head, model.latent.quantizer)
+    with torch.no_grad():  # weights that few points of a quadrature can integrate
+        for parameter in itertools.chain.from_iterable(part.parameters() for part in parts):
+            parameter.mul_(0.1)
+    assert_unbiased(model, rows().repeated(draws), lambda: all_noise(monkeypatch, draws, 14), atol=1e-5)
+
+
+@pytest.mark.parametrize("lower", [NUMBER | {"seam": 1}, BITS | {"seam": 1}])
+def test_the_gradient_of_two_latents_one_upon_the_other_is_unbiased(
+    lower: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doubling the gradient of a code that another posterior reads would be wrong."""
+    discrete = lower["quantizer"]["kind"] == "binary"
+    if discrete:
+        quantizer = lower["quantizer"] | {"estimator": "reinforce"}
+        lower = lower | {"encoder": {"kind": "learned_query", "per": "sequence"}, "quantizer": quantizer}
+    model = model_of(latents={"lower": lower, "upper": NUMBER | {"seam": 2}})
+
+    def nodes() -> Nodes:
+        if not discrete:
+            yield from all_noise(monkeypatch, 2, 3, latents=2)
+            return
+        for of_bits in all_bits(monkeypatch, 2, slots=1):
+            for of_number in all_noise(monkeypatch, 2, 3):
+                yield lambda output, a=of_bits, b=of_number: a(output) * b(output)
+
+    assert_unbiased(model, rows().repeated(2), nodes)
+
+
+def test_the_advantage_of_a_draw_by_hand() -> None:
+    weights = torch.tensor([[0.0, math.log(3.0)], [1.0, 1.0]])
+    wanted = [[math.log(6 / 4), math.log(2 / 4)], [0.0, 0.0]]  # the other of two stands in for a draw
+    torch.testing.assert_close(advantages(weights), torch.tensor(wanted))
+    alone = advantages(torch.tensor([[2.0], [5.0], [8.0]]))
+    torch.testing.assert_close(alone, torch.tensor([[4.5], [0.0], [-4.5]]))
+    torch.testing.assert_close(advantages(torch.tensor([[2.0]])), torch.tensor([[-2.0]]))
+
+
+# ----------------------------------------------------------------------------------------- draws in training
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+def of_draws(arm: str, text: Path, draws: int = 3, **train: Any) -> dict[str, Any]:
+    return tiny(arm, text, train={"draws": draws, "steps": 3, **train}) | {"loss": {"kind": "iwae"}}
+
+
+@pytest.mark.parametrize("arm", ["free", "gptvae"])
+def test_draws_train_alike_in_any_micro_batches(arm: str, text: Path, tmp_path: Path) -> None:
+    whole, parts = (lvlm.train(of_draws(arm, text, micro_rows=size), tmp_path / str(size)) for size in (4, 1))
+    for ours, theirs in zip(weights(whole).values(), weights(parts).values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+    first = logged(whole)[0]
+    assert first["loss"] == pytest.approx(first["nll_iwae_3"])
+    assert first["nll_iwae_3"] <= first["ce_posterior"] + first["kl"] + 0.1
+    assert {"kl_hinged", "beta_effective"} < first.keys()
+
+
+def test_draws_train_alike_in_two_processes(text: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(launch(1, of_draws("gptvae", text), one))
+    finish(launch(2, of_draws("gptvae", text), two))
+    assert_same_training(one, two)
+
+
+def test_the_first_draw_has_the_noise_of_a_single_one(text: Path, tmp_path: Path) -> None:
+    seen = {}
+    for draws in (1, 3):
+        trainer = Trainer(read_recipe(of_draws("free", text, draws)), tmp_path / str(draws))
+        (micro, noise, _), *_ = trainer._micro_batches(trainer._batch())
+        with torch.no_grad():
+            seen[draws] = trainer.model(micro.inputs_BT, generator=noise).latent.codes
+    assert torch.equal(seen[3][::3], seen[1])
+    assert not torch.equal(seen[3][1::3], seen[1])
+    assert not torch.equal(seen[3][1::3], seen[3][2::3])
+
+
+def test_draws_cost_flops_and_memory_and_no_tokens(text: Path) -> None:
+    one, three = (lvlm.plan(of_draws("free", text, draws)) for draws in (1, 3))
+    assert three.flops_per_token == pytest.approx(3 * one.flops_per_token, rel=0.01)
+    assert three.tokens_per_step == one.tokens_per_step
+    activations = "activations"
+    assert three.bytes_by_holder[activations] > 2 * one.bytes_by_holder[activations]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"train": {"draws": 2}}, "train.draws: loss 'elbo' doesn't weigh draws of codes"),
+        (
+            {"loss": {"kind": "iwae"}, "train": {"codes": "prior"}},
+            "train.codes: loss 'iwae' weighs codes that",
+        ),
+        ({"loss": {"kind": "iwae"}, "train": {"codes": "shuffled"}}, "codes: shuffled are none"),
+        ({"loss": {"kind": "iwae"}, "train": {"draws": 0}}, "train.draws: Input should be greater"),
+    ],
+)
+def test_draws_that_nobody_weighs_are_refused(change: dict[str, Any], says: str, text: Path) -> None:
+    with pytest.raises(UserError) as told:
+        read_recipe(tiny("free", text, **change))
+    assert says in str(told.value)
