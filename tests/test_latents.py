@@ -604,7 +604,10 @@ def test_a_two_sided_term_pulls_a_dead_latent_up(name: Any) -> None:
         logits = torch.full((1, 1, 4), 0.01, requires_grad=True)
         optimiser = torch.optim.Adam([logits], lr=0.03)
         batch, ce, _ = case()
-        batch, ce = Batch(*(x[:1, :1] for x in vars(batch).values())), ce[:1, :1]
+        batch, ce = (
+            Batch(*(x[:1, :1] for x in (batch.inputs_BT, batch.targets_BT, batch.keep_BT))),
+            ce[:1, :1],
+        )
         for step in range(500):
             kl = bernoulli_kl(logits, torch.zeros_like(logits))
             optimiser.zero_grad()

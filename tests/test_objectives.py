@@ -7,27 +7,29 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 import lvlm
 import lvlm_gptvae.gaussian
 from lvlm.errors import UserError
-from lvlm.interfaces import Batch, Loss, Output, Terms
+from lvlm.interfaces import Batch, Latent, Loss, Output, Ramp, Slots, Terms
 from lvlm.likelihood import Rows
 from lvlm.likelihood.estimators import Exact, Importance
 from lvlm.model.latent_lm import LatentLM
-from lvlm.recipe.assemble import assemble
+from lvlm.objective import NATS_PER_BIT, HingeParams, TargetParams
+from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.recipe.read import read_recipe
 from lvlm.registry.registry import Registry
 from lvlm.testing import batch_of, randomise, token_rows
 from lvlm.testing.cases import BACKBONE
 from lvlm.training.trainer import Trainer
-from lvlm_baseline.elbo import ElboParams
+from lvlm_baseline.elbo import ChargeParams, ElboParams
 from lvlm_baseline.iwae import IWAE, advantages
 from lvlm_free.binary import Binary
 from tests.test_parallel import assert_same_training, finish, launch
@@ -329,3 +331,94 @@ def test_draws_that_nobody_weighs_are_refused(change: dict[str, Any], says: str,
     with pytest.raises(UserError) as told:
         read_recipe(tiny("free", text, **change))
     assert says in str(told.value)
+
+
+# ------------------------------------------------------------------------------------------ budgets that move
+
+
+SHRINKING = Ramp(start=8, end=2, steps=10, after=5)
+
+
+def charged_at(loss: Loss, step: int, kl_nats: float) -> float:
+    """What one row pays whose only slot has so much KL."""
+    kl_BSd = torch.full((1, 1, 1), kl_nats, dtype=torch.float64)
+    latent = Latent(torch.zeros(1, 1), torch.zeros(1, 1, 1), kl_BSd, kl_BSd, kl_BSd)
+    keep_BS = torch.ones(1, 1, dtype=torch.bool)
+    output = Output.of_logits(torch.zeros(1, 1, 5, dtype=torch.float64), latent, keep_BS, Slots(1))
+    terms = loss(output, Batch(*torch.zeros(3, 1, 1).long()), num_tokens=1, step=step)
+    return float(terms.sums["kl_hinged"])
+
+
+@pytest.mark.parametrize(
+    ("step", "bits"), [(0, 8), (5, 8), (10, 5), (15, 2), (10_000, 2)], ids=lambda value: str(value)
+)
+def test_a_budget_follows_its_schedule(step: int, bits: float) -> None:
+    loss = ElboParams(budget_bits=SHRINKING).build()
+    later = ElboParams(budget_bits=SHRINKING, autoencoder_steps=7).build()
+    over = 9 * NATS_PER_BIT
+    assert charged_at(loss, step, over) == pytest.approx((9 - bits) * NATS_PER_BIT)
+    assert charged_at(later, step + 7, over) == pytest.approx((9 - bits) * NATS_PER_BIT)
+    assert charged_at(later, 6, over) == pytest.approx(NATS_PER_BIT)
+
+
+def test_the_budget_of_each_latent_may_follow_its_own_schedule() -> None:
+    loss = ElboParams(
+        budget_bits=1, latents={"plan": ChargeParams(budget_bits=SHRINKING), "local": ChargeParams()}
+    ).build()
+    loss.for_latents(["plan", "local"])
+    kl_BSd, keep_BS = torch.full((1, 1, 1), 9 * NATS_PER_BIT), torch.ones(1, 1, dtype=torch.bool)
+    charged = {
+        name: float(charge(kl_BSd, keep_BS, 10)[1]["kl_hinged"]) / NATS_PER_BIT
+        for name, charge in loss.charges.items()
+    }
+    assert charged == pytest.approx({"plan": 4, "local": 8})
+    assert loss.budget_nats(3, "plan") == pytest.approx(2 * NATS_PER_BIT), "the budget at the end"
+    assert loss.budget_nats(3, "local") == pytest.approx(NATS_PER_BIT)
+
+
+@pytest.mark.parametrize("kind", ["pid", "lagrangian", "clamp"])
+def test_a_controller_steers_to_the_budget_of_the_step(kind: str) -> None:
+    """With a budget of 1 bit from the start it charges as with one that comes down to 1 bit at once."""
+    term = REGISTRY.get("term", kind).params()
+    moved = ElboParams(term=term, budget_bits=Ramp(start=8, end=1, steps=1)).build()
+    fixed = ElboParams(term=term, budget_bits=1).build()
+    for loss in (moved, fixed):
+        charged_at(loss, 1, 3.0)
+        loss.after_step()
+    assert charged_at(moved, 2, 3.0) == charged_at(fixed, 2, 3.0)
+    loose = ElboParams(term=term, budget_bits=8).build()
+    charged_at(loose, 1, 3.0)
+    loose.after_step()
+    assert charged_at(loose, 2, 3.0) != charged_at(fixed, 2, 3.0)
+
+
+class OnceParams(HingeParams):
+    """A stranger's term that takes its budget when it is built."""
+
+    takes_schedule: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"term": OnceParams(), "budget_bits": SHRINKING}, "takes its budget once"),
+        ({"term": TargetParams(), "budget_bits": Ramp(start=8, end=0, steps=1)}, "from 8.0 to 0.0 must be"),
+        ({"latents": {"a": ChargeParams(budget_bits=SHRINKING)}, "term": OnceParams()}, "latent 'a': term"),
+        ({"budget_bits": {"start": math.inf, "end": 1, "steps": 3}}, "finite"),
+        ({"budget_bits": -1.0}, "greater than or equal to 0"),
+        ({"budget_bits": math.nan}, "greater than or equal to 0"),
+    ],
+)
+def test_budgets_that_no_term_can_follow_are_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        ElboParams(**values)
+
+
+def test_a_run_whose_budget_shrinks_trains_and_says_its_last_budget(text: Path, tmp_path: Path) -> None:
+    budget = {"start": 64, "end": 0, "steps": 2, "after": 2}
+    recipe = tiny("free", text, loss={"budget_bits": budget}, train={"steps": 6})
+    run = lvlm.train(recipe, tmp_path / "run")
+    charged = [entry["kl_hinged"] for entry in logged(run)]
+    assert charged[:3] == [0.0] * 3
+    assert charged[4] == pytest.approx(logged(run)[4]["kl"])
+    assert build_loss(read_recipe(recipe).recipe).budget_nats(8) == 0

@@ -320,7 +320,13 @@ CALLS: dict[str, Callable[[Any], object]] = {
     },
     **{
         f"{name}.per": check_of_terms(name)
-        for name in ("check_free_within_budget", "check_parts_add_up", "check_edges", "check_state")
+        for name in (
+            "check_free_within_budget",
+            "check_parts_add_up",
+            "check_edges",
+            "check_state",
+            "check_schedule",
+        )
     },
     "Control.form": made("lvlm.playground.writing", "Control", count=1, slots=False, option="form"),
     "Asked.source": made("lvlm.playground.writing", "Asked", "a", option="source"),

@@ -21,7 +21,7 @@ from lvlm.interfaces.params import (
 )
 from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, Loss, Quantizer
 from lvlm.interfaces.remedy import Case, Remedy, Trouble
-from lvlm.interfaces.schedule import Ramp, Schedule, value_at
+from lvlm.interfaces.schedule import Budget, Ramp, Schedule, final_value, value_at
 from lvlm.interfaces.section import Section
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Batch",
     "Block",
     "BlockInjectionParams",
+    "Budget",
     "Case",
     "Codec",
     "Conditioning",
@@ -60,6 +61,7 @@ __all__ = [
     "Terms",
     "Trouble",
     "exponential",
+    "final_value",
     "normal",
     "uniform",
     "value_at",

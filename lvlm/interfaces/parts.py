@@ -253,7 +253,7 @@ class Loss(nn.Module, abc.ABC):
         """Called once, before training, with the names of the model's latents, for what is kept of each."""
 
     def budget_nats(self, units: int, latent: str = "") -> float | None:
-        """KL per slot, of so many units, that costs nothing; None where there is no budget.
+        """KL per slot, of so many units, that costs nothing in the end; None where there is no budget.
 
         Args:
             units: parts that the KL of a slot splits into.
