@@ -150,7 +150,10 @@ class BrokenSource(CoinSource):
         if self.breaks == "a digest of nothing":
             return Windows(windows.batch, "0" * 64)
         if self.breaks == "windows backwards":
-            return Windows.of(Batch(*(x_BT.flip(0) for x_BT in vars(windows.batch).values())))
+            rows = windows.batch
+            return Windows.of(
+                Batch(*(x_BT.flip(0) for x_BT in (rows.inputs_BT, rows.targets_BT, rows.keep_BT)))
+            )
         return windows
 
     def oracle_nll_nats(self, batch: Batch) -> Any:

@@ -12,17 +12,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
 import lvlm
 import lvlm_gptvae.gaussian
 from lvlm.errors import UserError
-from lvlm.interfaces import Batch, Latent, Loss, Output, Ramp, Slots, Terms
+from lvlm.interfaces import IGNORE, Batch, Latent, Loss, Output, Ramp, Slots, Terms
 from lvlm.likelihood import Rows
 from lvlm.likelihood.estimators import Exact, Importance
 from lvlm.model.latent_lm import LatentLM
-from lvlm.objective import NATS_PER_BIT, HingeParams, TargetParams
+from lvlm.objective import NATS_PER_BIT, HingeParams, TargetParams, cross_entropy_of
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.recipe.read import read_recipe
 from lvlm.registry.registry import Registry
@@ -31,9 +32,10 @@ from lvlm.testing.cases import BACKBONE
 from lvlm.training.trainer import Trainer
 from lvlm_baseline.elbo import ChargeParams, ElboParams
 from lvlm_baseline.iwae import IWAE, advantages
+from lvlm_baseline.mtp import MultiToken, MultiTokenParams, attention_heads
 from lvlm_free.binary import Binary
 from tests.test_parallel import assert_same_training, finish, launch
-from tests.tiny import logged, tiny, weights, write_text
+from tests.tiny import before_step, logged, tiny, weights, write_text
 
 REGISTRY = Registry.load()
 TOKENS = 2
@@ -47,6 +49,9 @@ NUMBER = {
     "quantizer": {"kind": "gaussian", "dim": 1},
     "injection": {"kind": "add"},
 }
+
+
+AHEAD = {"ahead": {"weight": 0.3, "loss": {"kind": "mtp", "tokens": 3}}}
 
 
 def model_of(**model: Any) -> LatentLM:
@@ -288,10 +293,13 @@ def test_draws_train_alike_in_any_micro_batches(arm: str, text: Path, tmp_path: 
     assert {"kl_hinged", "beta_effective"} < first.keys()
 
 
-def test_draws_train_alike_in_two_processes(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["draws", "an added loss"])
+def test_two_processes_train_as_one(what: str, text: Path, tmp_path: Path) -> None:
+    added = tiny("free", text, added_losses=AHEAD, train={"steps": 3})
+    recipe = of_draws("gptvae", text) if what == "draws" else added
     one, two = tmp_path / "one", tmp_path / "two"
-    finish(launch(1, of_draws("gptvae", text), one))
-    finish(launch(2, of_draws("gptvae", text), two))
+    finish(launch(1, recipe, one))
+    finish(launch(2, recipe, two))
     assert_same_training(one, two)
 
 
@@ -422,3 +430,151 @@ def test_a_run_whose_budget_shrinks_trains_and_says_its_last_budget(text: Path, 
     assert charged[:3] == [0.0] * 3
     assert charged[4] == pytest.approx(logged(run)[4]["kl"])
     assert build_loss(read_recipe(recipe).recipe).budget_nats(8) == 0
+
+
+# -------------------------------------------------------------------------------------------- what is added
+
+
+def case_of(tokens: int, head: Any) -> tuple[MultiToken, Output, Batch, Tensor]:
+    loss = randomise(MultiToken(tokens, head, width=16).double())
+    batch = batch_of(token_rows(3, 7, vocab=5))
+    targets_BT = batch.targets_BT.clone()
+    targets_BT[1, 3:] = IGNORE
+    batch = Batch(batch.inputs_BT, targets_BT, batch.keep_BT)
+    hidden_BTD = torch.randn(3, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    matrix = torch.randn(16, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return loss, Output(hidden_BTD, lambda x: x @ matrix), batch, matrix
+
+
+@pytest.mark.parametrize("head", ["block", "linear"])
+def test_the_heads_of_mtp_predict_the_tokens_further_ahead(head: Any) -> None:
+    loss, output, batch, matrix = case_of(3, head)
+    nats, sums = loss.addition(output, batch, step=0)
+    by_hand = []
+    for further, one in enumerate(loss.heads, start=1):
+        log_p = (one(output.hidden_BTD) @ matrix).log_softmax(-1).detach()
+        cost = 0.0
+        for row, place in itertools.product(range(3), range(6 - further)):
+            if (target := int(batch.targets_BT[row, place + further])) != IGNORE:
+                cost -= float(log_p[row, place, target])
+        by_hand.append(cost)
+    assert nats.item() == pytest.approx(sum(by_hand))
+    assert [float(sums["mtp_2"]), float(sums["mtp_3"])] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("head", ["block", "linear"])
+def test_a_head_of_mtp_sees_no_later_token(head: Any) -> None:
+    loss, output, _, _ = case_of(2, head)
+    before = loss.heads[0](output.hidden_BTD)
+    changed = output.hidden_BTD.clone()
+    changed[:, 3] += 1
+    after = loss.heads[0](changed)
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3], after[:, 3])
+
+
+def test_mtp_of_rows_shorter_than_it_looks_ahead_costs_nothing_and_chunks_change_nothing() -> None:
+    loss, output, batch, _ = case_of(4, "block")
+    short = Output(output.hidden_BTD[:, :2], output.head)
+    nats, sums = loss.addition(short, Batch(*(x[:, :2] for x in three(batch))), step=0)
+    assert float(sums["mtp_3"]) == float(sums["mtp_4"]) == 0
+    assert nats.item() == pytest.approx(float(sums["mtp_2"]))
+    whole = loss.addition(output, batch, step=0)[0]
+    output.chunk_tokens = 4
+    torch.testing.assert_close(loss.addition(output, batch, step=0)[0], whole)
+
+
+def three(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.inputs_BT, batch.targets_BT, batch.keep_BT
+
+
+def test_what_codes_say_to_the_logits_stays_beside_the_head_of_mtp() -> None:
+    loss, output, batch, matrix = case_of(2, "linear")
+    code = torch.randn(3, 6, 16, dtype=torch.float64)
+    both = Output(torch.cat((output.hidden_BTD, code), -1), lambda x: (x[..., :16] + x[..., 16:]) @ matrix)
+    by_hand = Output(loss.heads[0](output.hidden_BTD) + code, output.head)
+    targets_BT = F.pad(batch.targets_BT[:, 1:], (0, 1), value=IGNORE)
+    nats, _ = loss.addition(both, batch, step=0)
+    torch.testing.assert_close(nats, cross_entropy_of(by_hand, targets_BT).sum())
+
+
+@pytest.mark.parametrize("arm", ["baseline", "free"])
+def test_an_added_loss_is_added_with_its_weight_and_logged_by_name(
+    arm: str, text: Path, tmp_path: Path
+) -> None:
+    plain = logged(lvlm.train(tiny(arm, text, train={"steps": 3}), tmp_path / "plain"))
+    run = lvlm.train(tiny(arm, text, train={"steps": 3}, added_losses=AHEAD), tmp_path / "run")
+    more = logged(run)
+    assert more[0]["ahead"] == pytest.approx(more[0]["ahead/mtp_2"] + more[0]["ahead/mtp_3"])
+    assert more[0]["loss"] == pytest.approx(plain[0]["loss"] + 0.3 * more[0]["ahead"], rel=1e-6)
+    for name in plain[0].keys() - {"loss", "gradient_norm"}:
+        assert more[0][name] == plain[0][name], "the loss that it is added to is what it was"
+    assert more[-1]["ahead"] < more[0]["ahead"]
+    assert lvlm.load(run).state_dict().keys() == lvlm.build(tiny(arm, text)).state_dict().keys()
+
+
+def test_an_addition_without_weight_changes_no_weight_of_the_model(text: Path, tmp_path: Path) -> None:
+    nothing = {"ahead": AHEAD["ahead"] | {"weight": {"start": 0, "end": 1, "steps": 1, "after": 5}}}
+    plain = lvlm.train(tiny("free", text, train={"steps": 3}), tmp_path / "plain")
+    run = lvlm.train(tiny("free", text, train={"steps": 3}, added_losses=nothing), tmp_path / "run")
+    for name, value in weights(plain).items():
+        assert torch.equal(weights(run)[name], value), name
+
+
+def test_a_run_with_an_added_loss_resumes_to_the_bit(text: Path, tmp_path: Path) -> None:
+    recipe = tiny("free", text, added_losses=AHEAD, train={"steps": 3, "checkpoint_every": 1})
+    whole, other = lvlm.train(recipe, tmp_path / "whole"), tmp_path / "other"
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 2, stop)
+        with pytest.raises(KeyboardInterrupt):
+            lvlm.train(recipe, other)
+    lvlm.train(None, other, resume=True)
+    assert logged(other) == logged(whole)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(other)[name], value), name
+
+
+def test_mtp_by_itself_is_the_cross_entropy_and_what_is_ahead(text: Path, tmp_path: Path) -> None:
+    recipe = tiny("baseline", text, train={"steps": 2}) | {"loss": {"kind": "mtp"}}
+    first = logged(lvlm.train(recipe, tmp_path / "run"))[0]
+    assert first["loss"] == pytest.approx(first["nll_exact"] + first["mtp_2"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"a": {"loss": {"kind": "elbo"}}}, "added_losses.a.loss.kind: loss 'elbo' is a whole objective"),
+        ({"a": {"loss": {"kind": "mpt"}}}, "unknown loss 'mpt'; known: "),
+        (
+            {"a": {"loss": {"kind": "mtp", "tokens": 1}}},
+            "added_losses.a.loss.tokens: Input should be greater",
+        ),
+        ({"a": {"loss": {"kind": "mtp", "heads": 1}}}, "unknown key 'heads'; did you mean 'head'"),
+        ({"a": {"weight": 1}}, "missing required key 'loss'"),
+        ({"a": {"loss": {"kind": "mtp"}, "weight": -1}}, "added_losses.a.weight: "),
+        ({"A b": {"loss": {"kind": "mtp"}}}, "added_losses.A b"),
+        ({"a": {"kind": "mtp"}}, "added_losses.a.kind: unknown key 'kind'; known: loss, weight"),
+        ({"a": None}, "added_losses.a: Input should be a mapping"),
+    ],
+)
+def test_additions_that_cannot_be_are_refused_in_words(change: Any, says: str, text: Path) -> None:
+    with pytest.raises(UserError) as told:
+        read_recipe(tiny("free", text, added_losses=change))
+    assert says in str(told.value)
+
+
+def test_an_addition_is_refused_beside_several_draws(text: Path) -> None:
+    recipe = of_draws("free", text) | {"added_losses": AHEAD}
+    with pytest.raises(UserError, match="an added loss has no weights for several draws"):
+        read_recipe(recipe)
+
+
+def test_a_block_of_an_odd_width_is_told() -> None:
+    with pytest.raises(UserError, match="needs an even width"):
+        MultiTokenParams().build(width=15, vocab=3)
+    assert MultiTokenParams(head="linear").build(width=15, vocab=3).heads[0].block is None
+    assert [attention_heads(width) for width in (16, 100, 192, 200, 768)] == [1, 1, 3, 2, 12]

@@ -168,6 +168,9 @@ class LossParams(Params):
     """True when its `Loss` weighs several draws of a row's codes (`Loss.weighs_draws`, `Batch.draws`); a
     recipe refuses `train.draws` above 1 with any other."""
 
+    may_be_added: ClassVar[bool] = False
+    """True when its `Loss` is a `lvlm.objective.Addition`, which `added_losses` adds to another."""
+
     @property
     def pays_for_kl(self) -> bool:
         """Whether a nat of KL may have a negative price; a learned prior would then flee from the codes."""

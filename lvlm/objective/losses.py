@@ -96,6 +96,16 @@ def kl_sums(charged: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return sums
 
 
+def costless(output: Output) -> dict[str, Tensor]:
+    """What a loss logs of the KL that charges nothing for it."""
+    charged = {}
+    for name, drawn in output.latents.items():
+        if (kl_BSd := real_kl(drawn)) is not None:
+            nothing = kl_BSd.new_zeros(())
+            charged[name] = {"kl": kl_BSd.sum(), "kl_hinged": nothing, "kl_priced": nothing}
+    return kl_sums(charged)
+
+
 class Charge(nn.Module):
     """What the KL of one latent costs: beta times a KL term.
 

@@ -29,6 +29,7 @@ def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Bro
     yield from _without_latent(recipe)
     yield from _learned_prior(recipe)
     yield from _latents_named(recipe)
+    yield from _added_losses(recipe)
     yield from _context(recipe)
     yield from ((("data", *path), message) for path, message in recipe.data.faults())
     yield from _vocab(recipe)
@@ -157,6 +158,25 @@ def _latents_named(recipe: Recipe) -> Iterator[Broken]:
         if name not in known:
             has = f"the model has {listing(known) or 'none'}{nearest(name, known)}"
             yield ("loss", "latents", name), f"there is no latent {name!r}; {has}"
+
+
+def _added_losses(recipe: Recipe) -> Iterator[Broken]:
+    for name, added in recipe.added_losses.items():
+        path, kind = ("added_losses", name, "loss", "kind"), added.loss.kind_name()
+        if not added.loss.may_be_added:
+            yield (
+                path,
+                f"loss {kind!r} is a whole objective and can't be added to another; name it as the "
+                f"recipe's loss",
+            )
+        elif added.loss.needs_latent and not recipe.model.has_latent:
+            yield path, f"loss {kind!r} needs a latent, but the model has none"
+    if recipe.added_losses and recipe.train.draws > 1:
+        yield (
+            ("added_losses",),
+            f"an added loss has no weights for several draws of a row; set train.draws: 1, which is "
+            f"{recipe.train.draws}, or add none",
+        )
 
 
 def _context(recipe: Recipe) -> Iterator[Broken]:

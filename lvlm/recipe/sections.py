@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lvlm.interfaces import BackboneParams, EncoderParams, InjectionParams, QuantizerParams, Ramp, Section
+from lvlm.interfaces import (
+    BackboneParams,
+    EncoderParams,
+    InjectionParams,
+    LossParams,
+    QuantizerParams,
+    Ramp,
+    Schedule,
+    Section,
+)
 from lvlm.likelihood.names import LOWEST, MOST_REPEATS, Resampling
 from lvlm.model.latent_lm import ONLY
 
@@ -15,6 +24,8 @@ Select = Literal["last", "headline", "bound"]
 
 
 Seam = Literal["middle"] | Annotated[int, Field(ge=0)]
+
+AdditionName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
 LatentName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
@@ -93,6 +104,15 @@ class ModelParams(Section):
     def has_latent(self) -> bool:
         """Whether the model has a latent."""
         return bool(self.each_latent)
+
+
+class AddedLoss(Section):
+    """One loss that is added to the recipe's."""
+
+    loss: LossParams
+    """Its kind, one that may be added, such as mtp."""
+    weight: Schedule = 1.0
+    """Its weight, in nats of cross-entropy per nat: a number, or {start, end, steps, after, cycle_steps}."""
 
 
 class TrainParams(Section):

@@ -16,6 +16,7 @@ from lvlm_baseline.cross_entropy import CrossEntropyParams
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_baseline.elbo import ElboParams
 from lvlm_baseline.iwae import IwaeParams
+from lvlm_baseline.mtp import MultiTokenParams
 
 
 @hookimpl
@@ -26,10 +27,11 @@ def register_backbones(register: Register) -> None:
 
 @hookimpl
 def register_losses(register: Register) -> None:
-    """Cross-entropy alone, or with a KL term, or weighed over several codes."""
+    """Cross-entropy alone, or with a KL term, weighed over several codes, or of several tokens ahead."""
     register(CrossEntropyParams)
     register(ElboParams)
     register(IwaeParams)
+    register(MultiTokenParams)
 
 
 @hookimpl
