@@ -62,7 +62,7 @@ class Batch(Brief):
     inputs_BT: Tensor
     targets_BT: Tensor
     keep_BT: Tensor
-    draws: int = field(default=1, kw_only=True)
+    draws: int = field(default=1, kw_only=True, repr=False)
 
     @property
     def num_targets(self) -> int:
