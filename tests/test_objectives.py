@@ -27,7 +27,7 @@ from lvlm.objective import NATS_PER_BIT, HingeParams, TargetParams, cross_entrop
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.recipe.read import read_recipe
 from lvlm.registry.registry import Registry
-from lvlm.testing import batch_of, randomise, token_rows
+from lvlm.testing import batch_of, check_kind, randomise, token_rows
 from lvlm.testing.cases import BACKBONE
 from lvlm.training.trainer import Trainer
 from lvlm_baseline.elbo import ChargeParams, ElboParams
@@ -578,3 +578,37 @@ def test_a_block_of_an_odd_width_is_told() -> None:
         MultiTokenParams().build(width=15, vocab=3)
     assert MultiTokenParams(head="linear").build(width=15, vocab=3).heads[0].block is None
     assert [attention_heads(width) for width in (16, 100, 192, 200, 768)] == [1, 1, 3, 2, 12]
+
+
+CALM = str(Path(__file__).parent / "strangers" / "calm.py")
+
+
+def test_a_strangers_term_is_one_file_and_stands_beside_the_elbo(text: Path, tmp_path: Path) -> None:
+    check_kind(Registry.load(files=[CALM]).get("loss", "calm").params.example())
+    both = AHEAD | {"calm": {"weight": 0.1, "loss": {"kind": "calm"}}}
+    recipe = tiny("free", text, added_losses=both, train={"steps": 2}) | {"plugins": [CALM]}
+    first = logged(lvlm.train(recipe, tmp_path / "run"))[0]
+    plain = logged(lvlm.train(tiny("free", text, train={"steps": 2}), tmp_path / "plain"))[0]
+    assert -math.log(256) < first["calm"] < 0
+    wanted = plain["loss"] + 0.3 * first["ahead"] + 0.1 * first["calm"]
+    assert first["loss"] == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(UserError, match="--plugin"):
+        lvlm.load(tmp_path / "run")
+    assert lvlm.doctor(tmp_path / "run", plugin_files=[CALM]).measured.trainable > 0
+
+
+@pytest.mark.parametrize(
+    "quantizer", [{"kind": "vq", "codes": 9, "dim": 3}, {"kind": "fsq", "levels": [4, 3]}]
+)
+def test_draws_of_a_point_mass_are_all_alike(quantizer: dict[str, Any], text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vector_quantize_pytorch")
+    recipe = of_draws("free", text, 2) | {}
+    recipe["model"]["quantizer"] = quantizer
+    one, two = (
+        logged(lvlm.train(recipe | {"train": recipe["train"] | {"draws": k}}, tmp_path / str(k)))[-1]
+        for k in (1, 2)
+    )
+    for name in ("loss", "ce_posterior", "kl", "gradient_norm"):
+        assert two[name] == pytest.approx(one[name], rel=1e-5)
+    assert two["nll_iwae_2"] == pytest.approx(two["ce_posterior"] + two["kl"], rel=1e-5)
+    assert two["loss"] == pytest.approx(two["nll_iwae_2"] + two.get("penalty", 0), rel=1e-5)
