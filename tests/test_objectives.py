@@ -261,6 +261,23 @@ def test_the_gradient_of_two_latents_one_upon_the_other_is_unbiased(
     assert_unbiased(model, rows().repeated(2), nodes)
 
 
+@pytest.mark.parametrize(("draws", "off_by"), [(1, 0.01), (2, 0.15), (4, 0.99)])
+def test_straight_through_is_biased_by_what_the_docs_say(
+    draws: int, off_by: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for estimator in ("reinforce", "exact"):  # the first is the bound's gradient
+        model, many = of_bits(estimator), rows().repeated(draws)
+        assert model.latent is not None
+        mean = expected(model, IWAE(), many, all_bits(monkeypatch, draws), lambda terms: terms.loss)
+        inference = list(model.latent.inference_parameters())
+        slopes = torch.autograd.grad(mean, inference, materialize_grads=True, allow_unused=True)
+        found.append(torch.cat([slope.flatten() for slope in slopes]))
+    right, ours = found
+    assert (ours - right).norm() / right.norm() == pytest.approx(off_by, abs=0.006)
+    assert torch.cosine_similarity(ours, right, dim=0) > 0.99
+
+
 def test_the_advantage_of_a_draw_by_hand() -> None:
     weights = torch.tensor([[0.0, math.log(3.0)], [1.0, 1.0]])
     wanted = [[math.log(6 / 4), math.log(2 / 4)], [0.0, 0.0]]  # the other of two stands in for a draw
