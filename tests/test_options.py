@@ -341,6 +341,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
             "check_edges",
             "check_linear",
             "check_state",
+            "check_schedule",
         )
     },
     "Control.form": made("lvlm.playground.writing", "Control", count=1, slots=False, option="form"),

@@ -212,7 +212,7 @@ class TestWords:
                 "'quantizer'?"
             ),
             "override 'trian.steps=3': trian: unknown key 'trian'; did you mean 'train'?",
-            "override 'zzz=1': zzz: unknown key 'zzz'; known: data, description, evaluate, loss, model, "
+            "override 'zzz=1': zzz: unknown key 'zzz'; known: added_losses, data, description, evaluate, loss, model, "
             "name, "
             "plugins, seed, steer, train",
         ]

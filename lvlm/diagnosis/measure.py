@@ -210,6 +210,7 @@ def gradient_norms(
             latent_tokens_BU=batch.latent_inputs_BU,
             latent_keep_BU=batch.latent_keep_BU,
             generator=generator,
+            log_ratios=loss.weighs_draws,
         )
         terms = loss(output, batch, num_tokens=batch.num_targets, step=step)
     terms.loss.backward()

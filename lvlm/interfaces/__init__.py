@@ -22,7 +22,7 @@ from lvlm.interfaces.params import (
 )
 from lvlm.interfaces.parts import Backbone, Block, Encoder, Injection, KLForm, Loss, Prior, Quantizer
 from lvlm.interfaces.remedy import Case, Remedy, Trouble
-from lvlm.interfaces.schedule import Ramp, Schedule, least_of, value_at
+from lvlm.interfaces.schedule import Budget, Ramp, Schedule, final_value, least_of, value_at
 from lvlm.interfaces.section import Section
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Batch",
     "Block",
     "BlockInjectionParams",
+    "Budget",
     "Case",
     "Codec",
     "Conditioning",
@@ -64,6 +65,7 @@ __all__ = [
     "Terms",
     "Trouble",
     "exponential",
+    "final_value",
     "least_of",
     "normal",
     "uniform",

@@ -13,11 +13,15 @@ MOST_ITEMS = 8
 
 
 class Brief:
-    """A dataclass with a short repr, for `@dataclass(repr=False)`; fields that are None are left out."""
+    """A dataclass with a short repr, for `@dataclass(repr=False)`. Fields that are None are left out, and so
+    are those with `repr=False`.
+    """
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # of a dataclass
-        return brief_of(type(self).__name__, ((field.name, getattr(self, field.name)) for field in fields))
+        return brief_of(
+            type(self).__name__, ((one.name, getattr(self, one.name)) for one in fields if one.repr)
+        )
 
 
 def brief_of(name: str, values: Iterable[tuple[str, Any]]) -> str:

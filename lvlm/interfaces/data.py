@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -58,6 +58,7 @@ class Batch(Brief):
     latent_inputs_BU  int64 ids of another text of each row, which the encoder reads in place of the row; None
                       where it reads the row itself
     latent_keep_BU    bool, False where the other text is padding; all real unless given
+    draws             rows beside each other that are one row of data, each with codes of its own
     """
 
     inputs_BT: Tensor
@@ -65,6 +66,7 @@ class Batch(Brief):
     keep_BT: Tensor
     latent_inputs_BU: Tensor | None = None
     latent_keep_BU: Tensor | None = None
+    draws: int = field(default=1, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if self.latent_inputs_BU is None:
@@ -82,7 +84,7 @@ class Batch(Brief):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor changed in one way: rows picked, repeated, moved to a device."""
-        return Batch(*map(change, self.tensors))
+        return Batch(*map(change, self.tensors), draws=self.draws)
 
     @property
     def num_targets(self) -> int:
@@ -92,6 +94,13 @@ class Batch(Brief):
     def to(self, device: torch.device | str) -> Batch:
         """The same rows on another device."""
         return self.each(lambda x: x.to(device, non_blocking=True))
+
+    def repeated(self, draws: int) -> Batch:
+        """Each row so many times, one after the other, for as many draws of its codes."""
+        assert self.draws == 1, f"rows are repeated {self.draws} times already"
+        if draws == 1:
+            return self
+        return replace(self.each(lambda x: x.repeat_interleave(draws, 0)), draws=draws)
 
     def __getitem__(self, rows: slice) -> Batch:
         return self.each(lambda x: x[rows])
@@ -112,6 +121,11 @@ class Latent(Brief):
     score_BS      log-probability of the drawn codes, differentiable, when their gradient is to be estimated
                   by the score function (REINFORCE) instead of flowing through the embedding
     penalty_BS    what the family adds to the objective, nats (a codebook's commitment); None for nothing
+
+    A latent path adds, where it is asked for `log_ratios`, and `kl_BSd` then has no gradient to the prior:
+    log_ratio_BS      log p(z) - log q(z given x) of the drawn codes, nats. Its gradient reaches the prior's
+                      numbers, and the posterior only through codes that are differentiable
+    log_posterior_BS  log q(z given x), nats, with the codes held: its gradient is the score
     """
 
     codes: Tensor
@@ -121,6 +135,8 @@ class Latent(Brief):
     prior_BSJ: Tensor | None = None
     score_BS: Tensor | None = None
     penalty_BS: Tensor | None = None
+    log_ratio_BS: Tensor | None = None
+    log_posterior_BS: Tensor | None = None
 
 
 @dataclass(repr=False)

@@ -202,6 +202,12 @@ class LossParams(Params):
 
     needs_latent: ClassVar[bool] = False
     """True when the loss makes no sense without a latent."""
+    takes_draws: ClassVar[bool] = False
+    """True when its `Loss` weighs several draws of a row's codes (`Loss.weighs_draws`, `Batch.draws`); a
+    recipe refuses `train.draws` above 1 with any other."""
+
+    may_be_added: ClassVar[bool] = False
+    """True when its `Loss` is a `lvlm.objective.Addition`, which `added_losses` adds to another."""
 
     @property
     def pays_for_kl(self) -> bool:

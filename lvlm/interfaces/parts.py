@@ -315,9 +315,15 @@ class Injection(nn.Module, abc.ABC):
 class Loss(nn.Module, abc.ABC):
     """One objective: sums over the batch in nats, divided by the step's global number of target tokens."""
 
+    weighs_draws: bool = False
+    """True where it weighs draws of codes, so that the outputs need their log-ratios (`Latent.log_ratio_BS`).
+    """
+
     @abc.abstractmethod
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
-        """The terms of this batch; `num_tokens` counts targets over all micro-batches and ranks."""
+        """The terms of this batch; `num_tokens` counts targets over all micro-batches and ranks, of each row
+        once however many draws it has.
+        """
 
     def after_step(self) -> None:
         """Called once after every optimiser step, for what follows the KL of the whole step (a controller).
@@ -329,7 +335,7 @@ class Loss(nn.Module, abc.ABC):
         """Called once, before training, with the names of the model's latents, for what is kept of each."""
 
     def budget_nats(self, units: int, latent: str = "") -> float | None:
-        """KL per slot, of so many units, that costs nothing; None where there is no budget.
+        """KL per slot, of so many units, that costs nothing in the end; None where there is no budget.
 
         Args:
             units: parts that the KL of a slot splits into.

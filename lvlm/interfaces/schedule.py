@@ -14,9 +14,9 @@ class Ramp(Section):
     and again (Fu et al. 2019, Cyclical Annealing Schedule, arXiv 1903.10145).
     """
 
-    start: float = Field(default=0.0, ge=0)
+    start: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """The value at step 0, and at the start of every cycle."""
-    end: float = Field(default=1.0, ge=0)
+    end: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """The value at the end of the way, and from there on."""
     steps: int = Field(ge=1)
     """How long the way from start to end is."""
@@ -41,7 +41,16 @@ def least_of(schedule: Schedule) -> float:
     return min(schedule.start, schedule.end) if isinstance(schedule, Ramp) else float(schedule)
 
 
-def value_at(schedule: Schedule, step: int) -> float:
+Budget = Annotated[float, Field(ge=0, allow_inf_nan=True)] | Ramp
+"""A schedule that may also be infinite throughout."""
+
+
+def final_value(schedule: Schedule | Budget) -> float:
+    """The value at the end of a schedule's way."""
+    return schedule.end if isinstance(schedule, Ramp) else float(schedule)
+
+
+def value_at(schedule: Schedule | Budget, step: int) -> float:
     """The value of a schedule after `step` steps."""
     if not isinstance(schedule, Ramp):
         return float(schedule)

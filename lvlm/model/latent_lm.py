@@ -164,9 +164,12 @@ class LatentPath(nn.Module):
         z: CodeSource,
         generator: torch.Generator | None = None,
         other: Read | None = None,
+        *,
+        log_ratios: bool = False,
     ) -> Latent:
         """Latent of whole rows: codes, their embedding, and KL in nats where they come from the posterior.
-        The prior looks at the row; so does the encoder, unless there is another text for it.
+        The prior looks at the row; so does the encoder, unless there is another text for it. With
+        `log_ratios` also log p - log q of these, as `Latent` describes it.
 
         Raises:
             UserError: given codes don't fit, or a word for them that isn't known.
@@ -186,14 +189,31 @@ class LatentPath(nn.Module):
         if z == "prior":
             return self.from_prior(first_BSD, generator)
         numbers_BSK = self.posterior(*(other or (tokens_BT, hidden_BTD, keep_BT)))
+        if log_ratios and z == "posterior":
+            return self._weighed(numbers_BSK, first_BSD, generator)
         if not self.training:
             return self._shuffled(self.from_posterior(numbers_BSK, first_BSD, generator), z)
+        return self._shuffled(self._drawn(numbers_BSK, first_BSD, generator), z)
+
+    def _drawn(self, numbers_BSK: Tensor, first_BSD: Tensor, generator: torch.Generator | None) -> Latent:
         # In training NaN must not become a code. It must not raise in one process either, as the others would
         # wait: it goes around the quantizer into the loss, which all of them see.
         latent = self.from_posterior(numbers_BSK.nan_to_num(0.0, 0.0, 0.0), first_BSD, generator)
         broken = ~numbers_BSK.isfinite().all()
         latent.embedding_BSC = latent.embedding_BSC.masked_fill(broken, torch.nan)
-        return self._shuffled(latent, z)
+        return latent
+
+    def _weighed(self, numbers_BSK: Tensor, first_BSD: Tensor, generator: torch.Generator | None) -> Latent:
+        """A latent with the log-ratio of its draw."""
+        latent = self._drawn(numbers_BSK, first_BSD, generator)
+        assert latent.prior_BSJ is not None
+        numbers_BSK, log_prob = numbers_BSK.nan_to_num(0.0, 0.0, 0.0), self.quantizer.log_prob
+        held_BS = log_prob(latent.codes.detach(), numbers_BSK)
+        drawn_BS = log_prob(latent.codes, numbers_BSK) if latent.codes.requires_grad else held_BS
+        through_codes_BS = drawn_BS - (held_BS - held_BS.detach())
+        latent.log_posterior_BS = held_BS
+        latent.log_ratio_BS = self.log_prior(latent.codes, latent.prior_BSJ) - through_codes_BS
+        return latent
 
     def _shuffled(self, latent: Latent, z: CodeSource) -> Latent:
         if z == "shuffled":  # by row, so that the gradient goes where the code came from
@@ -416,6 +436,7 @@ class LatentLM(nn.Module):
         z: CodeSource | Mapping[str, CodeSource] = "posterior",
         generator: torch.Generator | None = None,
         dropout_generator: torch.Generator | None = None,
+        log_ratios: bool = False,
     ) -> Output:
         """Logits of every next token of whole rows; `lvlm.generation.decoding` goes token by token.
 
@@ -432,6 +453,8 @@ class LatentLM(nn.Module):
             generator: the noise of codes, row by row if it is a `lvlm.interfaces.RowGenerator`; torch's
                 global one unless given.
             dropout_generator: decides what latent and token dropout drop in training; may be the same.
+            log_ratios: whether latents of the posterior get the log-ratio of their draw, which losses over
+                several draws weigh.
 
         Raises:
             UserError: no tokens, more than the backbone's context, ids that are no int64 [B, T] or not in
@@ -454,7 +477,7 @@ class LatentLM(nn.Module):
                 path, hidden_BTD, z = self.paths[name], x_BTD[:, ports.front :], sources[name]
                 encodes = not isinstance(z, Tensor) and z != "prior"
                 other = self.read(name, latent_tokens_BU, latent_keep_BU) if encodes else None
-                latent = path(tokens_BT, hidden_BTD, keep_BT, z, generator, other)
+                latent = path(tokens_BT, hidden_BTD, keep_BT, z, generator, other, log_ratios=log_ratios)
                 keep_B = self._dropout(path, tokens_BT, dropout_generator)
                 path.enter(ports, latent.embedding_BSC.to(x_BTD.dtype), place.positions_T, keep_B)
                 keep_BS = path.slots.any(keep_BT)

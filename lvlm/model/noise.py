@@ -42,9 +42,10 @@ def block(numbers_Sn: Tensor, start: int) -> Tensor:
     return numbers
 
 
-def noise_seed(seed: int, step: int, row: int) -> int:
+def noise_seed(seed: int, step: int, row: int, draw: int = 0) -> int:
     """Seed of a row's noise in training, from its place in the whole batch of the step; never a seed of
-    weights.
+    weights. Of several draws of a row's codes the first has the seed of a single one.
     """
-    digest = hashlib.blake2b(f"noise {seed} {step} {row}".encode(), digest_size=8).digest()
+    words = f"noise {seed} {step} {row}" + (f" {draw}" if draw else "")
+    digest = hashlib.blake2b(words.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -1,5 +1,6 @@
 """The objective: cross-entropy, closed-form KLs, KL terms, and gradients through codes."""
 
+from lvlm.objective.additions import Addition, WithAdditions
 from lvlm.objective.cross_entropy import cross_entropy_nats, cross_entropy_of, name_of_cross_entropy
 from lvlm.objective.divergences import bernoulli_kl, full_precision, gaussian_kl, gaussian_log_prob, wide
 from lvlm.objective.gradients import score_function, straight_through
@@ -22,12 +23,22 @@ from lvlm.objective.kl_hinges import (
     TargetParams,
 )
 from lvlm.objective.kl_terms import Granularity, KLTerm, TermParams
-from lvlm.objective.losses import ELBO, NATS_PER_BIT, Charge, kl_sums, per_token, real_kl, reconstruction
+from lvlm.objective.losses import (
+    ELBO,
+    NATS_PER_BIT,
+    Charge,
+    costless,
+    kl_sums,
+    per_token,
+    real_kl,
+    reconstruction,
+)
 
 __all__ = [
     "ELBO",
     "NATS_PER_BIT",
     "PID",
+    "Addition",
     "Charge",
     "Clamp",
     "ClampParams",
@@ -45,7 +56,9 @@ __all__ = [
     "PlainParams",
     "TargetParams",
     "TermParams",
+    "WithAdditions",
     "bernoulli_kl",
+    "costless",
     "cross_entropy_nats",
     "cross_entropy_of",
     "full_precision",

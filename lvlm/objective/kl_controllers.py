@@ -43,6 +43,10 @@ class Controller(KLTerm):
         charged = (cost_BSu * self.price_u.to(cost_BSu)).sum()
         return charged, charged
 
+    def at_budget(self, budget_nats: float) -> None:
+        """Steer to another budget from here on; prices stay until the step is over."""
+        self.budget_nats = budget_nats
+
     def after_step(self) -> None:
         """Take in what all processes saw, and set the next step's price."""
         if dist.is_available() and dist.is_initialized():
@@ -132,6 +136,7 @@ class ClampParams(TermParams):
     """The KL of a batch whose mean is above the budget: max(mean KL, budget)."""
 
     kind: Literal["clamp"] = "clamp"
+    takes_schedule: ClassVar[bool] = True
     follows_mean: ClassVar[bool] = True
     linear: ClassVar[bool] = True
 
@@ -146,6 +151,7 @@ class PIDParams(TermParams):
     """
 
     kind: Literal["pid"] = "pid"
+    takes_schedule: ClassVar[bool] = True
     steers: ClassVar[bool] = True
     follows_mean: ClassVar[bool] = True
     linear: ClassVar[bool] = True
@@ -169,6 +175,7 @@ class LagrangianParams(TermParams):
     """A price that falls below 0 while the mean KL is short of the budget: a minimum rate."""
 
     kind: Literal["lagrangian"] = "lagrangian"
+    takes_schedule: ClassVar[bool] = True
     steers: ClassVar[bool] = True
     follows_mean: ClassVar[bool] = True
     linear: ClassVar[bool] = True

@@ -27,6 +27,10 @@ class LocalTerm(KLTerm):
         self.shape, self.budget_nats = one_of(shape, LocalShape, "shape"), budget_nats
         self.per = one_of(per, Granularity, "per")
 
+    def at_budget(self, budget_nats: float) -> None:
+        """Take another budget."""
+        self.budget_nats = budget_nats
+
     def forward(self, kl_BSd: Tensor, keep_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Charge each unit, slot or sequence by itself."""
         if self.per == "unit":
@@ -71,6 +75,7 @@ class HingeParams(TermParams):
     """KL above the budget: relu(KL - budget)."""
 
     kind: Literal["hinge"] = "hinge"
+    takes_schedule: ClassVar[bool] = True
     free_within_budget: ClassVar[bool] = True
 
     def build(self, *, budget_nats: float, per: Granularity) -> LocalTerm:
@@ -82,6 +87,7 @@ class MaskParams(TermParams):
     """All of the KL where it is above the budget, none below; the gradient of the hinge."""
 
     kind: Literal["mask"] = "mask"
+    takes_schedule: ClassVar[bool] = True
     free_within_budget: ClassVar[bool] = True
 
     def build(self, *, budget_nats: float, per: Granularity) -> LocalTerm:
@@ -93,6 +99,7 @@ class TargetParams(TermParams):
     """The distance of the KL from the budget, |KL - budget|: a latent below it is pulled up."""
 
     kind: Literal["target"] = "target"
+    takes_schedule: ClassVar[bool] = True
     steers: ClassVar[bool] = True
     pays_for_kl: ClassVar[bool] = True
 

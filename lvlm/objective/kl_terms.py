@@ -35,6 +35,12 @@ Granularity = Literal["unit", "slot", "sequence"]
 class KLTerm(nn.Module, abc.ABC):
     """A KL term, before beta."""
 
+    def at_budget(self, budget_nats: float) -> None:
+        """Take another budget, nats, from here on. It is called in each step where the budget follows a
+        schedule, for a term whose params say `takes_schedule`. What a controller has learned stays.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.at_budget")
+
     @abc.abstractmethod
     def forward(self, kl_BSd: Tensor, keep_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Charge for the KL of a batch.
@@ -76,12 +82,15 @@ class TermParams(Params):
     """
     free_within_budget: ClassVar[bool] = False
     """True where KL within its budget has no price at all, as under a hinge."""
+    takes_schedule: ClassVar[bool] = False
+    """True where the term has `at_budget`, so that its budget may follow a schedule."""
 
     def build(self, *, budget_nats: float, per: Granularity) -> KLTerm:
         """The module.
 
         Args:
-            budget_nats: KL that costs nothing, per unit ('unit') or per slot ('slot', 'sequence').
+            budget_nats: KL that costs nothing, per unit ('unit') or per slot ('slot', 'sequence'). Of a
+                schedule it is that at step 0.
             per: what the budget is granted to; a sequence shares the budgets of its slots.
         """
         raise NotImplementedError(f"{type(self).__name__}.build")

@@ -17,7 +17,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from lvlm.errors import one_of
-from lvlm.interfaces import Batch, Drawn, Loss, Output, Schedule, Terms, value_at
+from lvlm.interfaces import (
+    Batch,
+    Budget,
+    Drawn,
+    Loss,
+    Output,
+    Ramp,
+    Schedule,
+    Terms,
+    final_value,
+    value_at,
+)
 from lvlm.objective.cross_entropy import cross_entropy_of, name_of_cross_entropy
 from lvlm.objective.gradients import score_function
 from lvlm.objective.kl_terms import Granularity, KLTerm
@@ -85,6 +96,16 @@ def kl_sums(charged: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return sums
 
 
+def costless(output: Output) -> dict[str, Tensor]:
+    """What a loss logs of the KL that charges nothing for it."""
+    charged = {}
+    for name, drawn in output.latents.items():
+        if (kl_BSd := real_kl(drawn)) is not None:
+            nothing = kl_BSd.new_zeros(())
+            charged[name] = {"kl": kl_BSd.sum(), "kl_hinged": nothing, "kl_priced": nothing}
+    return kl_sums(charged)
+
+
 class Charge(nn.Module):
     """What the KL of one latent costs: beta times a KL term.
 
@@ -92,30 +113,33 @@ class Charge(nn.Module):
         term: what is charged.
         beta: its weight, in nats of cross-entropy per nat charged; 1 without a budget is the evidence lower
             bound.
-        autoencoder_steps: steps at the start for which no KL is charged; beta's schedule starts after them.
-        budget_bits: the KL that costs nothing, for those who ask.
+        autoencoder_steps: steps at the start for which no KL is charged; the schedules of beta and of the
+            budget start after them.
+        budget_bits: the KL that costs nothing.
         per: the part of the latent that has this budget.
     """
 
     def __init__(
-        self, term: KLTerm, *, beta: Schedule, autoencoder_steps: int, budget_bits: float, per: Granularity
+        self, term: KLTerm, *, beta: Schedule, autoencoder_steps: int, budget_bits: Budget, per: Granularity
     ) -> None:
         super().__init__()
         self.term, self.beta, self.autoencoder_steps = term, beta, autoencoder_steps
-        self.budget_nats_each, self.per = budget_bits * NATS_PER_BIT, one_of(per, Granularity, "per")
+        self.budget_bits, self.per = budget_bits, one_of(per, Granularity, "per")
 
     def forward(self, kl_BSd: Tensor, keep_BS: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """What is added to the loss, nats, and 'kl', 'kl_hinged', 'kl_priced', summed over the batch."""
         step -= self.autoencoder_steps
         beta = value_at(self.beta, step) if step >= 0 else 0.0
+        if isinstance(self.budget_bits, Ramp):
+            self.term.at_budget(value_at(self.budget_bits, step) * NATS_PER_BIT)
         self.term.train(self.training and beta > 0)  # a controller without a say would wind up
         charged, raw_times_price = self.term(kl_BSd, keep_BS)
         sums = {"kl": kl_BSd.sum(), "kl_hinged": charged, "kl_priced": beta * raw_times_price}
         return beta * charged, sums
 
     def budget_nats(self, units: int) -> float:
-        """KL per slot that costs nothing, nats."""
-        return self.budget_nats_each * (units if self.per == "unit" else 1)
+        """KL per slot that costs nothing, nats; of a schedule that at its end."""
+        return final_value(self.budget_bits) * NATS_PER_BIT * (units if self.per == "unit" else 1)
 
 
 class ELBO(Loss):

@@ -9,6 +9,7 @@ import torch
 
 from lvlm.likelihood.kind import EstimatorParams
 from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.objective import Addition, WithAdditions
 from lvlm.recipe.sizes import within_machine
 
 if TYPE_CHECKING:
@@ -79,10 +80,25 @@ def build_loss(recipe: Recipe) -> Loss:
     def build() -> Loss:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)
-            return recipe.loss.build(width=recipe.model.backbone.width, vocab=vocab_of(recipe))
+            sizes = {"width": recipe.model.backbone.width, "vocab": vocab_of(recipe)}
+            loss, added = recipe.loss.build(**sizes), recipe.added_losses
+            if not added:
+                return loss
+            return WithAdditions(
+                loss,
+                {name: _addition(one.loss.build(**sizes)) for name, one in added.items()},
+                {name: one.weight for name, one in added.items()},
+            )
 
     loss: Loss = within_machine(build, f"the loss of {recipe.name!r}")
     loss.for_latents(list(recipe.model.each_latent))
+    return loss
+
+
+def _addition(loss: Loss) -> Addition:
+    assert isinstance(loss, Addition), (
+        f"{type(loss).__name__} is no Addition, and its params say may_be_added"
+    )
     return loss
 
 

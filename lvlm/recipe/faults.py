@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -99,14 +99,26 @@ def _message(
 def _owner(path: Keys, tree: Tree, model: type[BaseModel], parts: Sequence[Part]) -> type[BaseModel] | None:
     """The class that the mapping around `path` is read into."""
     owner: type[BaseModel] | None = model
+    named: type[BaseModel] | None = None  # of a mapping from names to sections, what a name stands for
     by_path = {part.path: part for part in parts}
     for length in range(1, len(path)):
         if part := by_path.get(path[:length]):
             owner = part.kinds[tree.get(*part.path, "kind")]
+        elif named is not None:
+            owner, named = named, None
         elif owner is not None:
             field = owner.model_fields.get(str(path[length - 1]))
-            owner = _class_in(field.annotation) if field else None
+            named = _class_named(field.annotation) if field else None
+            owner = _class_in(field.annotation) if field and named is None else None
     return owner
+
+
+def _class_named(annotation: Any) -> type[BaseModel] | None:
+    """The model class of the values of an annotation such as `dict[str, X]`."""
+    if get_origin(annotation) is not dict:
+        return None
+    _, of_values = get_args(annotation)
+    return _class_in(get_args(of_values)[0] if get_origin(of_values) is Annotated else of_values)
 
 
 def _class_in(annotation: Any) -> type[BaseModel] | None:

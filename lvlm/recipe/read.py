@@ -26,7 +26,14 @@ from lvlm.recipe.paths import with_whole_paths
 from lvlm.recipe.plain_yaml import parse_overrides
 from lvlm.recipe.recipe import PART_PATHS, PARTS_OF_A_LATENT, Recipe, Resolved, part_paths
 from lvlm.recipe.rules import broken_rules
-from lvlm.recipe.sections import EvaluateParams, LatentName, LatentParams, ModelParams
+from lvlm.recipe.sections import (
+    AddedLoss,
+    AdditionName,
+    EvaluateParams,
+    LatentName,
+    LatentParams,
+    ModelParams,
+)
 from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, plain
 from lvlm.registry.registry import Registry
 from lvlm.registry.roles import ROLES, nested_roles
@@ -229,6 +236,9 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
     whole = fields(Recipe, [role for role in PART_PATHS if role not in in_model]) | {
         "model": (model, Field(description=Recipe.model_fields["model"].description))
     }
+    addition = _read_as(AddedLoss, {"loss": fields(AddedLoss, ["loss"])["loss"][0]})
+    of_names: Any = dict[AdditionName, addition]  # type: ignore[valid-type]
+    whole["added_losses"] = (of_names, copy.copy(Recipe.model_fields["added_losses"]))
     if names := [params.kind_name() for of, params in kinds if of == "estimator"]:
         whole["evaluate"] = (_evaluate_with(names), copy.copy(Recipe.model_fields["evaluate"]))
     return create_model("Recipe", __base__=Recipe, **whole)

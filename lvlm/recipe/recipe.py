@@ -11,7 +11,14 @@ from pydantic import Field
 from lvlm.data import DataParams
 from lvlm.interfaces import LossParams, Section
 from lvlm.recipe.plain_yaml import dump
-from lvlm.recipe.sections import EvaluateParams, ModelParams, SteerParams, TrainParams
+from lvlm.recipe.sections import (
+    AddedLoss,
+    AdditionName,
+    EvaluateParams,
+    ModelParams,
+    SteerParams,
+    TrainParams,
+)
 from lvlm.recipe.tree import Keys, Origin, Tree, dotted
 from lvlm.registry.registry import Registry
 
@@ -32,13 +39,15 @@ PARTS_OF_A_LATENT = ("encoder", "quantizer", "injection", "prior")
 
 
 def part_paths(tree: Tree) -> list[tuple[str, Keys]]:
-    """Role and place of every part of a recipe, those of several latents too; kinds of data that hold others
-    have more.
+    """Role and place of every part of a recipe, those of several latents and added losses too; kinds of data
+    that hold others have more.
     """
     latents = tree.get("model", "latents")
     names = latents if isinstance(latents, dict) else ()
     of_latents = [(role, ("model", "latents", n, role)) for n in names for role in PARTS_OF_A_LATENT]
-    return [*PART_PATHS.items(), *of_latents]
+    added = tree.get("added_losses")
+    of_added = [("loss", ("added_losses", n, "loss")) for n in (added if isinstance(added, dict) else ())]
+    return [*PART_PATHS.items(), *of_latents, *of_added]
 
 
 class Recipe(Section):
@@ -56,6 +65,8 @@ class Recipe(Section):
     """The stack and its latent."""
     loss: LossParams
     """The objective."""
+    added_losses: dict[AdditionName, AddedLoss] = Field(default={})
+    """Further terms by name, each a loss with a weight; the log has each under its name."""
     data: DataParams
     """The source of rows."""
     train: TrainParams = TrainParams()

@@ -30,6 +30,7 @@ def broken_rules(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Bro
     yield from _without_latent(recipe)
     yield from _prior(recipe)
     yield from _latents_named(recipe)
+    yield from _added_losses(recipe)
     yield from _context(recipe)
     yield from ((("data", *path), message) for path, message in recipe.data.faults())
     yield from _vocab(recipe)
@@ -209,6 +210,25 @@ def _latents_named(recipe: Recipe) -> Iterator[Broken]:
             yield ("loss", "latents", name), f"there is no latent {name!r}; {has}"
 
 
+def _added_losses(recipe: Recipe) -> Iterator[Broken]:
+    for name, added in recipe.added_losses.items():
+        path, kind = ("added_losses", name, "loss", "kind"), added.loss.kind_name()
+        if not added.loss.may_be_added:
+            yield (
+                path,
+                f"loss {kind!r} is a whole objective and can't be added to another; name it as the "
+                f"recipe's loss",
+            )
+        elif added.loss.needs_latent and not recipe.model.has_latent:
+            yield path, f"loss {kind!r} needs a latent, but the model has none"
+    if recipe.added_losses and recipe.train.draws > 1:
+        yield (
+            ("added_losses",),
+            f"an added loss has no weights for several draws of a row; set train.draws: 1, which is "
+            f"{recipe.train.draws}, or add none",
+        )
+
+
 def _context(recipe: Recipe) -> Iterator[Broken]:
     context, tokens = recipe.model.backbone.context, recipe.data.tokens
     if tokens > context:
@@ -235,6 +255,18 @@ def _train(recipe: Recipe, said: Callable[[Keys], object]) -> Iterator[Broken]:
 
     if train.micro_rows is not None and train.rows % train.micro_rows:
         yield ("train", "micro_rows"), f"micro_rows {train.micro_rows} must divide {other('rows')}"
+    loss = f"loss {recipe.loss.kind_name()!r}"
+    if train.draws > 1 and not recipe.loss.takes_draws:
+        yield (
+            ("train", "draws"),
+            f"{loss} doesn't weigh draws of codes; set train.draws: 1, or a loss that does, such as iwae",
+        )
+    if recipe.loss.takes_draws and train.codes != "posterior":
+        yield (
+            ("train", "codes"),
+            f"{loss} weighs codes that the posterior drew, and codes: {train.codes} are none; set codes: "
+            f"posterior, or another loss",
+        )
     for number, name in enumerate(train.trackers):
         if unknown := unknown_tracker(name):
             yield ("train", "trackers", number), unknown

@@ -10,9 +10,11 @@ from lvlm.interfaces import (
     BackboneParams,
     EncoderParams,
     InjectionParams,
+    LossParams,
     PriorParams,
     QuantizerParams,
     Ramp,
+    Schedule,
     Section,
 )
 from lvlm.likelihood.names import LOWEST, MOST_REPEATS, Resampling
@@ -24,6 +26,8 @@ Select = Literal["last", "headline", "bound"]
 
 
 Seam = Literal["middle"] | Annotated[int, Field(ge=0)]
+
+AdditionName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
 LatentName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
@@ -104,6 +108,15 @@ class ModelParams(Section):
         return bool(self.each_latent)
 
 
+class AddedLoss(Section):
+    """One loss that is added to the recipe's."""
+
+    loss: LossParams
+    """Its kind, one that may be added, such as mtp."""
+    weight: Schedule = 1.0
+    """Its weight, in nats of cross-entropy per nat: a number, or {start, end, steps, after, cycle_steps}."""
+
+
 class TrainParams(Section):
     """The optimisation, its log and its checkpoints."""
 
@@ -121,6 +134,9 @@ class TrainParams(Section):
     """The codes that the decoder trains on. 'prior' (noise) and 'shuffled' (the posterior of another row) are
     controls, whose codes carry no information on the row.
     """
+    draws: int = Field(default=1, ge=1, le=10_000)
+    """Codes drawn for each row, for a loss that weighs them, such as `iwae`. A step takes as many times the
+    work and the memory of activations."""
     encoder_learning_rate_factor: float = Field(default=1.0, ge=0)
     """The learning rate of encoder and readout, as a multiple of that of all other weights."""
     warmup_steps: int = Field(default=20, ge=0)

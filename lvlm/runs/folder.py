@@ -138,6 +138,7 @@ def _plugins_used(resolved: Resolved) -> set[str]:
         model.backbone,
         *(part for one in model.each_latent.values() for part in (one.encoder, one.quantizer, one.injection)),
         recipe.loss,
+        *(added.loss for added in recipe.added_losses.values()),
         data,
     ]
     if data.holds is not None:

@@ -374,6 +374,7 @@ def _loss_case() -> tuple[Batch, Output]:
     kl = torch.rand(4, 5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     none = torch.zeros(4, 5, 3, dtype=torch.float64)
     latent = Latent(torch.zeros(4, 5, dtype=torch.long), none, kl, none, none)
+    latent.log_ratio_BS = latent.log_posterior_BS = torch.zeros(4, 5, dtype=torch.float64)
     drawn = Drawn(latent, keep_BT.clone(), Slots(1))
     return batch, Output(hidden, lambda x_BTD: x_BTD @ head, {"latent": drawn})
 
@@ -384,6 +385,8 @@ def _rows(output: Output, rows: slice) -> Output:
     assert latent.kl_BSd is not None
     assert output.keep_BS is not None
     part = replace(latent, kl_BSd=latent.kl_BSd[rows], embedding_BSC=latent.embedding_BSC[rows])
+    if latent.log_ratio_BS is not None and latent.log_posterior_BS is not None:
+        part.log_ratio_BS, part.log_posterior_BS = latent.log_ratio_BS[rows], latent.log_posterior_BS[rows]
     drawn = Drawn(part, output.keep_BS[rows], output.slots)
     return Output(output.hidden_BTD[rows], output.head, {"latent": drawn})
 

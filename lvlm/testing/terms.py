@@ -15,7 +15,7 @@ BUDGET_NATS = 0.4
 
 
 def check_term(params: TermParams) -> None:
-    """Check a KL term: charges, prices, padding, parts of a batch, edges, and state."""
+    """Check a KL term: charges, prices, padding, parts of a batch, edges, state, and a budget that moves."""
     granted: list[Granularity] = ["unit", "slot"] if params.follows_mean else ["unit", "slot", "sequence"]
     for per in granted:
         term = params.build(budget_nats=BUDGET_NATS, per=per)
@@ -29,6 +29,8 @@ def check_term(params: TermParams) -> None:
         check_edges(params, per)
         check_linear(params, per)
         check_state(params, per)
+        if params.takes_schedule:
+            check_schedule(params, per)
 
 
 def kl_and_keep(size: float, *, rows: int = 3) -> tuple[Tensor, Tensor]:
@@ -115,6 +117,14 @@ def check_state(params: TermParams, per: Granularity) -> None:
     term.train()
     for size in (3.0, 0.2):
         assert _step(term, size) == _step(restored, size), "the state is not all that the charge depends on"
+
+
+def check_schedule(params: TermParams, per: Granularity) -> None:
+    """A term whose budget was changed charges what one that was built with that budget does."""
+    moved, built = (params.build(budget_nats=nats, per=per) for nats in (4 * BUDGET_NATS, BUDGET_NATS))
+    moved.at_budget(BUDGET_NATS)
+    for size in (0.2, 3.0, 0.2):
+        assert _step(moved, size) == _step(built, size), "`at_budget` doesn't change all that has the budget"
 
 
 def _step(term: KLTerm, size: float) -> Sequence[float]:

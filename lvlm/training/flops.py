@@ -25,7 +25,7 @@ FLOPS_DEPTHS = (2, 4)
 
 
 def flops_per_token(recipe: Recipe) -> float:
-    """FLOPs of forward and backward per input token.
+    """FLOPs of forward and backward per input token, with all draws of its codes.
 
     A product counts two operations per multiplication, attention counts whole rows whatever its mask (as in
     Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B), and nothing is recomputed.
@@ -43,16 +43,18 @@ def _flops_per_token(recipe: Recipe) -> float:
     counter = FlopCounterMode(display=False)
     with without_numbers(), counter, sdpa_kernel(SDPBackend.MATH), standing_for("cuda"):
         model, loss = assemble(recipe).train(), build_loss(recipe)
-        batch = rows_of(recipe, 2)
+        rows = rows_of(recipe, 2)
+        batch = rows.repeated(recipe.train.draws)
         output = model(
             batch.inputs_BT,
             batch.keep_BT,
             latent_tokens_BU=batch.latent_inputs_BU,
             latent_keep_BU=batch.latent_keep_BU,
             z=recipe.train.codes,
+            log_ratios=loss.weighs_draws,
         )
         loss(output, batch, num_tokens=1, step=0).loss.backward()
-    return float(counter.get_total_flops()) / batch.inputs_BT.numel()
+    return float(counter.get_total_flops()) / rows.inputs_BT.numel()
 
 
 def with_layers(recipe: Recipe, layers: int) -> Recipe:

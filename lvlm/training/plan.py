@@ -212,7 +212,7 @@ def _peak_of_a_step(
                 optimiser.state[p] = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
                 if micro_batches > 1:  # a later one finds gradients of the first
                     p.grad = torch.zeros_like(p)
-        batch = rows_of(recipe, rows)
+        batch = rows_of(recipe, rows).repeated(spec.draws)
         tracker = _PeakTracker()
         tracker.track_external(model, optimiser, *batch.tensors)
         with tracker:
@@ -223,6 +223,7 @@ def _peak_of_a_step(
                     latent_tokens_BU=batch.latent_inputs_BU,
                     latent_keep_BU=batch.latent_keep_BU,
                     z=spec.codes,
+                    log_ratios=loss.weighs_draws,
                 )
                 terms = loss(output, batch, num_tokens=1, step=0)
             terms.loss.backward()

@@ -63,18 +63,22 @@ def refuse_step(recipe: Recipe, parameters: int, device: torch.device, *, ranks:
     """
     train, tokens = recipe.train, recipe.data.tokens
     rows = train.micro_rows or -(-train.rows // ranks)
+    forward = rows * train.draws
     backbone, vocab = recipe.model.backbone, recipe.model.vocab or recipe.data.vocab
     _, over = layout(ranks, train.shard_over)
     state = STATE_BYTES * parameters / over
     what = f"train.{'micro_rows' if train.micro_rows else 'rows'} is {rows} of {tokens} tokens"
+    if train.draws > 1:
+        what += f", and train.draws {train.draws}"
     mend = "fewer train.micro_rows need less"
     need_memory("the model's weights, gradients and optimiser", state, device)
-    need_memory(what, state + rows * (recipe.data.row_bytes + tokens * 4 * backbone.width), device, mend=mend)
+    row = recipe.data.row_bytes + tokens * 4 * backbone.width
+    need_memory(what, state + forward * row, device, mend=mend)
     encoders = [one.encoder for one in recipe.model.each_latent.values()]
     blocks = backbone.layers + sum(int(getattr(one, "layers", 0) or 0) for one in encoders) + 1
     longest = max(tokens, recipe.data.encoder_tokens)
     per_block = (tokens + (recipe.data.latent_tokens or 0)) * (MOST_FLOATS * backbone.width + longest)
-    at_most = state * 2 + rows * 4 * (blocks * per_block + tokens * 8 * vocab)
+    at_most = state * 2 + forward * 4 * (blocks * per_block + tokens * 8 * vocab)
     there = memory_bytes(device)
     if ranks > 1 or there is None or at_most <= there:
         return

@@ -326,6 +326,7 @@ class Trainer:
                     z=spec.codes,
                     generator=noise,
                     dropout_generator=noise,
+                    log_ratios=self.loss.weighs_draws,
                 )
                 terms = self.loss(output, micro, num_tokens=num_tokens, step=step)
             synchronise_gradients(self.model, self.loss, last=last, shard_over=spec.shard_over)
@@ -361,7 +362,7 @@ class Trainer:
         """Micro-batches, their noise, and whether each is the last.
 
         Codes and dropout follow from the seed, the step and the row's place in the whole batch, whichever
-        micro-batch and process has it.
+        micro-batch and process has it. Of several draws of a row the first has the noise of a single one.
         """
         step = self.step + self.passed_over
         rows = self.spec.micro_rows or len(batch)
@@ -369,9 +370,10 @@ class Trainer:
         for start in range(0, len(batch), rows):
             micro = batch[start : start + rows].to(self.device)
             places = range(first + start, first + start + len(micro))
-            seeds = [noise_seed(self.recipe.seed, step, place) for place in places]
+            draws = range(self.spec.draws)
+            seeds = [noise_seed(self.recipe.seed, step, place, draw) for place in places for draw in draws]
             torch.manual_seed(seeds[0])  # for what a part draws without the generator
-            yield micro, RowGenerator(seeds, self.device), start + rows >= len(batch)
+            yield micro.repeated(len(draws)), RowGenerator(seeds, self.device), start + rows >= len(batch)
 
     # -------------------------------------------------------------------------------------------- spikes
 

@@ -16,6 +16,8 @@ from lvlm.objective import (
 from lvlm_baseline.cross_entropy import CrossEntropyParams
 from lvlm_baseline.decoder import DecoderParams
 from lvlm_baseline.elbo import ElboParams
+from lvlm_baseline.iwae import IwaeParams
+from lvlm_baseline.mtp import MultiTokenParams
 from lvlm_baseline.priors import AutoregressivePriorParams
 
 
@@ -33,9 +35,11 @@ def register_priors(register: Register) -> None:
 
 @hookimpl
 def register_losses(register: Register) -> None:
-    """Cross-entropy alone, or with a KL term."""
+    """Cross-entropy alone, or with a KL term, weighed over several codes, or of several tokens ahead."""
     register(CrossEntropyParams)
     register(ElboParams)
+    register(IwaeParams)
+    register(MultiTokenParams)
 
 
 @hookimpl

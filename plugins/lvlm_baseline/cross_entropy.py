@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lvlm.interfaces import Batch, Loss, LossParams, Output, Terms
-from lvlm.objective import kl_sums, real_kl, reconstruction
+from lvlm.objective import costless, reconstruction
 
 
 class CrossEntropy(Loss):
@@ -14,12 +14,7 @@ class CrossEntropy(Loss):
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
         """Terms of a batch, in nats per target token of the whole step."""
         total, sums = reconstruction(output, batch)
-        costless = {}
-        for name, drawn in output.latents.items():
-            if (kl_BSd := real_kl(drawn)) is not None:
-                nothing = kl_BSd.new_zeros(())
-                costless[name] = {"kl": kl_BSd.sum(), "kl_hinged": nothing, "kl_priced": nothing}
-        return Terms(total / num_tokens, sums | kl_sums(costless))
+        return Terms(total / num_tokens, sums | costless(output))
 
 
 class CrossEntropyParams(LossParams):

@@ -8,7 +8,17 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from lvlm.interfaces import Case, LossParams, Ramp, Remedy, Schedule, Section
+from lvlm.interfaces import (
+    Budget,
+    Case,
+    LossParams,
+    Ramp,
+    Remedy,
+    Schedule,
+    Section,
+    final_value,
+    value_at,
+)
 from lvlm.objective import ELBO, NATS_PER_BIT, Charge, Granularity, HingeParams, TermParams
 
 
@@ -17,7 +27,7 @@ class ChargeParams(Section):
 
     per: Granularity | None = None
     """What has the budget; as the loss says unless given."""
-    budget_bits: float | None = Field(default=None, ge=0, allow_inf_nan=True)
+    budget_bits: Budget | None = None
     """The KL that costs nothing; as the loss says unless given."""
     beta: Schedule | None = None
     """Weight of the term; as the loss says unless given."""
@@ -36,12 +46,13 @@ class ElboParams(LossParams):
     """Whether each unit (a bit, a dimension) has its budget, each slot, or a sequence shares those of its
     slots.
     """
-    budget_bits: float = Field(default=0.0, ge=0, allow_inf_nan=True)
-    """The KL that costs nothing, in bits per slot, or per unit of a slot with `per: unit`."""
+    budget_bits: Budget = 0.0
+    """The KL that costs nothing, in bits per slot, or per unit of a slot with `per: unit`: a number, or
+    {start, end, steps, after, cycle_steps}, as for a budget that shrinks."""
     beta: Schedule = 1.0
     """Weight of the term, in nats of cross-entropy per nat: a number, or {start, end, steps, cycle_steps}."""
     autoencoder_steps: int = Field(default=0, ge=0)
-    """Steps at the start without any KL term; the schedule of beta begins after them."""
+    """Steps at the start without any KL term; the schedules of beta and of the budget begin after them."""
     latents: dict[str, ChargeParams] = Field(default={})
     """What single latents of several pay, by name, where it isn't what stands above."""
 
@@ -51,16 +62,23 @@ class ElboParams(LossParams):
         for at, per, budget_bits in self._budgets():
             if self.term.follows_mean and per == "sequence":
                 raise ValueError(f"{at}term {name!r} follows a mean over the batch, per 'slot' or 'unit'")
-            if not self.term.takes_budget and budget_bits > 0:
+            moves = isinstance(budget_bits, Ramp)
+            if not self.term.takes_budget and (isinstance(budget_bits, Ramp) or budget_bits > 0):
                 raise ValueError(f"{at}term {name!r} has no budget; leave out budget_bits {budget_bits}")
-            if self.term.steers and not 0 < budget_bits < math.inf:
+            if moves and not self.term.takes_schedule:
                 raise ValueError(
-                    f"{at}term {name!r} steers to its budget, so budget_bits {budget_bits} must be above 0 "
+                    f"{at}term {name!r} takes its budget once, so budget_bits must be a number, no schedule"
+                )
+            ends = (budget_bits.start, budget_bits.end) if isinstance(budget_bits, Ramp) else (budget_bits,)
+            if self.term.steers and not all(0 < bits < math.inf for bits in ends):
+                said = "from {} to {}".format(*ends) if moves else f"{ends[0]}"
+                raise ValueError(
+                    f"{at}term {name!r} steers to its budget, so budget_bits {said} must be above 0 "
                     f"and finite"
                 )
         return self
 
-    def _budgets(self) -> Iterator[tuple[str, Granularity, float]]:
+    def _budgets(self) -> Iterator[tuple[str, Granularity, Budget]]:
         """Whose budget it is, in words, what has it, and its bits."""
         yield "", self.per, self.budget_bits
         for latent, own in self.latents.items():
@@ -96,7 +114,8 @@ class ElboParams(LossParams):
 
     def remedies(self, case: Case) -> Iterator[Remedy]:
         """Another term, another budget, or another price."""
-        budget, free = self.budget_bits, self.budget_bits > 0
+        budget = final_value(self.budget_bits)
+        free = budget > 0
         beta = None if isinstance(self.beta, Ramp) else self.beta
         if case.trouble == "silent":
             if not self.term.pays_for_kl:
@@ -139,6 +158,5 @@ class ElboParams(LossParams):
         for name in ChargeParams.model_fields:
             value = getattr(own, name)
             said[name] = getattr(self, name) if value is None else value
-        return Charge(
-            self.term.build(budget_nats=said["budget_bits"] * NATS_PER_BIT, per=said["per"]), **said
-        )
+        first_nats = value_at(said["budget_bits"], 0) * NATS_PER_BIT
+        return Charge(self.term.build(budget_nats=first_nats, per=said["per"]), **said)
