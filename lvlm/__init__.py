@@ -14,7 +14,7 @@ imported when it is first used, so that `import lvlm` takes no time.
     encode(model, texts, …) -> list[Encoded]
         Encode texts: the posterior of each, and codes drawn from it.
     encode_text(run, text, …) -> list[Encoded]
-        Encode a text of any length with the model of a run, in windows.
+        Encode a text of up to 4 MiB with the model of a run, in windows.
     evaluate(run, *overrides, …) -> Evaluation
         Evaluate a run's selected checkpoint on its test windows.
     export(run, out, …) -> Path
