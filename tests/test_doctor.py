@@ -627,7 +627,7 @@ def test_a_checkpoint_that_diverged_is_refused(examined: Examined) -> None:
 def test_the_price_is_that_of_the_checkpoint_s_controller(text: Path, tmp_path: Path) -> None:
     run = lvlm.train(tiny("free", text, loss={"term": {"kind": "lagrangian"}}), tmp_path / "run")
     measured = lvlm.doctor(run).measured
-    price = load_trainer_state(Checkpoints(run).newest())["loss"]["term._extra_state"]["price_u"]
+    price = load_trainer_state(Checkpoints(run).newest())["loss"]["charge.term._extra_state"]["price_u"]
     assert float(price) not in (0.0, 1.0)
     assert measured is not None
     assert measured.beta_effective == pytest.approx(float(price), rel=1e-5)

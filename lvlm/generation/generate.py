@@ -64,7 +64,7 @@ class Sample(Brief):
     seed: int
     ended_by: str
     prompt_text: str | None = None
-    latents: dict[str, Tensor] = field(default_factory=dict)
+    latents: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

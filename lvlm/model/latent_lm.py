@@ -207,6 +207,7 @@ class LatentPath(nn.Module):
         """A latent with the log-ratio of its draw."""
         latent = self._drawn(numbers_BSK, first_BSD, generator)
         assert latent.prior_BSJ is not None
+        latent.kl_BSd = self.kl(latent, latent.prior_BSJ.detach())  # the prior learns by the log-ratio alone
         numbers_BSK, log_prob = numbers_BSK.nan_to_num(0.0, 0.0, 0.0), self.quantizer.log_prob
         held_BS = log_prob(latent.codes.detach(), numbers_BSK)
         drawn_BS = log_prob(latent.codes, numbers_BSK) if latent.codes.requires_grad else held_BS
@@ -630,7 +631,7 @@ class LatentLM(nn.Module):
     def last(self, x_BTD: Tensor, ports: Ports) -> Tensor:
         """The last hidden of the tokens, for `head`: with what enters behind the last block."""
         end = len(self.backbone.blocks)
-        x_BTD = ports.added(x_BTD[:, ports.front :], end)
+        x_BTD = ports.added(x_BTD[:, ports.front :] if ports.front else x_BTD, end)
         logits_BTD = ports.logits(end)
         return x_BTD if logits_BTD is None else torch.cat((x_BTD, logits_BTD.to(x_BTD.dtype)), dim=-1)
 
