@@ -469,7 +469,7 @@ def test_an_encoder_that_sees_the_continuation_shows(monkeypatch: pytest.MonkeyP
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **(options | {"prompt": 100}))  # the encoder sees the whole row
 
-    monkeypatch.setattr("lvlm.likelihood.score.Rows", Leaking)
+    monkeypatch.setattr("lvlm.likelihood.score.rows_of", Leaking)
     assert abs(total_probability(model, 3, k=3, chunk=8) - 1) > 1e-3
 
 

@@ -30,7 +30,7 @@ from lvlm.registry.registry import Registry
 from lvlm.report import Report
 
 # What the core says of itself, and nobody chooses: no option, and `lvlm.interfaces` stands on nothing.
-SAID = {"Case.trouble", "Finding.tone", "from_kind.trouble"}
+SAID = {"Case.trouble", "Finding.tone", "from_kind.trouble", "to_lower.trouble"}
 LEFT_OUT = ("lvlm.cli", "lvlm.__main__")  # commands hand their words on
 
 
@@ -124,6 +124,25 @@ def rows() -> Any:
 
     batch = LettersData().open().windows(1).batch
     return Rows(model(), batch, seeds=[0], at_once=1, autocast=torch.no_grad)
+
+
+def several_rows() -> Any:
+    from lvlm.data.letters import LettersData
+    from lvlm.likelihood.several import rows_of
+
+    small = ("model.backbone.width=16", "model.backbone.heads=2", "data={kind: letters}")
+    batch = LettersData().open().windows(1).batch
+    return rows_of(lvlm.build("hierarchy", *small), batch, seeds=[0], at_once=1, autocast=torch.no_grad)
+
+
+def of_several(verb: str) -> Callable[[Any], object]:
+    return lambda proposal: getattr(several_rows(), verb)(proposal, 1)
+
+
+def walked(proposal: Any) -> object:
+    from lvlm.likelihood.several import Walked
+
+    return Walked(several_rows(), proposal, 1)
 
 
 def windows(kind: str) -> Callable[[Any], object]:
@@ -315,6 +334,9 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "Rows.cost.proposal": drawing("cost"),
     "Rows.walk.proposal": drawing("walk"),
     "StepByStep.proposal": stepping,
+    **{f"SeveralRows.{verb}.proposal": of_several(verb) for verb in ("draws", "cost", "walk")},
+    "SeveralRows.mean_cost_by_target.proposal": of_several("mean_cost_by_target"),
+    "Walked.proposal": lambda proposal: walked(proposal),
     "Rows.mean_cost_by_target.proposal": drawing("mean_cost_by_target"),
     "LatentPath.forward.z": path_forward,
     "LatentLM.forward.z": forward,

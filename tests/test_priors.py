@@ -19,7 +19,7 @@ from lvlm.cli.texts import reading_tables
 from lvlm.errors import UserError
 from lvlm.exporting.graphs import trace
 from lvlm.generation.kl_by_token import Reading, Span
-from lvlm.interfaces import Latent, RowGenerator
+from lvlm.interfaces import Latent, RowGenerator, Slots
 from lvlm.model.latent_lm import LatentPath
 from lvlm.model.prior import FixedPrior, PriorMemory
 from lvlm.objective import gaussian_kl
@@ -27,6 +27,7 @@ from lvlm.playground.markup import reading
 from lvlm.recipe.read import read_recipe
 from lvlm.testing import randomise
 from lvlm_baseline.priors import AutoregressivePrior, AutoregressivePriorParams
+from lvlm_free.add import Add
 from lvlm_free.binary import Binary
 from lvlm_gptvae.gaussian import Gaussian
 from lvlm_gptvae.mixture import MixturePrior
@@ -84,7 +85,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def path_of(quantizer: Any, prior: Any) -> LatentPath:
-    return LatentPath(Numbers(), quantizer, prior).double()  # type: ignore[arg-type]
+    return LatentPath(Numbers(), quantizer, Add(WIDTH, Slots(1)), prior).double()  # type: ignore[arg-type]
 
 
 # ----------------------------------------------------------------------------------------- what is seen, and when

@@ -160,6 +160,7 @@ class SeveralRows(Rows):
         return torch.cat(found)
 
     def _whole(self, proposal: Proposal, k: int) -> Walked:
+        one_of(proposal, Proposal, "proposal")
         if (proposal, k) not in self._walked:
             need_draws(self.model, len(self.batch), self.batch.inputs_BT.shape[1], k)
             walked = self.walk(proposal, k)
@@ -168,6 +169,7 @@ class SeveralRows(Rows):
         return self._walked[proposal, k]
 
     def _cost_by_target(self, proposal: Proposal, k: int) -> Tensor:
+        one_of(proposal, Proposal, "proposal")
         if (proposal, k) not in self._costs:
             self._costs[proposal, k] = self._whole(proposal, k).cost(0, self.batch.inputs_BT.shape[1])
         return self._costs[proposal, k]

@@ -228,20 +228,27 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
 
     in_model = [role for role, path in PART_PATHS.items() if path[0] == "model"]
     roles = fields(ModelParams, in_model)
-    parts = fields(LatentParams, PARTS_OF_A_LATENT)
-    latent = _read_as(LatentParams, {role: of for role, (of, _) in parts.items()})
     latents = copy.copy(ModelParams.model_fields["latents"])
-    held: Any = dict[LatentName, latent]  # type: ignore[valid-type]
+    held: Any = dict[LatentName, _with_fields(LatentParams, fields(LatentParams, PARTS_OF_A_LATENT))]  # type: ignore[misc]
     model = create_model("Model", __base__=ModelParams, **roles, latents=(held, latents))
     whole = fields(Recipe, [role for role in PART_PATHS if role not in in_model]) | {
         "model": (model, Field(description=Recipe.model_fields["model"].description))
     }
-    addition = _read_as(AddedLoss, {"loss": fields(AddedLoss, ["loss"])["loss"][0]})
+    addition = _with_fields(AddedLoss, fields(AddedLoss, ["loss"]))
     of_names: Any = dict[AdditionName, addition]  # type: ignore[valid-type]
     whole["added_losses"] = (of_names, copy.copy(Recipe.model_fields["added_losses"]))
     if names := [params.kind_name() for of, params in kinds if of == "estimator"]:
         whole["evaluate"] = (_evaluate_with(names), copy.copy(Recipe.model_fields["evaluate"]))
     return create_model("Recipe", __base__=Recipe, **whole)
+
+
+def _with_fields(section: type[Section], own: Mapping[str, Any]) -> Any:
+    """A type that reads a section with some fields of its own; the value is of the section's own class."""
+    make: Any = create_model  # whose overloads know no fields by name
+    read = make(section.__name__, __base__=section, __doc__=section.__doc__, **own)
+    return Annotated[
+        read, AfterValidator(lambda said: section.model_construct(said.model_fields_set, **dict(said)))
+    ]
 
 
 def _evaluate_with(names: Sequence[str]) -> Any:
@@ -291,11 +298,7 @@ def _read_as(kind: type[Section], options: Mapping[str, Any]) -> Any:
     if not options:
         return kind
     fields: Any = {name: (of, _field_of(kind, name, of)) for name, of in options.items()}
-    make: Any = create_model  # whose overloads know no options by name
-    read = make(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields)
-    return Annotated[
-        read, AfterValidator(lambda said: kind.model_construct(said.model_fields_set, **dict(said)))
-    ]
+    return _with_fields(kind, fields)
 
 
 def _field_of(kind: type[Section], name: str, of: Any) -> FieldInfo:
