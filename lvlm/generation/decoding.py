@@ -233,7 +233,7 @@ class Decoding:
         place = model.place(torch.arange(tokens, device=device))
         x_BTD, ports = model.below(tokens_BT, place, layers=self._layers), Ports()
         for stage in model.stages[1:]:
-            hidden_BTD = x_BTD[:, ports.front :]
+            hidden_BTD = ports.of_tokens(x_BTD)
             for name in stage.latents:
                 path, codes = model.paths[name], self.codes[name]
                 first_S = path.slots.first_positions(tokens, device)

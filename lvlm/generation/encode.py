@@ -165,12 +165,12 @@ def _hidden_at(
             break
         for name in stage.latents:
             lower = model.paths[name]
-            numbers_BSK = lower.posterior(tokens_BT, x_BTD[:, ports.front :], keep_BT)
+            numbers_BSK = lower.posterior(tokens_BT, ports.of_tokens(x_BTD), keep_BT)
             of_rows = zip(numbers_BSK, _generators(model, lower, seeds), strict=True)
             codes = torch.stack([posterior_codes(lower, numbers_SK, noise) for numbers_SK, noise in of_rows])
             lower.enter(ports, lower.quantizer.given(codes).embedding_BSC.to(x_BTD.dtype), place.positions_T)
         x_BTD = model.through(stage, x_BTD, place, ports)
-    return x_BTD[:, ports.front :]
+    return ports.of_tokens(x_BTD)
 
 
 def _written(

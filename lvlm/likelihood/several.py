@@ -146,7 +146,7 @@ class SeveralRows(Rows):
                 x_NTD, ports = self.hidden_BTD[row].expand(many, -1, -1), Ports()
                 log_p_N = torch.zeros(many, dtype=torch.float64, device=x_NTD.device)
                 for stage in model.stages[1:]:
-                    hidden_NTD = x_NTD[:, ports.front :]
+                    hidden_NTD = ports.of_tokens(x_NTD)
                     for name in stage.latents:
                         path = model.paths[name]
                         embedding_NSC = path.quantizer.given(here[name]).embedding_BSC

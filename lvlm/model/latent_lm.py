@@ -475,7 +475,7 @@ class LatentLM(nn.Module):
         latents, ports = {}, Ports()
         for stage in self.stages[1:]:
             for name in stage.latents:
-                path, hidden_BTD, z = self.paths[name], x_BTD[:, ports.front :], sources[name]
+                path, hidden_BTD, z = self.paths[name], ports.of_tokens(x_BTD), sources[name]
                 encodes = not isinstance(z, Tensor) and z != "prior"
                 other = self.read(name, latent_tokens_BU, latent_keep_BU) if encodes else None
                 latent = path(tokens_BT, hidden_BTD, keep_BT, z, generator, other, log_ratios=log_ratios)
@@ -631,7 +631,7 @@ class LatentLM(nn.Module):
     def last(self, x_BTD: Tensor, ports: Ports) -> Tensor:
         """The last hidden of the tokens, for `head`: with what enters behind the last block."""
         end = len(self.backbone.blocks)
-        x_BTD = ports.added(x_BTD[:, ports.front :] if ports.front else x_BTD, end)
+        x_BTD = ports.added(ports.of_tokens(x_BTD), end)
         logits_BTD = ports.logits(end)
         return x_BTD if logits_BTD is None else torch.cat((x_BTD, logits_BTD.to(x_BTD.dtype)), dim=-1)
 

@@ -37,6 +37,10 @@ class Ports:
                 x_BTD = torch.cat((port.prefix_BPD.to(x_BTD.dtype), x_BTD), dim=1)
         return x_BTD
 
+    def of_tokens(self, x_BTD: Tensor) -> Tensor:
+        """The stream of the tokens, without the rows in front."""
+        return x_BTD[:, self.front :] if self.front else x_BTD
+
     def mask(self, tokens: int) -> Tensor | None:
         """Causal mask over prefixes and tokens, bool [B, 1, F + T, F + T]; None when nothing is hidden.
 

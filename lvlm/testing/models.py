@@ -127,7 +127,7 @@ def _kls_of(model: LatentLM, tokens_BT: Tensor, codes: dict[str, Tensor]) -> dic
     place, ports, found = model.place(torch.arange(tokens_BT.shape[1])), Ports(), {}
     x_BTD, keep_BT = model.below(tokens_BT, place), torch.ones_like(tokens_BT, dtype=torch.bool)
     for stage in model.stages[1:]:
-        hidden_BTD = x_BTD[:, ports.front :]
+        hidden_BTD = ports.of_tokens(x_BTD)
         for name in stage.latents:
             path = model.paths[name]
             drawn = path.quantizer.given(codes[name])
