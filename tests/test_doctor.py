@@ -26,7 +26,8 @@ from lvlm.diagnosis.measure import code_perplexity, measure, training_record
 from lvlm.diagnosis.measured import Measured
 from lvlm.errors import UserError
 from lvlm.interfaces import Backbone, Batch, Case, Encoder, Remedy, Slots
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 from lvlm.objective import HingeParams
 from lvlm.recipe.read import read_recipe
 from lvlm.recipe.recipe import Resolved

@@ -27,7 +27,8 @@ from lvlm.likelihood.estimators import (
 from lvlm.likelihood.filter import Filter, ancestors
 from lvlm.likelihood.particles import Rows
 from lvlm.likelihood.score import score
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.prior import FixedPriorParams, LinearPriorParams
 from lvlm.registry.registry import Registry
 from lvlm.testing import randomise

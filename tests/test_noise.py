@@ -15,7 +15,7 @@ from torch import Tensor
 import lvlm
 from lvlm.errors import UserError
 from lvlm.interfaces import RowGenerator, exponential, normal, uniform
-from lvlm.model.latent_lm import exchanged
+from lvlm.model.latent_path import exchanged
 from lvlm.model.noise import noise_seed
 from lvlm.system.world import World
 from lvlm.training.trainer import Trainer

@@ -20,7 +20,7 @@ from lvlm.errors import UserError
 from lvlm.exporting.graphs import trace
 from lvlm.generation.kl_by_token import Reading, Span
 from lvlm.interfaces import Latent, RowGenerator, Slots
-from lvlm.model.latent_lm import LatentPath
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.prior import FixedPrior, PriorMemory
 from lvlm.objective import gaussian_kl
 from lvlm.playground.markup import reading

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lvlm.errors import UserError, listing, one_of
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 
 
 def path_of(model: LatentLM, name: str | None = None) -> LatentPath:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import LayerCache
-from lvlm.model.latent_lm import ONLY, LatentLM, LatentPath, Place
+from lvlm.model.latent_lm import ONLY, LatentLM, Place
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.noise import POSTERIOR_CODES, PRIOR_CODES, SLOTS_A_DRAW, block, generators
 from lvlm.model.ports import Ports
 

@@ -21,7 +21,8 @@ from lvlm.generation.options import row_seeds
 from lvlm.generation.prompts import Prompt, check_rows, padded, token_rows
 from lvlm.interfaces.brief import Brief
 from lvlm.interfaces.codec import token_texts
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import POSTERIOR_CODES, generators
 from lvlm.model.ports import Ports

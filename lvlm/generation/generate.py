@@ -26,7 +26,8 @@ from lvlm.generation.row_text import RowText
 from lvlm.generation.sampling import log_probs
 from lvlm.interfaces.brief import Brief
 from lvlm.interfaces.codec import joined
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.modes import evaluating
 from lvlm.model.noise import TOKENS, generators
 from lvlm.system.machine import need_memory

@@ -25,7 +25,8 @@ from lvlm.errors import UserError, one_of
 from lvlm.interfaces import Batch, LayerCache
 from lvlm.likelihood.names import Proposal
 from lvlm.likelihood.walk import DrawnAhead, Draws, StepByStep, Walk, choose, seeds_of_particles
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.noise import SLOTS_A_DRAW, WEIGHING, block, generators
 from lvlm.objective import cross_entropy_nats
 from lvlm.system.device import Autocast

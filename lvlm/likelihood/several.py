@@ -29,7 +29,8 @@ from lvlm.interfaces import Batch, LayerCache, Slots
 from lvlm.likelihood.names import Proposal
 from lvlm.likelihood.particles import MOST_CODE_SEQUENCES, Rows, need_draws, parts, posterior_of
 from lvlm.likelihood.walk import Draws, StepByStep, Walk, seeds_of_particles
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.ports import Ports
 from lvlm.objective import cross_entropy_nats
 from lvlm.system.device import Autocast

@@ -20,7 +20,7 @@ from torch import Tensor
 from lvlm.errors import one_of
 from lvlm.interfaces import RowGenerator, uniform
 from lvlm.likelihood.names import Proposal
-from lvlm.model.latent_lm import LatentPath
+from lvlm.model.latent_path import LatentPath
 from lvlm.model.noise import WEIGHING
 
 

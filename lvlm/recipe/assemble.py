@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from lvlm.likelihood.kind import EstimatorParams
-from lvlm.model.latent_lm import LatentLM, LatentPath
+from lvlm.model.latent_lm import LatentLM
+from lvlm.model.latent_path import LatentPath
 from lvlm.objective import Addition, WithAdditions
 from lvlm.recipe.sizes import within_machine
 
