@@ -5,15 +5,19 @@ right by enumeration.
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lvlm.errors import UserError
+import lvlm
+from lvlm.errors import Interrupted, UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.estimators import Elbo, Exact, Importance, ParticleFilter, PriorRollout
 from lvlm.likelihood.filter import Filter
@@ -23,6 +27,9 @@ from lvlm.objective import cross_entropy_nats
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.recipe.read import read_recipe
 from lvlm.testing import check_model, randomise
+from lvlm.training.metrics import read_metrics
+from tests.test_parallel import assert_same_training, finish, launch
+from tests.tiny import before_step, logged, tiny, weights, write_text
 
 VOCAB, TOKENS = 3, 3
 
@@ -238,3 +245,74 @@ def test_what_holds_for_any_model_holds_for_several_latents(name: str) -> None:
     small = read_recipe(recipe).recipe
     paths = assemble(small).paths
     check_model(randomise(LatentLM(small.model.backbone.build(vocab=11), paths).double()))
+
+
+# --------------------------------------------------------------------------------------------- runs of a shipped one
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+def test_a_hierarchy_is_trained_evaluated_and_resumed_to_the_bit(text: Path, tmp_path: Path) -> None:
+    recipe = tiny("hierarchy", text)
+    run = lvlm.train(recipe, tmp_path / "run")
+    lines = [entry for entry in read_metrics(run) if entry["event"] == "train"]
+    for entry in lines:
+        for key in ("kl", "kl_hinged"):
+            assert entry[key] == pytest.approx(entry[f"plan/{key}"] + entry[f"local/{key}"], abs=1e-6)
+    found = lvlm.evaluate(run)
+    assert set(found["latents"]) == {"plan", "local"}
+    assert found["latent"] is not None
+    each = sum(one["kl_nats_per_slot"] * one["slots_per_row"] for one in found["latents"].values())
+    per_row = found["estimates"]["kl"]["nats_per_token"] * found["target_tokens"] / found["windows"]
+    assert each == pytest.approx(per_row, rel=1e-5)
+    assert sum(found["latent"]["kl_by_slot"]) == pytest.approx(per_row, rel=1e-5)
+    assert lvlm.evaluate(run) == found, "what is stored is what was found"
+    stopped = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        before_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            lvlm.train(recipe, stopped)
+    lvlm.train(None, stopped, resume=True)
+    assert logged(stopped) == logged(run)
+    for name, value in weights(stopped).items():
+        assert torch.equal(value, weights(run)[name]), name
+
+
+def test_a_hierarchy_is_trained_alike_by_one_process_and_by_two(text: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(launch(1, tiny("hierarchy", text), one))
+    finish(launch(2, tiny("hierarchy", text), two))
+    assert_same_training(one, two)
+
+
+def test_codes_are_encoded_generated_and_held_by_name(text: Path, tmp_path: Path) -> None:
+    model = lvlm.load(lvlm.train(tiny("hierarchy", text), tmp_path / "run"))
+    made = lvlm.generate(model, "a latent", 6, seed=3)[0]
+    for name in ("plan", "local"):
+        (read,) = lvlm.encode(model, "a latent", latent=name, seed=3)
+        assert torch.equal(read.codes, made.latents[name][: len(read.codes)]), name
+    held = lvlm.generate(model, "a latent", 6, codes={"plan": made.latents["plan"]}, seed=8)[0]
+    assert torch.equal(held.latents["plan"], made.latents["plan"])
+    assert not torch.equal(held.latents["local"], made.latents["local"])
+    for wrong, message in (
+        ({"plam": 1}, "'plam'.*did you mean 'plan'"),
+        (3, "give codes by name"),
+        ({"plan": 64}, "0 to 63"),
+    ):
+        with pytest.raises(UserError, match=message):
+            lvlm.generate(model, "a", 2, codes=wrong)
+    with pytest.raises(UserError, match="the model has latents plan, local|local, plan"):
+        lvlm.encode(model, "a")
+
+
+def test_another_text_is_read_by_the_plan_and_the_row_by_the_tokens() -> None:
+    model = model_of(HIERARCHIES["plan above tokens"])
+    tokens_BT, one, other = ROW[:, :TOKENS], torch.tensor([[1, 1]]), torch.tensor([[0, 2]])
+    read = [model(tokens_BT, latent_tokens_BU=text).latents for text in (one, other)]
+    assert not torch.equal(read[0]["plan"].latent.posterior_BSK, read[1]["plan"].latent.posterior_BSK)
+    held = {"plan": torch.tensor([[1]])}
+    same = [model(tokens_BT, latent_tokens_BU=text, z=held).latents["local"].latent for text in (one, other)]
+    assert torch.equal(same[0].posterior_BSK, same[1].posterior_BSK)
