@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import lvlm
+from lvlm.cli.tables import evaluation_table
 from lvlm.errors import Interrupted, UserError
 from lvlm.interfaces import IGNORE, Batch
 from lvlm.likelihood.estimators import Elbo, Exact, Importance, ParticleFilter, PriorRollout
@@ -26,6 +27,7 @@ from lvlm.model.latent_lm import LatentLM
 from lvlm.objective import cross_entropy_nats
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.recipe.read import read_recipe
+from lvlm.report.page import report_folder
 from lvlm.testing import check_model, randomise
 from lvlm.training.metrics import read_metrics
 from tests.test_parallel import assert_same_training, finish, launch
@@ -316,3 +318,22 @@ def test_another_text_is_read_by_the_plan_and_the_row_by_the_tokens() -> None:
     held = {"plan": torch.tensor([[1]])}
     same = [model(tokens_BT, latent_tokens_BU=text, z=held).latents["local"].latent for text in (one, other)]
     assert torch.equal(same[0].posterior_BSK, same[1].posterior_BSK)
+
+
+def test_the_report_and_the_terminal_name_each_latent(text: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    arms = {"one": {"extends": "free"}, "two": {"extends": "hierarchy"}}
+    small = tiny("baseline", text, train={"steps": 4})
+    del small["extends"]
+    for name, arm in arms.items():
+        lvlm.train(small | arm | {"name": name}, folder / name / "seed0")
+        lvlm.evaluate(folder / name / "seed0")
+    report_folder(folder, controls=["one"])
+    page = (folder / "report.html").read_text()
+    for name in ("two · plan", "two · local"):
+        assert name in page
+    assert "one · " not in page
+    found = lvlm.evaluate(folder / "two" / "seed0")
+    said = "\n".join(str(part) for part in evaluation_table(found))
+    assert "  plan: " in said
+    assert "1 slots a row" in said

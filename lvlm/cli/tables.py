@@ -88,6 +88,13 @@ def evaluation_table(result: Evaluation) -> Iterator[Table | Text]:
             f"raw KL: {latent['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
             f"{latent['active_units']} of {latent['units']} units active"
         )
+    for name, own in result["latents"].items():
+        budget = own["budget_nats_per_slot"]
+        allowed = "no budget" if budget is None else f"budget {budget:.3f}"
+        yield Text(
+            f"  {name}: {own['kl_nats_per_slot']:.4f} nats per slot ({allowed}), "
+            f"{own['slots_per_row']:g} slots a row, {own['active_units']} of {own['units']} units active"
+        )
 
 
 def _reading(result: Evaluation) -> str:

@@ -66,6 +66,7 @@ def render_report(report: Report) -> Path:
         comparison=tables.comparison(report),
         cost_notes=tables.cost_notes(report),
         latents=tables.latents(report),
+        latent_arms=tables.latent_arms(report),
         diagnostics=diagnostics,
         steering=steering.table(report),
         steering_arms=steering.arms(report),

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from lvlm.report.numbers import in_digits
-from lvlm.report.rows import EXACT, Report, Row
+from lvlm.report.rows import EXACT, LatentFacts, Report, Row
 from lvlm.report.words import about
 from lvlm.statistics import Interval, clopper_pearson
 from lvlm.system.terminal import plain
@@ -216,13 +216,31 @@ def latents(report: Report) -> Table:
             _cell(row.mean(lambda run: run.value("ce_posterior"))),
             _cell(row.mean(lambda run: run.value("ce_prior"))),
             _cell(row.mean(lambda run: run.value("kl"))),
-            _cell(fmean(f.kl_nats_per_slot for f in facts)),
-            _cell(facts[0].budget_nats_per_slot),
-            _cell(facts[0].slots_per_row, "g"),
-            Cell(f"{fmean(f.active_units for f in facts):.3g} of {facts[0].units}"),
+            *_of_latent(facts),
         ]
         rows.append(cells)
+        for name in row.runs[0].evaluation.latents:  # of several, each by itself
+            own = [run.evaluation.latents[name] for run in row.runs if name in run.evaluation.latents]
+            tokens = row.runs[0].evaluation.target_tokens / row.runs[0].evaluation.windows
+            per_token = fmean(f.kl_nats_per_slot * f.slots_per_row for f in own) / tokens
+            rows.append(
+                [Cell(f"{row.label} · {name}"), Cell(""), Cell(""), _cell(per_token), *_of_latent(own)]
+            )
     return Table(headers, rows)
+
+
+def latent_arms(report: Report) -> list[str]:
+    """The arm of each row of `latents`."""
+    return [row.arm for row in report.rows if row.has_latent for _ in ("", *row.runs[0].evaluation.latents)]
+
+
+def _of_latent(facts: Sequence[LatentFacts]) -> list[Cell]:
+    return [
+        _cell(fmean(f.kl_nats_per_slot for f in facts)),
+        _cell(facts[0].budget_nats_per_slot),
+        _cell(facts[0].slots_per_row, "g"),
+        Cell(f"{fmean(f.active_units for f in facts):.3g} of {facts[0].units}"),
+    ]
 
 
 def diagnostics(report: Report) -> Table:
