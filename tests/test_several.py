@@ -24,11 +24,13 @@ from lvlm.likelihood.estimators import Elbo, Exact, Importance, ParticleFilter, 
 from lvlm.likelihood.filter import Filter
 from lvlm.likelihood.several import SeveralRows, at_first_tokens, rows_of
 from lvlm.model.latent_lm import LatentLM
-from lvlm.objective import cross_entropy_nats
+from lvlm.objective import NATS_PER_BIT, cross_entropy_nats
 from lvlm.recipe.assemble import assemble, build_loss
 from lvlm.recipe.read import read_recipe
 from lvlm.report.page import report_folder
+from lvlm.runs.folder import read_record
 from lvlm.testing import check_model, randomise
+from lvlm.training.flops import flops_per_token
 from lvlm.training.metrics import read_metrics
 from tests.test_parallel import assert_same_training, finish, launch
 from tests.tiny import before_step, logged, tiny, weights, write_text
@@ -337,3 +339,82 @@ def test_the_report_and_the_terminal_name_each_latent(text: Path, tmp_path: Path
     said = "\n".join(str(part) for part in evaluation_table(found))
     assert "  plan: " in said
     assert "1 slots a row" in said
+
+
+# ------------------------------------------------------------------------------------------- what went wrong once
+
+
+@torch.no_grad()
+def test_one_latent_of_any_name_is_charged_for_its_codes() -> None:
+    """Its codes reach the logits by every way, not by `forward` alone."""
+    model = randomise(assemble(read_recipe(recipe_of({"plan": PLAN})).recipe).double().eval())
+    rows = rows_for(model, batch_of(ROW), [0])
+    costs = rows.cost_of(torch.tensor([[[0], [1]]]))[0]
+    for code in (0, 1):
+        output = model(ROW[:, :-1], z=torch.tensor([[code]]))
+        expected = cross_entropy_nats(output.logits_BTV, ROW[:, 1:]).sum()
+        torch.testing.assert_close(costs[code], expected)
+    assert costs[0] != costs[1]
+
+
+def test_a_dropped_prefix_shows_in_nothing_beside_another() -> None:
+    two = {
+        name: {**PLAN, "seam": seam, "injection": {"kind": "prefix"}} for name, seam in (("a", 0), ("b", 1))
+    }
+    model = model_of(two).train()
+    for dropped, kept in (("a", "b"), ("b", "a")):
+        model.paths[dropped].dropout, model.paths[kept].dropout = 1.0, 0.0
+        held = {kept: torch.tensor([[1]])}
+        one, other = (
+            model(ROW[:, :-1], z=held | {dropped: torch.tensor([[code]])}).logits_BTV for code in (0, 1)
+        )
+        assert torch.equal(one, other), dropped
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model.prior=linear"], "model.prior: model.latents names the latents, so that prior stands in one"),
+        (["model.seam=1"], "model.seam: model.latents names the latents"),
+        (["model.latent_dropout=0.5"], "so that dropout stands in one of them: local, plan"),
+        (["model.latents.plan.quantizer.estimator=reinforce"], "move the KL of those at higher seams"),
+        (
+            [
+                "model.latents.local.injection={kind: cross_attention}",
+                "model.latents.local.encoder.per=sequence",
+                "model.latents.plan.injection={kind: cross_attention, layers: all}",
+            ],
+            "attends to one memory, and",
+        ),
+        (
+            ["added_losses={kl: {weight: 1, loss: {kind: mtp}}}"],
+            "the log has a number or a latent called 'kl'",
+        ),
+        (["added_losses={plan: {weight: 1, loss: {kind: mtp}}}"], "or a latent called 'plan'"),
+    ],
+)
+def test_what_can_not_be_is_told(changes: list[str], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        read_recipe(recipe_of(HIERARCHIES["plan above tokens"]), changes)
+    assert message in str(refused.value)
+
+
+def test_names_of_a_module_s_own_are_names_of_latents_too() -> None:
+    latents = {"type": PLAN, "values": LOCAL}
+    recipe = recipe_of(latents, latents={"type": {"budget_bits": 3}})
+    loss = build_loss(read_recipe(recipe).recipe)
+    assert loss.budget_nats(1, "type") == pytest.approx(3 * NATS_PER_BIT)
+    assert loss.budget_nats(1, "values") == 0
+
+
+def test_a_plan_of_a_deep_stack_counts_blocks_at_its_top() -> None:
+    deep = ("model.backbone.layers=8", "model.backbone.width=16", "model.backbone.heads=2")
+    for change in ("{kind: cross_attention}", "{kind: kv}", "{kind: film, layers: all}"):
+        recipe = read_recipe("gptvae", [*deep, "model.seam=7", f"model.injection={change}"]).recipe
+        assert flops_per_token(recipe) > 0
+
+
+def test_a_run_names_the_plugin_of_its_prior(text: Path, tmp_path: Path) -> None:
+    recipe = tiny("free", text, model={"prior": "autoregressive"}, train={"steps": 2})
+    record = read_record(lvlm.train(recipe, tmp_path / "run"))
+    assert "baseline" in {plugin["name"] for plugin in record["plugins"]}

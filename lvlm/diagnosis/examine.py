@@ -23,7 +23,7 @@ from lvlm.data.source import need_windows
 from lvlm.diagnosis.findings import Finding, findings_of
 from lvlm.diagnosis.measure import measure
 from lvlm.diagnosis.measured import Measured
-from lvlm.errors import check_count
+from lvlm.errors import UserError, check_count
 from lvlm.interfaces.brief import Brief
 from lvlm.runs.opened import OpenedRun, open_run
 from lvlm.system.progress import Display
@@ -73,6 +73,10 @@ def doctor(
     with Display(console or Console(quiet=True), f"examining {run}", 100) as display:
         opened = open_run(run, overrides, step=step, plugin_files=plugin_files)
         measured = None
+        if opened.recipe.model.latents:
+            raise UserError(
+                f"{opened}: model.latents names latents, and the doctor knows the only one of a model"
+            )
         if opened.model.latent is not None:
             count = windows or opened.recipe.train.evaluate_windows
             need_windows(f"windows is {count}", count, opened.recipe.data.row_bytes)

@@ -65,7 +65,7 @@ def measure(
 
     keep_NS = model.slots.any(windows.batch.keep_BT)
     per_slot = float(estimates.nats["kl"].sum()) / int(keep_NS.sum())
-    budget = loss.budget_nats(estimates.latent.units)
+    budget = loss.budget_nats(estimates.latent.units, *model.names)
     budget = budget if budget is not None and math.isfinite(budget) else None
     of_token = estimates.nats_per_token
     discrete = not codes.is_floating_point()

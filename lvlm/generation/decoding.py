@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lvlm.errors import UserError, one_of
 from lvlm.interfaces import LayerCache
-from lvlm.model.latent_lm import ONLY, LatentLM, Place
+from lvlm.model.latent_lm import LatentLM, Place
 from lvlm.model.latent_path import LatentPath
 from lvlm.model.noise import POSTERIOR_CODES, PRIOR_CODES, SLOTS_A_DRAW, block, generators
 from lvlm.model.ports import Ports
@@ -203,7 +203,7 @@ class Decoding:
         compile: bool = False,
     ) -> None:
         assert not model.training
-        named = {ONLY: codes} if isinstance(codes, RowCodes) else codes or {}
+        named = dict.fromkeys(model.names, codes) if isinstance(codes, RowCodes) else codes or {}
         assert named.keys() == model.paths.keys(), f"codes of {[*named]}, latents {model.names}"
         self.model, self.codes, self.capacity = model, named, capacity
         self._prompt_codes = one_of(prompt_codes, PromptCodes, "prompt_codes")

@@ -112,7 +112,7 @@ def encode(
     path, rows, device = path_of(model, latent), token_rows(model, texts, what="text"), model.device
     check_rows(model, rows, 1, what="text")
     seeds = row_seeds(seed, len(rows))
-    of_prior = _written(model, rows, written)
+    of_prior = _written(model, path, rows, written)
     tokens_BT, keep_BT = padded(rows, device)
     with evaluating(model):
         hidden_BTD = _hidden_at(model, path, tokens_BT, keep_BT, seeds)
@@ -158,7 +158,12 @@ def _generators(model: LatentLM, path: LatentPath, seeds: Sequence[int]) -> list
 def _hidden_at(
     model: LatentLM, path: LatentPath, tokens_BT: Tensor, keep_BT: Tensor, seeds: Sequence[int]
 ) -> Tensor:
-    """The hidden [B, T, D] at the seam of a latent, with codes of lower seams from their posteriors."""
+    """The hidden [B, T, D] at the seam of a latent, with codes of lower seams from their posteriors; without,
+    where these are texts that its encoder reads in place of rows.
+    """
+    name = next(name for name, one in model.paths.items() if one is path)
+    if model.reads_other_text_for(name) and (read := model.read(name, tokens_BT, keep_BT)) is not None:
+        return read.hidden_BUD
     place, ports = model.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device)), Ports()
     x_BTD = model.below(tokens_BT, place)
     for stage in model.stages[1:]:
@@ -175,7 +180,7 @@ def _hidden_at(
 
 
 def _written(
-    model: LatentLM, rows: list[list[int]], written: Prompt | Sequence[Prompt] | None
+    model: LatentLM, path: LatentPath, rows: list[list[int]], written: Prompt | Sequence[Prompt] | None
 ) -> list[list[int]] | None:
     """Token ids of the text whose prior each text's KL is to; None for the text itself.
 
@@ -183,13 +188,20 @@ def _written(
         UserError: one is missing, there are too many, or one has no place.
     """
     if written is None:
-        if model.reads_other_text and path_of(model).prior_head.sees_hidden:
+        if model.reads_other_text and path.slots.tokens is None and path.prior_head.sees_hidden:
+            if len(model.names) > 1:
+                raise UserError(
+                    "the prior of this latent is that of the text that is written, which encode knows for "
+                    "models with one latent"
+                )
             raise UserError(
                 "the encoder reads another text than the decoder writes, and the prior is learned: give what "
                 "is written as well (written, --written), for the KL is to its prior"
             )
         return None
     model.check_other_text()
+    if len(model.names) > 1:
+        raise UserError("written text is for models with one latent, and this one has several")
     found = token_rows(model, written, what="written text")
     check_rows(model, found, 1, what="written text")
     if len(found) != len(rows):
@@ -243,7 +255,7 @@ def check_encoded(
     rows = token_rows(model, text, what="text") if window is None else _in_windows(model, text, window)[1]
     check_rows(model, rows, 1, what="text")
     beside = None if written is None else token_rows(model, written, what="written text") * len(rows)
-    _written(model, rows, beside)
+    _written(model, path_of(model), rows, beside)
     row_seeds(seed, len(rows))
 
 

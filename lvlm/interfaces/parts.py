@@ -1,10 +1,10 @@
 """The contracts between the core and its parts. Read this file to write a plugin.
 
-One picture: every latent-variable language model here is a decoder cut at one seam.
+One picture: every latent-variable language model here is a decoder cut at a seam, or at several.
 
     tokens ─ embed ─ blocks[:seam] ─┬───────────────────────────► blocks[seam:] ─ head ─ logits
                                     │ hidden at the seam                ▲
-                                    ▼                                   │ Conditioning (prefix | kv | add)
+                                    ▼                                   │ Conditioning (kv, prefix, …)
                  tokens ───► Encoder ─ readout ─ Quantizer ─ embedding ─ Injection
                                 (posterior numbers)  ▲ prior numbers
                                   Prior: zeros, or made of the hidden and of the codes before

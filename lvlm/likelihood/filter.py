@@ -75,7 +75,8 @@ def run_filter(rows: Rows, spec: Filter) -> Bounds:
     for start, end in itertools.pairwise(edges):
         begun = 0 if start == 0 else slots.count(start)
         new = slice(begun, slots.count(end))
-        ratio_BK = walk.go(new).sum(-1)
+        with rows.autocast():
+            ratio_BK = walk.go(new).sum(-1)
         gain_BK = -rows.cost_of_chunk(walk, layers, start, end)
         if spec.deferred:
             owed = owed + ratio_BK

@@ -165,7 +165,8 @@ class Rows:
             need_draws(self.model, len(self.batch), self.batch.inputs_BT.shape[1], k)
             if self.path.prior_head.sees_codes:
                 walk = self._step_by_step(proposal, k)
-                walk.go(slice(0, self.first_BSD.shape[1]))
+                with self.autocast():
+                    walk.go(slice(0, self.first_BSD.shape[1]))
                 self._draws[proposal, k] = walk.draws
                 return self._draws[proposal, k]
             drawn = [self._draw(row, proposal, k, g) for row, g in enumerate(self.generators(WEIGHING))]

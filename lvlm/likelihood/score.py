@@ -90,8 +90,9 @@ def score(
 
 def _read(model: LatentLM, ids: list[int]) -> Tensor:
     """What the encoder reads, [1, U]."""
-    if model.latent is None:
+    if not model.names:
         raise UserError("latent_text is given, but the model has no latent")
+    model.check_other_text()
     context, vocab = model.backbone.context, model.backbone.vocab
     if not 1 <= len(ids) <= context:
         raise UserError(f"the latent text has {len(ids)} tokens; the model reads 1 to {context}")

@@ -1,9 +1,9 @@
 """Codes of several latents: each particle draws those of a lower seam first, then runs on to the next seam.
 
-    tokens ─ below all seams ─► hidden [B, T, D]                                             once
-    each seam below the last: numbers ─► K codes for every slot of the row, blocks to the next seam
-                                          ─► hidden [P, T, D]                            K times, whole rows
-    the last seam: numbers of each particle ─► codes slot after slot, blocks to the head  K times, by chunks
+    tokens ─ below all seams ─► hidden [B, T, D]                                          once
+    each seam below the last: each particle's numbers ─► codes of the whole row,
+                              blocks to the next seam ─► hidden [P, T, D]                 K times
+    the last seam: each particle's numbers ─► codes slot after slot, blocks to the head   K times, by chunks
 
 The posterior of an upper latent sees the whole row, and so all codes of the lower ones: these are drawn for
 the whole row before the first token is weighed. A particle that goes on with another's past takes over all
@@ -34,6 +34,7 @@ from lvlm.model.latent_path import LatentPath
 from lvlm.model.ports import Ports
 from lvlm.objective import cross_entropy_nats
 from lvlm.system.device import Autocast
+from lvlm.system.machine import need_memory
 
 
 class SeveralRows(Rows):
@@ -61,7 +62,7 @@ class SeveralRows(Rows):
         assert len(seeds) == len(batch), (len(seeds), len(batch))
         self.model, self.batch, self.seeds = model, batch, seeds
         self.at_once, self.autocast, self.prompt = at_once, autocast, prompt
-        self.slots, self.keep_BS = Slots(1), batch.keep_BT
+        self.slots = Slots(1)
         self._walked: dict[tuple[Proposal, int], Walked] = {}
         self._costs: dict[tuple[Proposal, int], Tensor] = {}
         with autocast():
@@ -165,7 +166,8 @@ class SeveralRows(Rows):
         if (proposal, k) not in self._walked:
             need_draws(self.model, len(self.batch), self.batch.inputs_BT.shape[1], k)
             walked = self.walk(proposal, k)
-            walked.go(slice(0, self.batch.inputs_BT.shape[1]))
+            with self.autocast():
+                walked.go(slice(0, self.batch.inputs_BT.shape[1]))
             self._walked[proposal, k] = walked
         return self._walked[proposal, k]
 
@@ -201,6 +203,9 @@ class Walked:
     def __init__(self, rows: SeveralRows, proposal: Proposal, k: int) -> None:
         model, batch = rows.model, rows.batch
         self._rows, self._k, self._tokens = rows, k, batch.inputs_BT.shape[1]
+        width = 2 * model.backbone.width * len(model.names)  # the stream, and what latents see of it
+        held = len(batch) * k * self._tokens * width * rows.hidden_BTD.element_size()
+        need_memory(f"k is {k}", held, model.device, mend="fewer particles need less")
         self._of_row_P = torch.arange(len(batch), device=rows.hidden_BTD.device).repeat_interleave(k)
         self._x_PUD, self._front = rows.hidden_BTD[self._of_row_P], 0
         self.numbers: dict[str, StepByStep] = {}
@@ -211,7 +216,8 @@ class Walked:
                 self.numbers[name] = self._begin(name, proposal)
             if stage is not model.stages[-1]:
                 for name in stage.latents:
-                    self.numbers[name].go(slice(0, model.paths[name].slots.count(self._tokens)))
+                    with rows.autocast():
+                        self.numbers[name].go(slice(0, model.paths[name].slots.count(self._tokens)))
                 self._run_to_the_next()
         self._given: list[Tensor] = []
 

@@ -72,7 +72,7 @@ class StepByStep:
     """Codes drawn slot after slot, each under what the prior remembers of the particle's codes before.
 
     Args:
-        path: whose prior sees codes.
+        path: the latent.
         hidden_BSD: the hidden at each slot's first position.
         posterior_BSK: posterior numbers, of the first slots at least.
         keep_BS: slots that aren't padding.
@@ -106,7 +106,9 @@ class StepByStep:
 
     @property
     def draws(self) -> Draws:
-        """All that was drawn; right as long as no particle took over another's past."""
+        """All that was drawn; of a particle that took over another's past it is its own, unless it became the
+        other (`become`).
+        """
         return Draws(torch.cat(self._codes, 2), torch.cat(self._ratios, 2))
 
     def go(self, slots: slice) -> Tensor:

@@ -326,8 +326,11 @@ class LatentLM(nn.Module):
             layers: as for `below`; those under the lowest seam are not looked at.
             keep_B: rows that get their codes; all unless given.
         """
-        named = {ONLY: embeddings} if isinstance(embeddings, Tensor) else embeddings or {}
-        ports = Ports()
+        if isinstance(embeddings, Tensor):
+            (only,) = self.names
+            embeddings = {only: embeddings}
+        named, ports = embeddings or {}, Ports()
+        assert named.keys() <= {*self.names}, f"embeddings of {[*named]}, latents {self.names}"
         for stage in self.stages[1:]:
             for name in stage.latents:
                 if (embedding_BSC := named.get(name)) is not None:

@@ -44,14 +44,16 @@ class Ports:
     def mask(self, tokens: int) -> Tensor | None:
         """Causal mask over prefixes and tokens, bool [B, 1, F + T, F + T]; None when nothing is hidden.
 
-        A prefix is hidden from the tokens of rows that dropped it, and still sees itself: no row is fully
-        masked.
+        A prefix that a row dropped is seen by its own places alone: no place is fully masked, and neither
+        tokens nor other prefixes see it.
         """
         keep_B = next((keep for _, keep in self._keeps if keep is not None), None)
         if keep_B is None:
             return None
         place = torch.arange(self.front + tokens, device=keep_B.device)
         causal = place[:, None] >= place[None, :]
+        sizes = torch.tensor([*(rows for rows, _ in self._keeps), tokens], device=keep_B.device)
+        part = torch.arange(len(sizes), device=keep_B.device).repeat_interleave(sizes)
         seen_BF = torch.cat(
             [
                 torch.ones_like(keep_B)[:, None].expand(-1, rows)
@@ -62,7 +64,7 @@ class Ports:
             dim=1,
         )
         seen_BU = F.pad(seen_BF, (0, tokens), value=True)
-        return causal & (seen_BU[:, None, None, :] | (place < self.front)[:, None])
+        return causal & (seen_BU[:, None, None, :] | (part[:, None] == part[None, :]))
 
     def added(self, x_BTD: Tensor, block: int) -> Tensor:
         """The stream with what is added to it in front of a block."""

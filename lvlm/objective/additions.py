@@ -46,7 +46,8 @@ class WithAdditions(Loss):
     ) -> None:
         super().__init__()
         assert additions.keys() == weights.keys(), (additions.keys(), weights.keys())
-        self.loss, self.additions, self.weights = loss, nn.ModuleDict(additions), dict(weights)
+        self.loss, self.names, self.weights = loss, tuple(additions), dict(weights)
+        self.additions = nn.ModuleList(additions.values())
         self.weighs_draws = loss.weighs_draws
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
@@ -54,7 +55,7 @@ class WithAdditions(Loss):
         assert batch.draws == 1, f"additions have no weights for {batch.draws} draws of a row"
         terms: Terms = self.loss(output, batch, num_tokens=num_tokens, step=step)
         total, sums = terms.loss, dict(terms.sums)
-        for name, one in self.additions.items():
+        for name, one in zip(self.names, self.additions, strict=True):
             assert isinstance(one, Addition)
             nats, parts = one.addition(output, batch, step=step)
             total = total + value_at(self.weights[name], step) * nats / num_tokens
@@ -64,13 +65,13 @@ class WithAdditions(Loss):
 
     def after_step(self) -> None:
         """Let all of them take in the whole step."""
-        for one in (self.loss, *self.additions.values()):
+        for one in (self.loss, *self.additions):
             assert isinstance(one, Loss)
             one.after_step()
 
     def for_latents(self, names: Sequence[str]) -> None:
         """Tell all of them the latents' names."""
-        for one in (self.loss, *self.additions.values()):
+        for one in (self.loss, *self.additions):
             assert isinstance(one, Loss)
             one.for_latents(names)
 

@@ -152,17 +152,16 @@ class ELBO(Loss):
 
     def __init__(self, charge: Charge, charges: Mapping[str, Charge] | None = None) -> None:
         super().__init__()
-        self.charge, self.charges = charge, nn.ModuleDict(charges or {})
+        self.charge = charge
+        self.charges = nn.ModuleDict({_child(name): own for name, own in (charges or {}).items()})
         self.register_load_state_dict_pre_hook(_named_as_now)  # type: ignore[no-untyped-call]  # torch
 
     def for_latents(self, names: Sequence[str]) -> None:
         """Give every latent a charge of its own, since a term may follow its latent's KL."""
         if len(names) > 1:
+            own = {_child(name): self._charge(name) for name in names}
             self.charges = nn.ModuleDict(
-                {
-                    name: self.charges[name] if name in self.charges else deepcopy(self.charge)
-                    for name in names
-                }
+                {name: deepcopy(charge) if charge is self.charge else charge for name, charge in own.items()}
             )
 
     def forward(self, output: Output, batch: Batch, *, num_tokens: int, step: int) -> Terms:
@@ -188,7 +187,7 @@ class ELBO(Loss):
         return self._charge(latent).budget_nats(units)
 
     def _charge(self, latent: str) -> Charge:
-        found = dict(self.charges.items()).get(latent, self.charge)
+        found = dict(self.charges.items()).get(_child(latent), self.charge)
         assert isinstance(found, Charge)
         return found
 
@@ -197,3 +196,8 @@ def _named_as_now(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) ->
     """Let the state that lvlm 0.1 saved of the only term be that of the only charge."""
     for name in [name for name in state if name.startswith(f"{prefix}term.")]:
         state[f"{prefix}charge.{name.removeprefix(prefix)}"] = state.pop(name)
+
+
+def _child(latent: str) -> str:
+    """Name of a latent's module among others, where no name is taken by a module's own attributes."""
+    return f"latent_{latent}"

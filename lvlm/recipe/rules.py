@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lvlm.errors import listing, nearest
 from lvlm.likelihood.names import LOWEST
+from lvlm.recipe.sections import ModelParams
 from lvlm.recipe.sizes import MOST_LAYERS
 from lvlm.recipe.tree import Keys
 from lvlm.registry.trackers import unknown_tracker
@@ -56,12 +57,14 @@ def _trio(recipe: Recipe) -> Iterator[Broken]:
     names = ("encoder", "quantizer", "injection")
     missing = [name for name in names if getattr(recipe.model, name) is None]
     if recipe.model.latents:
-        for name in {*names} - {*missing}:
-            yield (
-                ("model", name),
-                f"model.latents names the latents, so that {name} stands in one of them: "
-                f"{listing(recipe.model.latents)}",
-            )
+        said = {name: getattr(recipe.model, name) for name in (*names, "prior", "seam", "latent_dropout")}
+        for name, value in said.items():
+            if value != ModelParams.model_fields[name].default:
+                yield (
+                    ("model", name),
+                    f"model.latents names the latents, so that {name.removeprefix('latent_')} stands in one "
+                    f"of them: {listing(recipe.model.latents)}",
+                )
     elif 0 < len(missing) < len(names):
         verb = "is" if len(missing) == 1 else "are"
         message = "encoder, quantizer and injection come all three or none"
@@ -155,10 +158,12 @@ def _without_latent(recipe: Recipe) -> Iterator[Broken]:
 
 def _prior(recipe: Recipe) -> Iterator[Broken]:
     for path, latent in _latents(recipe):
-        yield from _prior_of((*path, "prior"), latent, recipe.loss)
+        seams = [recipe.model.seam_of(one) for one in recipe.model.each_latent.values()]
+        below = recipe.model.seam_of(latent) < max(seams)
+        yield from _prior_of((*path, "prior"), latent, recipe.loss, below=below)
 
 
-def _prior_of(path: Keys, latent: LatentParams, loss: LossParams) -> Iterator[Broken]:
+def _prior_of(path: Keys, latent: LatentParams, loss: LossParams, *, below: bool) -> Iterator[Broken]:
     prior, quantizer, encoder = latent.prior, latent.quantizer, latent.encoder
     name = prior.kind_name()
     if prior.sees_codes and encoder.slots.tokens is None:
@@ -173,6 +178,13 @@ def _prior_of(path: Keys, latent: LatentParams, loss: LossParams) -> Iterator[Br
             f"prior {name!r} makes the KL of a slot depend on the codes before it, and the score function "
             f"that quantizer {quantizer.kind_name()!r} learns by knows only what a code does to the text; "
             f"take another estimator of its gradient, or prior: linear",
+        )
+    if quantizer.scores_codes and below:
+        yield (
+            (*path[:-1], "quantizer"),
+            f"the codes of this latent move the KL of those at higher seams, and the score function that "
+            f"quantizer {quantizer.kind_name()!r} learns by knows only what a code does to the text; take "
+            f"another estimator of its gradient, or the highest seam",
         )
     if prior.needs_continuous and not quantizer.continuous:
         yield (
@@ -210,8 +222,28 @@ def _latents_named(recipe: Recipe) -> Iterator[Broken]:
             yield ("loss", "latents", name), f"there is no latent {name!r}; {has}"
 
 
+LOGGED = {
+    *("loss", "kl", "kl_hinged", "kl_priced", "beta_effective", "penalty", "elbo", "worth", "step", "event"),
+    *(
+        "learning_rate",
+        "gradient_norm",
+        "spikes",
+        "loss_scale",
+        "tokens_per_second",
+        "peak_memory_mib",
+        "mfu",
+    ),
+}
+"""Names that the log of a training has for itself."""
+
+
 def _added_losses(recipe: Recipe) -> Iterator[Broken]:
     for name, added in recipe.added_losses.items():
+        if name in LOGGED or name in recipe.model.each_latent or name.startswith(("ce_", "nll_")):
+            yield (
+                ("added_losses", name),
+                f"the log has a number or a latent called {name!r}; name it otherwise",
+            )
         path, kind = ("added_losses", name, "loss", "kind"), added.loss.kind_name()
         if not added.loss.may_be_added:
             yield (

@@ -50,7 +50,7 @@ class LatentParams(Section):
 
 
 class ModelParams(Section):
-    """The stack, where it is cut, and the latent at the cut."""
+    """The stack, where it is cut, and what stands at the cut."""
 
     backbone: BackboneParams
     """The causal decoder."""
@@ -74,8 +74,8 @@ class ModelParams(Section):
     token_dropout: float = Field(default=0.0, ge=0, lt=1)
     """The share of input tokens that the decoder doesn't see in training."""
     latents: dict[LatentName, LatentParams] = Field(default={})
-    """Several latents by name, each with its seam, encoder, quantizer, injection, prior and dropout; those
-    above then stay as they are. Codes of a lower seam are drawn first, and at one seam those named first."""
+    """Several latents by name, each with its seam, encoder, quantizer, injection, prior and dropout, which
+    are then not said above. Codes of a lower seam are drawn first, and at one seam those named first."""
 
     @property
     def seam_index(self) -> int:

@@ -136,7 +136,11 @@ def _plugins_used(resolved: Resolved) -> set[str]:
     model, data = recipe.model, recipe.data
     parts: list[Params | None] = [
         model.backbone,
-        *(part for one in model.each_latent.values() for part in (one.encoder, one.quantizer, one.injection)),
+        *(
+            part
+            for one in model.each_latent.values()
+            for part in (one.encoder, one.quantizer, one.injection, one.prior)
+        ),
         recipe.loss,
         *(added.loss for added in recipe.added_losses.values()),
         data,

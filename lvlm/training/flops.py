@@ -32,8 +32,7 @@ def flops_per_token(recipe: Recipe) -> float:
     """
     layers = recipe.model.backbone.layers
     less, more = FLOPS_DEPTHS
-    placed = [getattr(one.injection, "layers", None) for one in recipe.model.each_latent.values()]
-    if layers <= more or any(isinstance(blocks, list) for blocks in placed):
+    if layers <= more or not is_like_shallow_ones(recipe):
         return _flops_per_token(recipe)
     low, high = (_flops_per_token(with_layers(recipe, depth)) for depth in FLOPS_DEPTHS)
     return low + (layers - less) / (more - less) * (high - low)
@@ -57,14 +56,30 @@ def _flops_per_token(recipe: Recipe) -> float:
     return float(counter.get_total_flops()) / rows.inputs_BT.numel()
 
 
+def is_like_shallow_ones(recipe: Recipe) -> bool:
+    """Whether copies with fewer layers (`with_layers`) differ from the model in their number alone: not where
+    blocks are chosen by number, or several latents lie between them.
+    """
+    latents = recipe.model.each_latent.values()
+    chosen = any(isinstance(getattr(one.injection, "layers", None), list) for one in latents)
+    return not chosen and len(latents) < 2
+
+
 def with_layers(recipe: Recipe, layers: int) -> Recipe:
+    """The recipe with another number of layers, and the seam at the same share of them. There is a block at
+    the seam where there was one.
+    """
     backbone = recipe.model.backbone.model_copy(update={"layers": layers})
-    share = layers / recipe.model.backbone.layers
+    before = recipe.model.backbone.layers
+
+    def moved(seam: int) -> int:
+        return min(round(seam * layers / before), layers - (seam < before))
+
     latents = {
-        name: one.model_copy(update={"seam": round(recipe.model.seam_of(one) * share)})
+        name: one.model_copy(update={"seam": moved(recipe.model.seam_of(one))})
         for name, one in recipe.model.latents.items()
     }
-    seam = round(recipe.model.seam_index * share)
+    seam = moved(recipe.model.seam_index)
     model = recipe.model.model_copy(update={"backbone": backbone, "seam": seam, "latents": latents})
     return recipe.model_copy(update={"model": model})
 

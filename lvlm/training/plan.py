@@ -28,7 +28,7 @@ from lvlm.nn.device import standing_for
 from lvlm.recipe.assemble import ParameterCount, assemble, build_loss, count_parameters
 from lvlm.recipe.read import RecipeSource, read_recipe
 from lvlm.system.device import PEAK_TFLOPS, Autocast, pick_autocast
-from lvlm.training.flops import flops_per_token, rows_of, with_layers, without_numbers
+from lvlm.training.flops import flops_per_token, is_like_shallow_ones, rows_of, with_layers, without_numbers
 from lvlm.training.optim import make_optimiser
 from lvlm.training.parallel import layout, make_mesh, shard
 from lvlm.training.recompute import keep_fewer_activations
@@ -175,7 +175,7 @@ def _memory(recipe: Recipe, gpus: int, rows: int) -> dict[str, int]:
     the same.
     """
     layers = recipe.model.backbone.layers
-    if layers <= DEPTHS[1]:
+    if layers <= DEPTHS[1] or not is_like_shallow_ones(recipe):
         return _one_step(recipe, gpus, rows)
     low, high = (_one_step(with_layers(recipe, depth), gpus, rows) for depth in DEPTHS)
     blocks = (layers - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])

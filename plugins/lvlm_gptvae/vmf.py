@@ -149,7 +149,8 @@ class VMF(Quantizer):
         low, high = cumulative[cell_BS], cumulative[cell_BS + 1]
         share = ((u_BS - low) / (high - low).clamp(min=torch.finfo(u_BS.dtype).tiny)).clamp(0, 1)
         a, b = self.density[cell_BS], self.density[cell_BS + 1]  # the density is a line from a to b
-        within = share * (a + b) / (a + (a.square() + (b.square() - a.square()) * share).sqrt())
+        below = a + (a.square() + (b.square() - a.square()) * share).sqrt()
+        within = share * (a + b) / below.clamp(min=torch.finfo(u_BS.dtype).tiny)
         return torch.lerp(self.edges[cell_BS], self.edges[cell_BS + 1], within)
 
     def _on_sphere(self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
