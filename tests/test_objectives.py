@@ -396,7 +396,7 @@ def test_the_budget_of_each_latent_may_follow_its_own_schedule() -> None:
         name: float(charge(kl_BSd, keep_BS, 10)[1]["kl_hinged"]) / NATS_PER_BIT
         for name, charge in loss.charges.items()
     }
-    assert charged == pytest.approx({"plan": 4, "local": 8})
+    assert charged == pytest.approx({"latent_plan": 4, "latent_local": 8})
     assert loss.budget_nats(3, "plan") == pytest.approx(2 * NATS_PER_BIT), "the budget at the end"
     assert loss.budget_nats(3, "local") == pytest.approx(NATS_PER_BIT)
 

@@ -154,6 +154,7 @@ def encode(
     file: Annotated[str | None, typer.Argument(help="A text file, or - for the standard input.")] = None,
     text: str | None = None,
     written: str | None = None,
+    latent: str | None = None,
     seed: int = 0,
     out: Annotated[str | None, typer.Option(help="Write codes, numbers and KL to this .npz file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
@@ -176,6 +177,7 @@ def encode(
         run,
         text if text is not None else _read(str(file)),
         written=written,
+        latent=latent,
         seed=seed,
         plugin_files=plugin or [],
         **_placed(precision, device),
@@ -296,6 +298,7 @@ def _record(sample: Sample, how: str) -> dict[str, Any]:
         "tokens": sample.tokens,
         "log_prob_nats": sample.log_prob_N.tolist(),
         "codes": None if sample.codes is None else sample.codes.tolist(),
+        "latents": {name: codes.tolist() for name, codes in sample.latents.items()},
         "seed": sample.seed,
         "ended_by": sample.ended_by,
     }

@@ -210,7 +210,13 @@ def _written(
 
 
 def encode_in_windows(
-    model: LatentLM, text: Prompt, window: int, *, written: Prompt | None = None, seed: int = 0
+    model: LatentLM,
+    text: Prompt,
+    window: int,
+    *,
+    written: Prompt | None = None,
+    latent: str | None = None,
+    seed: int = 0,
 ) -> list[Encoded]:
     """Encode a text of any length in windows of `window` tokens, each by itself, several at a time. The texts
     of tokens join over all windows; `written` is the same for each.
@@ -224,7 +230,7 @@ def encode_in_windows(
     for n in parts:
         part = rows[n : n + WINDOWS_AT_ONCE]
         beside = None if written is None else token_rows(model, written, what="written text") * len(part)
-        found += encode(model, part, written=beside, seed=seed + n)
+        found += encode(model, part, written=beside, latent=latent, seed=seed + n)
     if model.codec is None or len(found) == 1:
         return found
     texts = iter(token_texts(model.codec, ids))
@@ -243,6 +249,7 @@ def check_encoded(
     window: int | None = None,
     *,
     written: Prompt | None = None,
+    latent: str | None = None,
     seed: int = 0,
 ) -> None:
     """Check what `encode` is asked for, or `encode_in_windows` with a window; the model may be without
@@ -251,11 +258,11 @@ def check_encoded(
     Raises:
         UserError: as for `encode`.
     """
-    path_of(model)
+    path = path_of(model, latent)
     rows = token_rows(model, text, what="text") if window is None else _in_windows(model, text, window)[1]
     check_rows(model, rows, 1, what="text")
     beside = None if written is None else token_rows(model, written, what="written text") * len(rows)
-    _written(model, path_of(model), rows, beside)
+    _written(model, path, rows, beside)
     row_seeds(seed, len(rows))
 
 

@@ -202,6 +202,8 @@ class LossParams(Params):
 
     needs_latent: ClassVar[bool] = False
     """True when the loss makes no sense without a latent."""
+    takes_several_latents: ClassVar[bool] = False
+    """True when it looks into `Output.latents`, and not for the only latent of the output."""
     takes_draws: ClassVar[bool] = False
     """True when its `Loss` weighs several draws of a row's codes (`Loss.weighs_draws`, `Batch.draws`); a
     recipe refuses `train.draws` above 1 with any other."""

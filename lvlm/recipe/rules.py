@@ -93,7 +93,7 @@ def _ports(recipe: Recipe) -> Iterator[Broken]:
     remembering: dict[int, str] = {}  # the latent whose memory a block attends to
     for path, latent in _latents(recipe):
         injection, seam = latent.injection, recipe.model.seam_of(latent)
-        if unread := sorted(injection.ports - backbone.ports):
+        if unread := sorted({*injection.ports} - {*backbone.ports}):
             name = injection.kind_name()
             reads = f"backbone {backbone.kind_name()!r} reads {listing(sorted(backbone.ports))}"
             yield (
@@ -179,7 +179,7 @@ def _prior_of(path: Keys, latent: LatentParams, loss: LossParams, *, below: bool
             f"that quantizer {quantizer.kind_name()!r} learns by knows only what a code does to the text; "
             f"take another estimator of its gradient, or prior: linear",
         )
-    if quantizer.scores_codes and below:
+    if quantizer.scores_codes and below and not loss.takes_draws:  # which weighs all that a code moves
         yield (
             (*path[:-1], "quantizer"),
             f"the codes of this latent move the KL of those at higher seams, and the score function that "
@@ -216,6 +216,12 @@ def _prior_of(path: Keys, latent: LatentParams, loss: LossParams, *, below: bool
 
 def _latents_named(recipe: Recipe) -> Iterator[Broken]:
     known = list(recipe.model.each_latent)
+    losses: list[tuple[Keys, LossParams]] = [(("loss",), recipe.loss)]
+    losses += [(("added_losses", name, "loss"), one.loss) for name, one in recipe.added_losses.items()]
+    for path, loss in losses:
+        if len(known) > 1 and not loss.takes_several_latents:
+            says = f"loss {loss.kind_name()!r} knows one latent (takes_several_latents), and the model has"
+            yield (*path, "kind"), f"{says} {listing(known)}"
     for name in recipe.loss.latents_named:
         if name not in known:
             has = f"the model has {listing(known) or 'none'}{nearest(name, known)}"

@@ -90,6 +90,7 @@ def encode_text(
     text: str | bytes,
     *,
     written: str | bytes | None = None,
+    latent: str | None = None,
     seed: int = 0,
     plugin_files: Sequence[str] = (),
     precision: Precision = "fp32",
@@ -103,6 +104,7 @@ def encode_text(
         run: as for `load`.
         text: the text itself. With two texts a row it is the one that the encoder reads.
         written: as for `encode`.
+        latent: as for `encode`.
         seed: of the codes, which are drawn from the posterior; of window i it is seed + i.
         plugin_files: as for `build`.
         precision: as for `load`.
@@ -116,6 +118,7 @@ def encode_text(
     place = pick_device(device)
     opened = open_run(run, plugin_files=plugin_files)
     window = opened.recipe.data.encoder_tokens
-    check_encoded(opened.outline, text, window, written=written, seed=seed)  # before a checkpoint is read
+    # before a checkpoint is read
+    check_encoded(opened.outline, text, window, written=written, latent=latent, seed=seed)
     model = convert(opened.model.to(place), precision)
-    return encode_in_windows(model, text, window, written=written, seed=seed)
+    return encode_in_windows(model, text, window, written=written, latent=latent, seed=seed)

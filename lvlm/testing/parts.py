@@ -272,6 +272,15 @@ def _check_kl_by_sampling(quantizer: Quantizer, q: Tensor, p: Tensor) -> None:
     )
 
 
+PORT_OF_FIELD = {
+    "scale_BTD": "scale_shift",
+    "offset_BTD": "scale_shift",
+    "memory_BMD": "memory",
+    "logits_BTD": "logits",
+}
+"""Fields of `Conditioning` that not every backbone reads, and the port that each belongs to."""
+
+
 def check_injection(params: InjectionParams) -> None:
     """It slices, a dropped row leaves no trace, and the code moves the logits of a model."""
     slots = Slots(None) if params.needs_fixed_slots else Slots(2)
@@ -281,6 +290,11 @@ def check_injection(params: InjectionParams) -> None:
     part = injection(embedding, torch.arange(2, 5))
     ports = [name for name, value in vars(whole).items() if value is not None]
     assert ports, "no port is used"
+    used = {port for field, port in PORT_OF_FIELD.items() if getattr(whole, field) is not None}
+    assert used <= {*params.ports}, (
+        f"it uses {sorted(used - {*params.ports})}: say so on the params, "
+        f"ports: ClassVar[frozenset[PortName]] = frozenset({sorted(used)})"
+    )
     for port in ports:
         expected = getattr(whole, port)
         if port.endswith("BTD"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lvlm.interfaces import Batch, Loss, LossParams, Output, Terms
 from lvlm.objective import costless, reconstruction
@@ -21,6 +21,7 @@ class CrossEntropyParams(LossParams):
     """Cross-entropy over the target tokens, nothing else."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
+    takes_several_latents: ClassVar[bool] = True
 
     @property
     def takes_sampled_kl(self) -> bool:

@@ -40,6 +40,7 @@ class ElboParams(LossParams):
 
     kind: Literal["elbo"] = "elbo"
     needs_latent: ClassVar[bool] = True
+    takes_several_latents: ClassVar[bool] = True
     term: SerializeAsAny[TermParams] = HingeParams()
     """What is charged for the KL."""
     per: Granularity = "slot"

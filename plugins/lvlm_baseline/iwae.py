@@ -144,6 +144,7 @@ class IwaeParams(LossParams):
 
     kind: Literal["iwae"] = "iwae"
     needs_latent: ClassVar[bool] = True
+    takes_several_latents: ClassVar[bool] = True
     takes_draws: ClassVar[bool] = True
 
     def build(self, *, width: int = 0, vocab: int = 0) -> IWAE:

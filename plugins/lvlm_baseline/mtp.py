@@ -96,6 +96,7 @@ class MultiTokenParams(LossParams):
     """Cross-entropy of several tokens ahead, each by a head of its own (multi-token prediction)."""
 
     kind: Literal["mtp"] = "mtp"
+    takes_several_latents: ClassVar[bool] = True
     may_be_added: ClassVar[bool] = True
     tokens: int = Field(default=2, ge=2, le=64)
     """Tokens ahead, the next one included: n - 1 heads."""
