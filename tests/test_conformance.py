@@ -107,6 +107,7 @@ def test_a_loss_with_a_head_trains_with_a_frozen_encoder_and_resumes_to_the_bit(
     )
 
 
+@pytest.mark.slow
 def test_a_loss_with_a_head_is_divided_over_processes(text: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     finish(launch(1, recipe_of(text), one))

@@ -311,6 +311,7 @@ def test_draws_train_alike_in_any_micro_batches(arm: str, text: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("what", ["draws", "an added loss"])
+@pytest.mark.slow
 def test_two_processes_train_as_one(what: str, text: Path, tmp_path: Path) -> None:
     added = tiny("free", text, added_losses=AHEAD, train={"steps": 3})
     recipe = of_draws("gptvae", text) if what == "draws" else added

@@ -65,7 +65,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("baseline", ()),
         pytest.param("free", (), marks=pytest.mark.slow),
         pytest.param("gptvae", (), marks=pytest.mark.slow),
-        ("free", ("train.recompute=full",)),
+        pytest.param("free", ("train.recompute=full",), marks=pytest.mark.slow),
         pytest.param("free", ("train.micro_rows=4", "train.logits_chunk=256"), marks=pytest.mark.slow),
     ],
 )

@@ -302,6 +302,7 @@ def test_a_run_learns_the_prior_whatever_the_micro_batch_and_is_evaluated_and_wr
     assert kl_Sd.shape == (2, 1 if prior == "mixture" else DIM)
 
 
+@pytest.mark.slow
 def test_an_autoregressive_prior_is_trained_alike_by_one_process_and_by_two(
     text: Path, tmp_path: Path
 ) -> None:

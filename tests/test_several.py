@@ -103,7 +103,15 @@ def rows_for(
 ROW = torch.tensor([[0, 2, 1, 1]])
 
 
-@pytest.fixture(scope="module", params=HIERARCHIES, ids=str)
+QUICK = ("plan above tokens", "a prior that sees codes", "three")
+NAMES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow, id=name.replace(" ", "_"))
+    for name in HIERARCHIES
+]
+"""All hierarchies; but for a few they are slow tests."""
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def model(request: pytest.FixtureRequest) -> LatentLM:
     return model_of(HIERARCHIES[request.param])
 
@@ -239,7 +247,7 @@ def test_one_latent_has_rows_of_its_own() -> None:
 # ------------------------------------------------------------------------------------- whole models, decoding
 
 
-@pytest.mark.parametrize("name", HIERARCHIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_holds_for_any_model_holds_for_several_latents(name: str) -> None:
     """Causality, cached as uncached decoding, padding, generation and its rescoring, gradients."""
     latents = HIERARCHIES[name]

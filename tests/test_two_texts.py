@@ -607,6 +607,7 @@ def test_rows_grow_short_to_long_and_the_other_text_stays_whole() -> None:
     assert [x.shape[1] for x in batch.tensors] == [5, 5, 5, 7, 7]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     recipe = recipe_of(seam=1)  # blocks below the seam run over both texts
     started = [launch(ranks, recipe, tmp_path / str(ranks)) for ranks in (1, 2)]
