@@ -426,3 +426,16 @@ def test_a_run_names_the_plugin_of_its_prior(text: Path, tmp_path: Path) -> None
     recipe = tiny("free", text, model={"prior": "autoregressive"}, train={"steps": 2})
     record = read_record(lvlm.train(recipe, tmp_path / "run"))
     assert "baseline" in {plugin["name"] for plugin in record["plugins"]}
+
+
+def test_an_arm_takes_latents_away() -> None:
+    alone = read_recipe(
+        "hierarchy", ["model.latents.local=null", "loss.latents={plan: {budget_bits: 3}}"]
+    ).recipe
+    assert list(alone.model.each_latent) == ["plan"]
+    none = ["model.latents=null", "loss={kind: cross_entropy}"]
+    assert not read_recipe("hierarchy", none).recipe.model.has_latent
+    with pytest.raises(UserError, match="there is no latent 'plan'; the model has local"):
+        read_recipe("hierarchy", ["model.latents.plan=null"])
+    kept = read_recipe("hierarchy", ["model.latents.plan=null", "loss.latents.plan=null"]).recipe
+    assert list(kept.model.each_latent) == ["local"]

@@ -114,7 +114,7 @@ def apply_overrides(tree: Tree, overrides: Tree) -> Tree:
     """
     if "extends" in overrides.values:
         raise RecipeError([Fault(overrides.origin(("extends",)), (), "only a file can say what it extends")])
-    return with_kind_of_prior(merge(tree, expand(overrides, Path.cwd())))
+    return with_kind_of_prior(_without_nulls(merge(tree, expand(overrides, Path.cwd()))))
 
 
 def validate(tree: Tree, registry: Registry, files: Mapping[str, bytes] | None = None) -> Recipe:
@@ -146,6 +146,22 @@ def validate(tree: Tree, registry: Registry, files: Mapping[str, bytes] | None =
     if broken:
         raise RecipeError(broken)
     return checked
+
+
+def _without_nulls(tree: Tree) -> Tree:
+    """The recipe without latents that are null, and without any where `latents` is: so an arm takes away what
+    the recipe that it extends has.
+    """
+    for path in (("model", "latents"), ("loss", "latents")):
+        holder = tree.get(path[0])
+        if not isinstance(holder, dict) or "latents" not in holder:
+            continue
+        held = holder["latents"]
+        if held is None:
+            tree = tree.replaced(path, {})
+        elif isinstance(held, dict) and None in held.values():
+            tree = tree.replaced(path, {name: one for name, one in held.items() if one is not None})
+    return tree
 
 
 def with_kind_of_prior(tree: Tree) -> Tree:
