@@ -17,7 +17,7 @@ from lvlm.nn import MemoryAttention
 from lvlm.recipe.assemble import assemble, count_parameters
 from lvlm.recipe.read import read_recipe
 from lvlm.registry.registry import Registry
-from lvlm.testing import Cross, build_cross, check_model, randomise, token_rows
+from lvlm.testing import Cross, build_cross, check_kind, check_model, randomise, token_rows
 from lvlm_baseline import DecoderParams
 from lvlm_free import AddParams, BinaryParams, KVParams, LearnedQueryParams
 from lvlm_gptvae import BidirectionalParams, CrossAttentionParams, FilmParams, GaussianParams, LogitsParams
@@ -169,3 +169,40 @@ def test_the_weights_that_read_a_memory_are_the_latents() -> None:
     assert with_memory.backbone == without.backbone
     attention = 16 * 16 * 2 + 16 * 8 * 2 + 16  # queries and output, keys and values of 2 heads of 4, a norm
     assert with_memory.latent - without.latent == attention + 16  # and the name of the row
+
+
+@pytest.mark.parametrize("ports", ["memory", ("memory",), frozenset({"memories"}), None])
+def test_ports_that_are_no_set_of_ports_are_a_broken_plugin(ports: Any, tmp_path: Any) -> None:
+    source = f"""
+from lvlm.hookspecs import hookimpl
+from lvlm_free import AddParams
+from typing import Any, ClassVar, Literal
+
+class MineParams(AddParams):
+    '''Mine.'''
+    kind: Literal["mine"] = "mine"
+    ports: ClassVar[Any] = {ports!r}
+
+    def build(self, *, width, slots):
+        return super().build(width=width, slots=slots)
+
+@hookimpl
+def register_injections(register):
+    register(MineParams)
+"""
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    with pytest.raises(
+        UserError, match="MineParams: ports is .* it is a frozenset of some of prefix, kv, add"
+    ):
+        Registry.load(files=[str(file)])
+
+
+def test_an_injection_names_the_port_that_it_uses() -> None:
+    class Silent(FilmParams):
+        """Modulation that doesn't say so."""
+
+        ports = frozenset()
+
+    with pytest.raises(AssertionError, match="it uses .'scale_shift'.: say so on the params"):
+        check_kind(Silent())

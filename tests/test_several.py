@@ -439,3 +439,11 @@ def test_an_arm_takes_latents_away() -> None:
         read_recipe("hierarchy", ["model.latents.plan=null"])
     kept = read_recipe("hierarchy", ["model.latents.plan=null", "loss.latents.plan=null"]).recipe
     assert list(kept.model.each_latent) == ["local"]
+
+
+def test_rows_without_the_text_that_an_encoder_learns_from_are_told() -> None:
+    model = model_of(HIERARCHIES["plan above tokens"]).train()
+    model.reads_other_text = True
+    with pytest.raises(UserError, match="an encoder reads another text, and these rows have none"):
+        model(ROW[:, :TOKENS])
+    assert model(ROW[:, :TOKENS], latent_tokens_BU=ROW).latents.keys() == {"plan", "local"}

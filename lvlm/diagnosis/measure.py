@@ -163,10 +163,7 @@ class Probe:
             given = z[start : start + self.rows] if isinstance(z, Tensor) else z
             with torch.no_grad(), self.autocast():  # not around the yield: it would reach into the caller
                 output = self.model(
-                    part.inputs_BT,
-                    part.keep_BT,
-                    latent_tokens_BU=part.latent_inputs_BU,
-                    latent_keep_BU=part.latent_keep_BU,
+                    **part.read,
                     z=given,
                     generator=self.generator,
                 )
@@ -205,10 +202,7 @@ def gradient_norms(
     loss.eval()
     with autocast():
         output = model(
-            batch.inputs_BT,
-            batch.keep_BT,
-            latent_tokens_BU=batch.latent_inputs_BU,
-            latent_keep_BU=batch.latent_keep_BU,
+            **batch.read,
             generator=generator,
             log_ratios=loss.weighs_draws,
         )

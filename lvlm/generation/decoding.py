@@ -2,7 +2,7 @@
 
     prompts ─ below the seam ─► hidden ─ encoder ─► codes of the prompt's slots (or prior, or given)
                                                     codes of later slots          from the prior, or given
-    then each step     tokens_B ─ below ─ above ─ head ─► logits_BV
+    then each step     tokens_B ─ below all seams ─ from each seam to the next ─ head ─► logits_BV
 
 A prior that sees neither the text nor codes has all codes and their embeddings drawn before the first token.
 Any other draws the code of a slot once the hidden state at its first position is known.

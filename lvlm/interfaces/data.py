@@ -14,10 +14,6 @@ from lvlm.interfaces.brief import Brief
 IGNORE = -100  # a target that costs nothing; torch's own ignore_index
 
 
-# ---------------------------------------------------------------------------------------------- data that
-# flows
-
-
 @dataclass(frozen=True)
 class Slots:
     """How many latent variables a row has and which one a position uses.
@@ -85,6 +81,18 @@ class Batch(Brief):
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor changed in one way: rows picked, repeated, moved to a device."""
         return Batch(*map(change, self.tensors), draws=self.draws)
+
+    @property
+    def read(self) -> dict[str, Tensor | None]:
+        """All that a model reads of the rows, as arguments of `LatentLM.forward`: `model(**batch.read)`. The
+        other text is among them, so that no caller forgets it.
+        """
+        return {
+            "tokens_BT": self.inputs_BT,
+            "keep_BT": self.keep_BT,
+            "latent_tokens_BU": self.latent_inputs_BU,
+            "latent_keep_BU": self.latent_keep_BU,
+        }
 
     @property
     def num_targets(self) -> int:

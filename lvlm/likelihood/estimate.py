@@ -162,10 +162,11 @@ def estimate(
                         progress((start + len(batch) * share) / len(windows))
             bounds = {name: mean_of_repeats(of) for name, of in drawn.items()}
             if describe and model.names:
-                kl_BSd = some.kl_of_draws(describe).mean(1)
+                kls = some.kls_of_draws(describe)
+                totals_B = [kl_BKSd.mean(1).double().sum((1, 2)) for kl_BKSd in kls.values()]
                 bounds["ce_posterior"] = averaged(some.cost("posterior", describe))
-                bounds["kl"] = Bounds(kl_BSd.double().sum((1, 2)))
-                for name, kl_BKSd in some.kls_of_draws(describe).items():
+                bounds["kl"] = Bounds(torch.stack(totals_B).sum(0))
+                for name, kl_BKSd in kls.items():
                     kept_S = model.paths[name].slots.any(batch.keep_BT).sum(0)
                     kl_parts.setdefault(name, []).append((kl_BKSd.mean(1).sum(0), kept_S))
                 positions.append(some.mean_cost_by_target("posterior", describe).sum(0))

@@ -17,9 +17,6 @@ from lvlm.likelihood.weights import Bounds, effective_size, variance
 from lvlm.model.noise import RESAMPLING
 from lvlm.system.machine import need_memory
 
-# ------------------------------------------------------------------------------------------ the particle
-# filter
-
 
 @dataclass(frozen=True)
 class Filter:

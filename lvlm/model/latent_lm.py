@@ -214,6 +214,8 @@ class LatentLM(nn.Module):
         sources = self._sources(z)
         self._check_ids(tokens_BT, keep_BT)
         self._check_other_text(latent_tokens_BU, latent_keep_BU, rows=len(tokens_BT))
+        if self.training and latent_tokens_BU is None and any(map(self.reads_other_text_for, self.names)):
+            raise UserError("the data say that an encoder reads another text, and these rows have none")
         if keep_BT is None:
             keep_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         place = self.place(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))

@@ -6,27 +6,16 @@ The shape legend is that of `lvlm.interfaces.parts`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvlm.errors import NotFinite, UserError, one_of
-from lvlm.interfaces import (
-    Encoder,
-    Injection,
-    Latent,
-    Prior,
-    Quantizer,
-    Slots,
-)
+from lvlm.interfaces import Encoder, Injection, Latent, Prior, Quantizer, Slots
 from lvlm.model.ports import Ports
 from lvlm.model.prior import FixedPrior, PriorMemory
-
-if TYPE_CHECKING:
-    pass
-
 
 CodeSource = Literal["posterior", "prior", "shuffled"] | Tensor
 

@@ -28,11 +28,10 @@ from lvlm.recipe.recipe import PART_PATHS, PARTS_OF_A_LATENT, Recipe, Resolved, 
 from lvlm.recipe.rules import broken_rules
 from lvlm.recipe.sections import (
     AddedLoss,
-    AdditionName,
     EvaluateParams,
-    LatentName,
     LatentParams,
     ModelParams,
+    PartName,
 )
 from lvlm.recipe.tree import Fault, Keys, Origin, RecipeError, Tree, collect, merge, plain
 from lvlm.registry.registry import Registry
@@ -245,13 +244,13 @@ def _recipe_model(kinds: tuple[tuple[str, type[Params]], ...]) -> type[Recipe]:
     in_model = [role for role, path in PART_PATHS.items() if path[0] == "model"]
     roles = fields(ModelParams, in_model)
     latents = copy.copy(ModelParams.model_fields["latents"])
-    held: Any = dict[LatentName, _with_fields(LatentParams, fields(LatentParams, PARTS_OF_A_LATENT))]  # type: ignore[misc]
+    held: Any = dict[PartName, _with_fields(LatentParams, fields(LatentParams, PARTS_OF_A_LATENT))]  # type: ignore[misc]
     model = create_model("Model", __base__=ModelParams, **roles, latents=(held, latents))
     whole = fields(Recipe, [role for role in PART_PATHS if role not in in_model]) | {
         "model": (model, Field(description=Recipe.model_fields["model"].description))
     }
     addition = _with_fields(AddedLoss, fields(AddedLoss, ["loss"]))
-    of_names: Any = dict[AdditionName, addition]  # type: ignore[valid-type]
+    of_names: Any = dict[PartName, addition]  # type: ignore[valid-type]
     whole["added_losses"] = (of_names, copy.copy(Recipe.model_fields["added_losses"]))
     if names := [params.kind_name() for of, params in kinds if of == "estimator"]:
         whole["evaluate"] = (_evaluate_with(names), copy.copy(Recipe.model_fields["evaluate"]))

@@ -13,9 +13,9 @@ from lvlm.interfaces import LossParams, Section
 from lvlm.recipe.plain_yaml import dump
 from lvlm.recipe.sections import (
     AddedLoss,
-    AdditionName,
     EvaluateParams,
     ModelParams,
+    PartName,
     SteerParams,
     TrainParams,
 )
@@ -65,7 +65,7 @@ class Recipe(Section):
     """The stack and its latent."""
     loss: LossParams
     """The objective."""
-    added_losses: dict[AdditionName, AddedLoss] = Field(default={})
+    added_losses: dict[PartName, AddedLoss] = Field(default={})
     """Further terms by name, each a loss with a weight; the log has each under its name."""
     data: DataParams
     """The source of rows."""

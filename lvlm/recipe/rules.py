@@ -63,7 +63,7 @@ def _trio(recipe: Recipe) -> Iterator[Broken]:
                 yield (
                     ("model", name),
                     f"model.latents names the latents, so that {name.removeprefix('latent_')} stands in one "
-                    f"of them: {listing(recipe.model.latents)}",
+                    f"of them: {listing(recipe.model.latents)}; leave it out here, or extend base",
                 )
     elif 0 < len(missing) < len(names):
         verb = "is" if len(missing) == 1 else "are"
@@ -93,7 +93,7 @@ def _ports(recipe: Recipe) -> Iterator[Broken]:
     remembering: dict[int, str] = {}  # the latent whose memory a block attends to
     for path, latent in _latents(recipe):
         injection, seam = latent.injection, recipe.model.seam_of(latent)
-        if unread := sorted({*injection.ports} - {*backbone.ports}):
+        if unread := sorted(injection.ports - backbone.ports):
             name = injection.kind_name()
             reads = f"backbone {backbone.kind_name()!r} reads {listing(sorted(backbone.ports))}"
             yield (
@@ -190,7 +190,7 @@ def _prior_of(path: Keys, latent: LatentParams, loss: LossParams, *, below: bool
         yield (
             path,
             f"prior {name!r} is one of vectors, and quantizer {quantizer.kind_name()!r} doesn't say that its "
-            f"codes are (`continuous`)",
+            f"codes are (`continuous`); take a quantizer of vectors, or prior: linear",
         )
     if "sampled" in (prior.kl, quantizer.kl) and not loss.takes_sampled_kl:
         whose = f"prior {name!r}" if prior.kl == "sampled" else f"quantizer {quantizer.kind_name()!r}"
@@ -229,16 +229,23 @@ def _latents_named(recipe: Recipe) -> Iterator[Broken]:
 
 
 LOGGED = {
-    *("loss", "kl", "kl_hinged", "kl_priced", "beta_effective", "penalty", "elbo", "worth", "step", "event"),
-    *(
-        "learning_rate",
-        "gradient_norm",
-        "spikes",
-        "loss_scale",
-        "tokens_per_second",
-        "peak_memory_mib",
-        "mfu",
-    ),
+    "loss",
+    "kl",
+    "kl_hinged",
+    "kl_priced",
+    "beta_effective",
+    "penalty",
+    "elbo",
+    "worth",
+    "step",
+    "event",
+    "learning_rate",
+    "gradient_norm",
+    "spikes",
+    "loss_scale",
+    "tokens_per_second",
+    "peak_memory_mib",
+    "mfu",
 }
 """Names that the log of a training has for itself."""
 

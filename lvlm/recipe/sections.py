@@ -27,9 +27,8 @@ Select = Literal["last", "headline", "bound"]
 
 Seam = Literal["middle"] | Annotated[int, Field(ge=0)]
 
-AdditionName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
-
-LatentName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
+PartName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
+"""A name that a recipe gives: of a latent, or of an added loss."""
 
 
 class LatentParams(Section):
@@ -73,16 +72,16 @@ class ModelParams(Section):
     """The share of rows whose whole latent is dropped in training."""
     token_dropout: float = Field(default=0.0, ge=0, lt=1)
     """The share of input tokens that the decoder doesn't see in training."""
-    latents: dict[LatentName, LatentParams] = Field(default={})
+    latents: dict[PartName, LatentParams] = Field(default={})
     """Several latents by name, each with its seam, encoder, quantizer, injection, prior and dropout, which
     are then not said above. Codes of a lower seam are drawn first, and at one seam those named first."""
 
     @property
     def seam_index(self) -> int:
         """`seam` as a number of blocks."""
-        return self.backbone.layers // 2 if self.seam == "middle" else self.seam
+        return self.seam_of(self)
 
-    def seam_of(self, latent: LatentParams) -> int:
+    def seam_of(self, latent: LatentParams | ModelParams) -> int:
         """The seam of a latent as a number of blocks."""
         return self.backbone.layers // 2 if latent.seam == "middle" else latent.seam
 

@@ -14,7 +14,7 @@ import pluggy
 
 from lvlm import hookspecs
 from lvlm.errors import listing, nearest, shortened
-from lvlm.interfaces import Params, Register
+from lvlm.interfaces import Params, PortName, Register
 from lvlm.registry.roles import ROLE_OF_HOOK, ROLES
 
 
@@ -110,6 +110,10 @@ def _kind(params: Any, hook: str, role: str, plugin: str) -> Kind:
     doc = inspect.cleandoc(params.__dict__.get("__doc__") or "")
     if not doc:
         raise PluginError(f"{who} needs a docstring; its first line is the kind's help")
+    ports: object = getattr(params, "ports", frozenset())
+    if not isinstance(ports, frozenset) or not ports <= {*get_args(PortName)}:
+        known = ", ".join(get_args(PortName))
+        raise PluginError(f"{who}: ports is {ports!r}; it is a frozenset of some of {known}")
     if getattr(params, makes) is getattr(base, makes):
         raise PluginError(f"{who} needs a method {makes}")
     return Kind(role, names[0], params, plugin, doc.splitlines()[0])

@@ -92,7 +92,7 @@ class Evaluation(Record):
     estimates: dict[str, Estimate]
     latent: LatentFacts | None
     latents: dict[str, LatentFacts] = Field(default={})
-    """Of each of several latents, by name."""
+    """Facts of each of several latents, by name."""
     parameters: Parameters
     tokens_per_second: AtLeast0 | None
     peak_memory_mib: AtLeast0 | None

@@ -127,9 +127,7 @@ class Prober:
             part = rows[start : start + self.rows].to(self.model.device)
             with self.autocast():
                 latent = self.model(
-                    part.inputs_BT,
-                    latent_tokens_BU=part.latent_inputs_BU,
-                    latent_keep_BU=part.latent_keep_BU,
+                    **part.read,
                     generator=self._generator(noise, start),
                 ).latent
             assert latent is not None, "a model without a latent has no codes"

@@ -45,10 +45,7 @@ def _flops_per_token(recipe: Recipe) -> float:
         rows = rows_of(recipe, 2)
         batch = rows.repeated(recipe.train.draws)
         output = model(
-            batch.inputs_BT,
-            batch.keep_BT,
-            latent_tokens_BU=batch.latent_inputs_BU,
-            latent_keep_BU=batch.latent_keep_BU,
+            **batch.read,
             z=recipe.train.codes,
             log_ratios=loss.weighs_draws,
         )

@@ -218,10 +218,7 @@ def _peak_of_a_step(
         with tracker:
             with autocast():
                 output = model(
-                    batch.inputs_BT,
-                    batch.keep_BT,
-                    latent_tokens_BU=batch.latent_inputs_BU,
-                    latent_keep_BU=batch.latent_keep_BU,
+                    **batch.read,
                     z=spec.codes,
                     log_ratios=loss.weighs_draws,
                 )

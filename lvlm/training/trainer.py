@@ -319,10 +319,7 @@ class Trainer:
         for micro, noise, last in self._micro_batches(batch):
             with self.autocast():
                 output = self.model(
-                    micro.inputs_BT,
-                    micro.keep_BT,
-                    latent_tokens_BU=micro.latent_inputs_BU,
-                    latent_keep_BU=micro.latent_keep_BU,
+                    **micro.read,
                     z=spec.codes,
                     generator=noise,
                     dropout_generator=noise,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -33,26 +33,10 @@ class BSQParams(SignsParams):
     """One code a slot: the signs of its numbers, on the unit sphere (BSQ)."""
 
     kind: Literal["bsq"] = "bsq"
+    makes: ClassVar[type[Signs]] = BSQ
+    spherical: ClassVar[bool] = True
     # A single number has no direction but its sign, and so no gradient.
     bits: int = Field(default=8, ge=2, le=16)
     """Bits H of a slot: posterior numbers. A prior has a number for each of the 2^H codes."""
     commitment: float = Field(default=0.0, ge=0)
     """Nats per squared distance that pull the numbers' direction to its code."""
-
-    @classmethod
-    def example(cls) -> Self:
-        """Three bits."""
-        return cls(bits=3)
-
-    def build(self, *, embedding_dim: int) -> BSQ:
-        """The quantizer whose codes become vectors of that width."""
-        return BSQ(
-            bits=self.bits,
-            spherical=True,
-            entropy=self.entropy,
-            diversity=self.diversity,
-            commitment=self.commitment,
-            sharpness=self.sharpness,
-            embedding_dim=embedding_dim,
-            embedding_std=self.embedding_std,
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -29,23 +29,6 @@ class LFQParams(SignsParams):
     """One code a slot: the signs of its numbers, a corner of a cube (LFQ)."""
 
     kind: Literal["lfq"] = "lfq"
+    makes: ClassVar[type[Signs]] = LFQ
     commitment: float = Field(default=0.25, ge=0)
     """Nats per squared distance that pull the numbers to their corner."""
-
-    @classmethod
-    def example(cls) -> Self:
-        """Three bits."""
-        return cls(bits=3)
-
-    def build(self, *, embedding_dim: int) -> LFQ:
-        """The quantizer whose codes become vectors of that width."""
-        return LFQ(
-            bits=self.bits,
-            spherical=False,
-            entropy=self.entropy,
-            diversity=self.diversity,
-            commitment=self.commitment,
-            sharpness=self.sharpness,
-            embedding_dim=embedding_dim,
-            embedding_std=self.embedding_std,
-        )

@@ -129,5 +129,30 @@ class SignsParams(QuantizerParams):
     """Weight, among them, of the entropy of each bit's usage, which is to be high; 0 for none."""
     sharpness: float = Field(default=1.0, gt=0)
     """Inverse temperature t of the soft bits whose entropies these are."""
+    commitment: float = Field(default=0.0, ge=0)
+    """Nats per squared distance that pull the numbers to their corner."""
     embedding_std: float = Field(default=0.0, ge=0)
     """Standard deviation of the embedding's weights at the start; 0 makes step 0 equal the baseline."""
+
+    makes: ClassVar[type[Signs]]
+    """The quantizer of the kind."""
+    spherical: ClassVar[bool] = False
+    """Whether corners lie on the unit sphere."""
+
+    @classmethod
+    def example(cls) -> Self:
+        """Three bits."""
+        return cls(bits=3)
+
+    def build(self, *, embedding_dim: int) -> Signs:
+        """The quantizer whose codes become vectors of that width."""
+        return self.makes(
+            bits=self.bits,
+            spherical=self.spherical,
+            entropy=self.entropy,
+            diversity=self.diversity,
+            commitment=self.commitment,
+            sharpness=self.sharpness,
+            embedding_dim=embedding_dim,
+            embedding_std=self.embedding_std,
+        )
